@@ -1,0 +1,1 @@
+"""Text in: corpora, tokenizers, and batches as pure functions of (seed, step)."""

@@ -1,0 +1,95 @@
+"""The recurrent primitive: a cell, its input map before the scan and its output map after it."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hybrid_flax.ops.initializers import fan_in_normal
+from hybrid_flax.ops.linear import project
+from hybrid_flax.ops.scan import unroll
+from hybrid_flax.ops.segments import FRESH, last_live_id, resets
+from hybrid_flax.typing import Cell, Mixer, Traits, promote_state
+
+__all__ = ["GATES", "recurrent", "run_cell"]
+
+GATES = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "sigmoid": jax.nn.sigmoid}
+
+
+def recurrent(cell: Cell, width: int, *, form: str = "auto", output_gate: str | None = None) -> Mixer:
+    """Unroll `cell` over the tokens of each document; y_t is mapped back to `width` where it must be.
+
+    form: "sequential", one of cell.forms, or "auto" (see `choose_form`). output_gate: y ⊙ act(x W_g) with
+    act one of GATES (Dauphin et al. 2017), followed by the output map.
+    Documents reset the state to `cell.init_state`; padding leaves it alone and gives zero.
+    Parameters: input, cell, gate and output where there is one. State: input, cell, id (last document).
+    Raises ValueError for an unknown form or gate.
+    """
+    if form not in ("auto", "sequential", *cell.forms):
+        raise ValueError(f"form={form!r} is none of {', '.join(('auto', 'sequential', *cell.forms))}")
+    if output_gate is not None and output_gate not in GATES:
+        raise ValueError(f"output_gate={output_gate!r} is none of {', '.join(GATES)}")
+    has_output = output_gate is not None or cell.width != width
+
+    def init(key):
+        key_input, key_cell, key_gate, key_output = jax.random.split(key, 4)
+        params = {"input": cell.input.init(key_input), "cell": cell.init(key_cell)}
+        if output_gate:
+            params["gate"] = {"kernel": fan_in_normal(key_gate, (width, cell.width))}
+        if has_output:
+            params["output"] = {"kernel": fan_in_normal(key_output, (cell.width, width))}
+        return params
+
+    def init_state(batch_size, capacity):
+        return {
+            "input": cell.input.init_state(batch_size, capacity),
+            "cell": cell.init_state(batch_size),
+            "id": jnp.full((batch_size,), FRESH, jnp.int32),
+        }
+
+    def apply(params, x, segments, state=None):
+        if state is None:
+            input_state, cell_state = None, cell.init_state(x.shape[0])
+            carried_id = jnp.full(x.shape[:1], FRESH, jnp.int32)
+        else:
+            state = lax.stop_gradient(state)
+            input_state, cell_state, carried_id = state["input"], state["cell"], state["id"]
+        live = segments.ids > 0
+        u, input_state = cell.input.apply(params["input"], x, segments, input_state)
+        reset = resets(segments.ids, carried_id)
+        cell_state = promote_state(cell_state, x.dtype)
+        y, cell_state = run_cell(cell, form, params["cell"], u, reset, ~live, cell_state)
+        y = jnp.where(live[..., None], y, 0).astype(x.dtype)
+        if output_gate:
+            y = y * GATES[output_gate](project(x, params["gate"]["kernel"]))
+        if has_output:
+            y = project(y, params["output"]["kernel"])
+        if state is None:
+            return y, None
+        return y, {"input": input_state, "cell": cell_state, "id": last_live_id(segments.ids, carried_id)}
+
+    parts = (("input", cell.input),)
+    return Mixer(init, init_state, apply, Traits(cell.input.traits.causal, parts, ("recurrent", form, output_gate)))
+
+
+def run_cell(cell: Cell, form: str, params, u, reset, hold, state):
+    """The recurrence alone, on projected inputs u: (y[B,T,N], state after the last step)."""
+    form = choose_form(cell, reset.shape[1]) if form == "auto" else form
+    if form != "sequential":
+        return cell.forms[form](params, u, reset, hold, state)
+    initial = jax.tree.map(lambda h, leaf: h.astype(leaf.dtype), cell.init_state(reset.shape[0]), state)
+    return unroll(lambda h, u_t: cell.step(params, h, u_t), initial, state, u, reset, hold)
+
+
+def choose_form(cell: Cell, length: int) -> str:
+    """The form that "auto" runs: one step is sequential, then by what the cell has and the device is.
+
+    A parallel scan does O(log T) times the work of a sequential one, which only an accelerator hides; on a CPU
+    the sequential scan is two to three times faster at every length.
+    """
+    if length == 1:
+        return "sequential"
+    if "deferred" in cell.forms:
+        return "deferred"
+    if "associative" in cell.forms and jax.default_backend() != "cpu":
+        return "associative"
+    return "sequential"

@@ -1,0 +1,253 @@
+"""Names for mixers: the layer grammar `[fusion:]name[+name]` and what each name stands for.
+
+Options belong to names: `make_mixer("cascade:lstm+swa", 64, **{"swa.window": 32})`. An option without a name
+goes to every part of the layer that has it.
+"""
+
+import difflib
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hybrid_flax.cells import diagonal, gated, minimal
+from hybrid_flax.cells.inputs import conv
+from hybrid_flax.mixers import attention, fusion
+from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
+
+__all__ = [
+    "canonical_layer",
+    "make_mixer",
+    "mixer_options",
+    "parse_layer",
+    "parse_pattern",
+    "register_cell",
+    "register_fusion",
+    "register_mixer",
+    "registered_mixers",
+]
+
+
+class Option(NamedTuple):
+    """One keyword of a builder: its default and its type."""
+
+    default: Any
+    type: type
+
+
+class _Primitive(NamedTuple):
+    build: Callable[..., Mixer]
+    options: dict[str, Option]
+    source: str
+
+
+class _Fusion(NamedTuple):
+    combine: Callable[..., Mixer]
+    num_parts: int
+    canonical: str
+    source: str
+
+
+_primitives: dict[str, _Primitive] = {}
+_fusions: dict[str, _Fusion] = {}
+
+
+def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, str] = {}, **defaults: Any) -> None:
+    """Make `name` a primitive: build(width, **options) -> Mixer, options being its keyword-only arguments.
+
+    leaves: kinds of parameter names that `typing.LEAF_KINDS` does not know yet. defaults: values that replace
+    those of the builder under this name. Raises ValueError for a name that is taken by something else or that
+    the grammar cannot hold.
+    """
+    _register_leaves(leaves)
+    _register(
+        _primitives,
+        name,
+        _Primitive(functools.partial(build, **defaults), _options(build, defaults), _source(build)),
+    )
+
+
+def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, str] = {}, **defaults: Any) -> None:
+    """Make `name` the primitive `recurrent(build(width, **options), width)`: build returns a `Cell`.
+
+    The options are those of the cell and of `recurrent`. Otherwise as `register_mixer`.
+    """
+    _register_leaves(leaves)
+    cell_options, unroll_options = _options(build, {}), _options(recurrent, {})
+    options = {
+        key: option._replace(default=defaults.get(key, option.default))
+        for key, option in (cell_options | unroll_options).items()
+    }
+
+    def build_mixer(width, **given):
+        values = {key: option.default for key, option in options.items()} | given
+        cell = build(width, **{key: values[key] for key in cell_options})
+        return recurrent(cell, width, **{key: values[key] for key in unroll_options})
+
+    _register(_primitives, name, _Primitive(build_mixer, options, _source(build)))
+
+
+def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str) -> None:
+    """Make `name:a+b` (or `name:a`) mean combine(a, b, width); `canonical` is its parts in `registered_mixers`.
+
+    Raises as `register_mixer`.
+    """
+    num_parts = len(canonical.split("+"))
+    _register(_fusions, name, _Fusion(combine, num_parts, canonical, _source(combine)))
+
+
+def registered_mixers() -> list[str]:
+    """Every primitive, and one canonical instance of every fusion; `make_mixer` accepts each of them."""
+    return sorted(_primitives) + [f"{name}:{entry.canonical}" for name, entry in sorted(_fusions.items())]
+
+
+def mixer_options() -> dict[str, dict[str, Option]]:
+    """The options of every primitive, by name."""
+    return {name: dict(entry.options) for name, entry in sorted(_primitives.items())}
+
+
+def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
+    """The mixer that `layer` names, of model width `width`; equal arguments give the identical object.
+
+    layer: `name`, `fusion:name`, or `fusion:name+name`. options: `option=value` for every part that has the
+    option, or `**{"name.option": value}` for one. Raises ValueError for an unknown name or option, naming the
+    nearest ones, and for values that the builder refuses.
+    """
+    fusion_name, names = parse_layer(layer)
+    parts = tuple((name, _part_options(layer, names, name, options)) for name in names)
+    for key in options:
+        _check_option(layer, names, key)
+    return _build(fusion_name, parts, width)
+
+
+@functools.cache
+def _build(fusion_name, parts, width):
+    mixers = []
+    for name, options in parts:
+        mixer = _primitives[name].build(width, **dict(options))
+        spec = (name, width, *options)
+        mixers.append(mixer._replace(traits=mixer.traits._replace(spec=spec)))
+    if fusion_name is None:
+        return mixers[0]
+    mixer = _fusions[fusion_name].combine(*mixers, width)
+    spec = (fusion_name, *(part.traits.spec for part in mixers))
+    return mixer._replace(traits=mixer.traits._replace(spec=spec))
+
+
+def parse_layer(layer: str) -> tuple[str | None, tuple[str, ...]]:
+    """(fusion or None, names) of a layer; raises ValueError with the nearest known names."""
+    fusion_name, colon, rest = layer.strip().rpartition(":")
+    names = tuple(rest.split("+"))
+    if colon and fusion_name not in _fusions:
+        raise ValueError(f"unknown fusion {fusion_name!r} in layer {layer!r}; {_nearest(fusion_name, _fusions)}")
+    for name in names:
+        if name not in _primitives:
+            raise ValueError(f"unknown mixer {name!r} in layer {layer!r}; {_nearest(name, _primitives)}")
+    wanted = _fusions[fusion_name].num_parts if colon else 1
+    if len(names) != wanted:
+        form = "+".join(["name"] * wanted)
+        raise ValueError(f"layer {layer!r} has {len(names)} parts, write {f'{fusion_name}:' if colon else ''}{form}")
+    return (fusion_name if colon else None), names
+
+
+def parse_pattern(pattern: str, depth: int) -> tuple[str, ...]:
+    """The layers of a model: a comma-separated pattern repeated to `depth`. Raises as `parse_layer`."""
+    period = tuple(layer.strip() for layer in pattern.split(","))
+    for layer in period:
+        parse_layer(layer)
+    if depth < 1:
+        raise ValueError(f"depth={depth} must be at least 1")
+    return tuple(period[index % len(period)] for index in range(depth))
+
+
+def canonical_layer(layer: str) -> str:
+    """`layer` without spaces, checked."""
+    fusion_name, names = parse_layer(layer)
+    return f"{fusion_name}:{'+'.join(names)}" if fusion_name else names[0]
+
+
+def _part_options(layer, names, name, options):
+    known = _primitives[name].options
+    chosen = {}
+    for key, value in options.items():
+        owner, dot, option = key.rpartition(".")
+        if option in known and (not dot or owner == name):
+            if isinstance(value, list):
+                value = tuple(value)
+            if value != known[option].default:
+                chosen[option] = value
+    return tuple(sorted(chosen.items()))
+
+
+def _check_option(layer, names, key):
+    owner, dot, option = key.rpartition(".")
+    if dot and owner not in names:
+        raise ValueError(f"option {key!r}: layer {layer!r} has no part {owner!r}, only {', '.join(names)}")
+    known = [known for name in ([owner] if dot else names) for known in _primitives[name].options]
+    if option not in known:
+        raise ValueError(f"unknown option {option!r} of {owner or layer}; {_nearest(option, known)}")
+
+
+def _nearest(name, known):
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _options(build, defaults):
+    hints = typing.get_type_hints(inspect.unwrap(build))
+    parameters = inspect.signature(build).parameters.values()
+    options = {}
+    for parameter in parameters:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        default = defaults.get(parameter.name, parameter.default)
+        if default is inspect.Parameter.empty:
+            raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
+        hint = hints.get(parameter.name, type(default))
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
+        options[parameter.name] = Option(default, kinds[0])
+    return options
+
+
+def _source(build):
+    return f"{build.__module__}.{build.__qualname__}"
+
+
+def _register_leaves(leaves):
+    for name, kind in leaves.items():
+        if kind not in ("matrix", "vector", "table"):
+            raise ValueError(f"leaf {name!r}: kind {kind!r} is none of matrix, vector, table")
+        if LEAF_KINDS.setdefault(name, kind) != kind:
+            raise ValueError(f"leaf {name!r} is already a {LEAF_KINDS[name]}, not a {kind}")
+
+
+def _register(table, name, entry):
+    if not name or set(name) & set(":+,. =/"):
+        raise ValueError(f"{name!r} cannot be a name: it must be free of ':', '+', ',', '.', '=', '/' and spaces")
+    taken = _primitives.get(name) or _fusions.get(name)
+    if taken is not None and taken.source != entry.source:
+        raise ValueError(f"{name!r} is already registered for {taken.source}")
+    table[name] = entry
+    _build.cache_clear()
+
+
+register_cell("tanh", gated.elman)
+register_cell("relu", gated.elman, activation="relu")
+register_cell("lstm", gated.lstm)
+register_cell("lstmp", gated.lstmp)
+register_cell("gru", gated.gru)
+register_cell("mingru", minimal.mingru)
+register_cell("minlstm", minimal.minlstm)
+register_cell("rglru", diagonal.rglru, output_gate="gelu")
+register_mixer("conv", conv)
+register_mixer("attn", attention.attention)
+register_mixer("swa", attention.attention, window=64)
+register_mixer("tanhdot", attention.tanhdot)
+register_fusion("cascade", fusion.cascade, "lstm+attn")
+register_fusion("add", fusion.add, "lstm+attn")
+register_fusion("gate", fusion.gate, "rglru+swa")
+register_fusion("concat", fusion.concat, "gru+attn")
+register_fusion("context", fusion.context, "lstm+tanhdot")
+register_fusion("bi", fusion.bi, "lstm")

@@ -1,0 +1,1 @@
+"""The Flax shell: it owns parameters and names, and calls the pure functions of `mixers` and `ops`."""

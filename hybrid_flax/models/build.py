@@ -1,0 +1,102 @@
+"""A model from its arguments: names and numbers in, a Flax module out."""
+
+import functools
+from typing import Any
+
+import jax
+
+from hybrid_flax.mixers.registry import make_mixer, parse_pattern
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.layers import NORMS
+from hybrid_flax.ops.mlp import MLPS
+from hybrid_flax.typing import Params, Segments
+
+__all__ = ["init_params", "is_bounded", "make_model", "model_is_bounded", "model_is_causal"]
+
+
+@functools.cache
+def make_model(
+    *,
+    vocab_size: int,
+    width: int,
+    depth: int,
+    pattern: str,
+    options: tuple[tuple[str, Any], ...] = (),
+    norm: str = "rms",
+    mlp: str = "none",
+    mlp_ratio: float = 4.0,
+    tied: bool = True,
+    scan_layers: bool = True,
+    remat: bool = False,
+    dtype: str = "float32",
+) -> LanguageModel:
+    """The model; equal arguments give the identical object.
+
+    options: sorted ("name.option", value) pairs for the mixers of the pattern; those of other names are ignored.
+    Raises ValueError for unknown names and for sizes that do not fit, before anything is computed.
+    """
+    layers = parse_pattern(pattern, depth)
+    for field, value, known in (("norm", norm, NORMS), ("mlp", mlp, MLPS)):
+        if value not in known:
+            raise ValueError(f"model.{field}={value!r} is none of {', '.join(known)}")
+    if dtype not in ("float32", "bfloat16", "float64"):
+        raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16, float64")
+    used = {name for layer in layers for name in layer.rpartition(":")[2].split("+")}
+    options = tuple((key, value) for key, value in options if key.partition(".")[0] in used)
+    model = LanguageModel(
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        period=min(len(pattern.split(",")), depth),
+        options=options,
+        norm=norm,
+        mlp=mlp,
+        mlp_ratio=mlp_ratio,
+        tied=tied,
+        scan_layers=scan_layers,
+        remat=remat,
+        dtype=dtype,
+    )
+    for layer in layers:
+        layer_mixer(model, layer)
+    return model
+
+
+def init_params(model: LanguageModel, key: jax.Array) -> Params:
+    """Parameters of the model; output maps into the residual stream start smaller by sqrt(number of them).
+
+    (Radford et al. 2019, section 2.3.) Mixers know nothing of the depth they stand at, so this is done here.
+    """
+    tokens = jax.numpy.zeros((1, 2), jax.numpy.int32)
+    params = model.init(key, tokens, Segments.single(1, 2))["params"]
+    branches = len(model.layers) * (1 if model.mlp == "none" else 2)
+
+    def scale(path, leaf):
+        names = [entry.key for entry in path]
+        into_stream = names[0] == "backbone" and names[-2:] in (["output", "kernel"], ["down", "kernel"])
+        return leaf * branches**-0.5 if into_stream else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def layer_mixer(model: LanguageModel, layer: str):
+    """The mixer that stands in `model` for `layer`."""
+    names = layer.rpartition(":")[2].split("+")
+    options = {key: value for key, value in model.options if key.partition(".")[0] in names}
+    return make_mixer(layer, model.width, **options)
+
+
+def is_bounded(mixer) -> bool:
+    """Whether the state stays of one size however long the sequence; derived from the state itself."""
+    sizes = [jax.eval_shape(lambda c=capacity: mixer.init_state(1, c)) for capacity in (2**20, 2**21)]
+    return jax.tree.map(lambda leaf: leaf.shape, sizes[0]) == jax.tree.map(lambda leaf: leaf.shape, sizes[1])
+
+
+def model_is_causal(model: LanguageModel) -> bool:
+    """Whether every layer is."""
+    return all(layer_mixer(model, layer).traits.causal for layer in model.layers)
+
+
+def model_is_bounded(model: LanguageModel) -> bool:
+    """Whether the state of every layer is."""
+    return all(is_bounded(layer_mixer(model, layer)) for layer in model.layers)

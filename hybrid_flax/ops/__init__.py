@@ -1,0 +1,1 @@
+"""Pure maths on arrays: no parameters are made here and nothing is remembered."""

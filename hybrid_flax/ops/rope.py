@@ -1,0 +1,23 @@
+"""Rotary position embedding."""
+
+import jax.numpy as jnp
+
+from hybrid_flax.typing import Array, Float, Int, state_dtype
+
+__all__ = ["rope"]
+
+
+def rope(x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float = 10_000.0) -> Float[Array, "B T H K"]:
+    """Rotate pairs (x_i, x_{i+K/2}) by positions * base^(-2i/K) (Su et al. 2021, equation 34).
+
+    Raises ValueError for an odd K.
+    """
+    width = x.shape[-1]
+    if width % 2:
+        raise ValueError(f"rope needs an even head width, got {width}")
+    dtype = state_dtype(x.dtype)
+    frequency = jnp.asarray(base, dtype) ** (-jnp.arange(0, width, 2, dtype=dtype) / width)
+    angle = positions.astype(dtype)[:, :, None, None] * frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    left, right = jnp.split(x.astype(dtype), 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)

@@ -1,0 +1,144 @@
+"""Recurrences over time: one sequential unroll, and parallel forms of the affine one.
+
+`reset[b, t]` puts the initial state in front of step t; `hold[b, t]` makes step t leave the state alone.
+Documents and padding reach a recurrence in these two masks and nowhere else.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hybrid_flax.typing import Any, Array, Bool, Inexact, Params, State
+
+__all__ = ["affine_scan", "unroll", "unroll_deferred"]
+
+
+def unroll(
+    step: Callable[[State, Any], tuple[State, Any]],
+    initial: State,
+    state: State,
+    u: Any,
+    reset: Bool[Array, "B T"],
+    hold: Bool[Array, "B T"],
+) -> tuple[Any, State]:
+    """Run `step` over axis 1 of every leaf of u: h_t, y_t = step(h_tm1, u_t).
+
+    initial: the state that a reset puts back; state: the state before the first step.
+    Returns (y[B, T, ...], the state after the last step).
+    """
+
+    def body(h, xs):
+        u_t, reset_t, hold_t = xs
+        h_new, y_t = step(_select(reset_t, initial, h), u_t)
+        return _select(hold_t, h, h_new), y_t
+
+    state, y = lax.scan(body, state, jax.tree.map(_swap, (u, reset, hold)))
+    return jax.tree.map(_swap, y), state
+
+
+def unroll_deferred(
+    recur: Callable[[Params, State], Any],
+    update: Callable[[Params, State, Any, Any], tuple[State, Any]],
+    params: Params,
+    initial: State,
+    state: State,
+    u: Any,
+    reset: Bool[Array, "B T"],
+    hold: Bool[Array, "B T"],
+) -> tuple[Any, State]:
+    """`unroll` of update(params, h, u_t, recur(params, h)) whose gradient defers that of `recur`.
+
+    The backward scan only collects the cotangents of the recurrent product; the gradient of its weights is
+    then one matrix product over all time steps, in place of one small product a step. Same values as `unroll`.
+    `update` may use params too, at the price of summing their gradient step by step.
+    """
+    return _deferred(recur, update, params, initial, state, u, reset, hold)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _deferred(recur, update, params, initial, state, u, reset, hold):
+    def step(h, u_t):
+        return update(params, h, u_t, recur(params, h))
+
+    return unroll(step, initial, state, u, reset, hold)
+
+
+def _deferred_forward(recur, update, params, initial, state, u, reset, hold):
+    def step(h, u_t):
+        product = recur(params, h)
+        h_new, y_t = update(params, h, u_t, product)
+        return h_new, (y_t, h, product)
+
+    (y, before, products), last = unroll(step, initial, state, u, reset, hold)
+    return (y, last), (params, initial, u, reset, hold, before, products)
+
+
+def _deferred_backward(recur, update, residuals, cotangents):
+    params, initial, u, reset, hold, before, products = residuals
+    dy, dlast = cotangents
+
+    def body(carry, xs):
+        dh, dparams = carry
+        h, u_t, product, reset_t, hold_t, dy_t = xs
+        (_, y_t), pullback = jax.vjp(update, params, h, u_t, product)
+        dnew = _select(hold_t, jax.tree.map(jnp.zeros_like, dh), dh)
+        dparams_t, dbefore, du_t, dproduct = pullback((dnew, dy_t))
+        _, recur_pullback = jax.vjp(lambda h: recur(params, h), h)
+        dbefore = jax.tree.map(jnp.add, dbefore, recur_pullback(dproduct)[0])
+        zeros = jax.tree.map(jnp.zeros_like, dbefore)
+        dheld = _select(hold_t, dh, zeros)
+        dprevious = jax.tree.map(jnp.add, dheld, _select(reset_t, zeros, dbefore))
+        return (dprevious, jax.tree.map(jnp.add, dparams, dparams_t)), (du_t, dproduct)
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    xs = jax.tree.map(_swap, (before, u, products, reset, hold, dy))
+    (dstate, dparams), (du, dproducts) = lax.scan(body, (dlast, zeros), xs, reverse=True)
+    before_rows = jax.tree.map(lambda h: _swap(h).reshape(-1, *h.shape[2:]), before)
+    product_rows = jax.tree.map(lambda p: p.reshape(-1, *p.shape[2:]), dproducts)
+    (drecur,) = jax.vjp(lambda p: recur(p, before_rows), params)[1](product_rows)
+    dparams = jax.tree.map(jnp.add, dparams, drecur)
+    dinitial = jax.tree.map(jnp.zeros_like, initial)
+    return dparams, dinitial, dstate, jax.tree.map(_swap, du), None, None
+
+
+_deferred.defvjp(_deferred_forward, _deferred_backward)
+
+
+def affine_scan(
+    decay: Inexact[Array, "B T *N"],
+    increment: Inexact[Array, "B T *N"],
+    reset: Bool[Array, "B T"],
+    hold: Bool[Array, "B T"],
+    initial: Inexact[Array, "B *N"],
+    state: Inexact[Array, "B *N"],
+) -> Inexact[Array, "B T *N"]:
+    """All h_t = decay_t h_tm1 + increment_t in O(log T) depth (Blelloch 1990; Martin & Cundy 2018, section 2).
+
+    A hold is decay 1 and increment 0; a reset is decay 0 with the decayed initial state in the increment.
+    """
+    reset, hold = (_expand(mask, decay) for mask in (reset, hold))
+    increment = jnp.where(reset, decay * initial[:, None] + increment, increment)
+    decay = jnp.where(reset, jnp.zeros_like(decay), decay)
+    increment = jnp.where(hold, jnp.zeros_like(increment), increment)
+    decay = jnp.where(hold, jnp.ones_like(decay), decay)
+    increment = increment.at[:, 0].add(decay[:, 0] * state)
+
+    def compose(early, late):
+        return early[0] * late[0], late[0] * early[1] + late[1]
+
+    return lax.associative_scan(compose, (decay, increment), axis=1)[1]
+
+
+def _swap(x):
+    return jnp.swapaxes(x, 0, 1)
+
+
+def _expand(mask, x):
+    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+
+
+def _select(mask, if_true, if_false):
+    return jax.tree.map(lambda a, b: jnp.where(_expand(mask, b), a, b), if_true, if_false)

@@ -1,0 +1,23 @@
+"""The contract of a task."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hybrid_flax.typing import Array, Float
+
+__all__ = ["Sums", "Task"]
+
+Sums = dict[str, Float[Array, ""]]
+
+
+class Task(NamedTuple):
+    """What is learnt from a batch, as sums that may be added over devices, steps and batches.
+
+    loss: (outputs, batch, label_smoothing, z_loss) -> sums with "loss" (to be minimised) and "count".
+    evaluate: (outputs, batch) -> sums for `metrics`.
+    metrics: (sums on the host) -> metrics by name, without prefix.
+    """
+
+    loss: Callable[..., Sums]
+    evaluate: Callable[[Any, Mapping[str, Any]], Sums]
+    metrics: Callable[[Mapping[str, float]], dict[str, float]]

@@ -1,0 +1,1 @@
+"""Training: state, step, parallelism, checkpoints, metrics, writers and the loop."""

@@ -1,0 +1,156 @@
+"""The train step and the evaluation step: pure functions of one device's rows, written once.
+
+`train_step(state, carry, batch) -> (state, carry, ())`. `state` is replicated; `carry` (the states of the mixers in
+stream mode, else ()) and `batch` have one row a sequence and are split over devices. `train.parallel` maps them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.layers import Dropout
+from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
+from hybrid_flax.train.state import Hparams, TrainState
+from hybrid_flax.typing import Array, Key, Params, Segments
+
+__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step"]
+
+SUMS = ("loss", "count", "grad_norm", "steps")
+
+
+class StepSpec(NamedTuple):
+    """What a train step is compiled for; everything else it needs is data.
+
+    schedule: arguments of `make_unit_schedule` as sorted pairs. dropout, ema: whether there is any.
+    regularised: whether label smoothing or z-loss is on. accumulate: parts that a device's rows are worked off in.
+    log_every: the steps after which the sums in the state start again.
+    """
+
+    optimizer: str
+    nesterov: bool
+    schedule: tuple[tuple[str, Any], ...]
+    dropout: bool = False
+    ema: bool = False
+    regularised: bool = False
+    accumulate: int = 1
+    log_every: int = 1
+
+
+def init_train_state(params: Params, hparams: Hparams, spec: StepSpec, key: Key[Array, ""]) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(spec.optimizer, hparams, nesterov=spec.nesterov).init(params),
+        ema=jax.tree.map(jnp.copy, params) if spec.ema else None,
+        key=key,
+        hparams=hparams,
+        sums={name: jnp.zeros(()) for name in SUMS},
+        failed_step=jnp.full((), -1, jnp.int32),
+    )
+
+
+@functools.cache
+def make_train_step(model: LanguageModel, task: Task, spec: StepSpec, axis_name: str | None) -> Callable:
+    """The train step of one device; `axis_name` is the mapped axis to sum over, None where there is none.
+
+    Equal arguments give the identical function.
+    """
+    schedule = make_unit_schedule(**dict(spec.schedule))
+
+    def loss_sum(params, carry, batch, dropout_keys, hparams):
+        dropout = Dropout(dropout_keys, hparams.dropout) if spec.dropout else None
+        logits, carry = _run(model, params, carry, batch, dropout)
+        factors = (hparams.label_smoothing, hparams.z_loss) if spec.regularised else (0.0, 0.0)
+        sums = task.loss(logits, batch, *factors)
+        return sums["loss"], (sums["count"], carry)
+
+    def gradient_sums(state, carry, batch):
+        """((loss, count), gradient of the loss sum, carry) of this device's rows."""
+
+        def part(total, rows):
+            carry, batch = rows
+            keys = _row_keys(state.key, state.step, batch["row"])
+            (loss, (count, carry)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
+                state.params, carry, batch, keys, state.hparams
+            )
+            return jax.tree.map(jnp.add, total, (loss, count, grads)), carry
+
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        if spec.accumulate == 1:
+            return part(zero, (carry, batch))
+        return _scan_parts(part, zero, (carry, batch), spec.accumulate)
+
+    def train_step(state, carry, batch):
+        (loss, count, grads), new_carry = gradient_sums(state, carry, batch)
+        if axis_name is not None:
+            loss, count, grads = lax.psum((loss, count, grads), axis_name)
+        count_or_one = jnp.maximum(count, 1.0)
+        grads = jax.tree.map(lambda g: g / count_or_one.astype(g.dtype), grads)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        sums = jax.tree.map(lambda old: jnp.where(state.step % spec.log_every == 0, 0.0, old), state.sums)
+        new = {"loss": loss, "count": count, "grad_norm": grad_norm, "steps": jnp.ones(())}
+        moved = _update(state, grads, spec, schedule)._replace(sums=jax.tree.map(jnp.add, sums, new))
+        ok = finite & (state.failed_step < 0)
+        failed = jnp.where(finite | (state.failed_step >= 0), state.failed_step, state.step)
+        kept = _choose(ok, moved._replace(key=()), state._replace(key=()))
+        return kept._replace(key=state.key, failed_step=failed), _choose(ok, new_carry, carry), ()
+
+    return train_step
+
+
+@functools.cache
+def make_eval_step(model: LanguageModel, task: Task, axis_name: str | None) -> Callable:
+    """(params, carry, batch) -> (params, carry, sums): as a train step, so that one wrapper maps both."""
+
+    def eval_step(params, carry, batch):
+        logits, carry = _run(model, params, carry, batch, None)
+        sums = task.evaluate(logits, batch)
+        return params, carry, sums if axis_name is None else lax.psum(sums, axis_name)
+
+    return eval_step
+
+
+def _run(model, params, carry, batch, dropout):
+    """Outputs of the model on a batch; a carry of () means that nothing is carried."""
+    segments = Segments(batch["segment_ids"], batch["positions"])
+    state = None if carry == () else carry
+    logits, state = model.apply({"params": params}, batch["tokens"], segments, state, dropout)
+    return logits, () if state is None else state
+
+
+def _row_keys(key, step, rows):
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
+
+
+def _scan_parts(part, zero, rows, num_parts):
+    """`part` over equal groups of rows, one after another; the rows of the carry come back in order."""
+    grouped = jax.tree.map(lambda leaf: leaf.reshape(num_parts, -1, *leaf.shape[1:]), rows)
+    total, carry = lax.scan(part, zero, grouped)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carry)
+
+
+def _update(state, grads, spec, schedule):
+    optimizer = make_optimizer(spec.optimizer, state.hparams, nesterov=spec.nesterov)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    rate = state.hparams.learning_rate * schedule(state.step)
+    params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates)
+    ema = state.ema
+    if spec.ema:
+        # The mean of the first steps is a plain one, so that the initial values are soon forgotten.
+        decay = jnp.minimum(state.hparams.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda old, p: decay * old + (1.0 - decay) * p, ema, params)
+    return state._replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+
+
+def _choose(condition, new, old):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

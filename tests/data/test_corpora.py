@@ -1,0 +1,136 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_flax.data.corpora import load_corpus
+
+
+def write(path: Path, text: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(path)
+
+
+def data_folder(name: str) -> Path:
+    if "HYBRID_FLAX_DATA" not in os.environ:
+        pytest.skip("HYBRID_FLAX_DATA does not name the folder of data sets")
+    return Path(os.environ["HYBRID_FLAX_DATA"]) / name
+
+
+def error_of(kind: type[Exception], *args, **kwargs) -> str:
+    with pytest.raises(kind) as caught:
+        load_corpus(*args, **kwargs)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_shakespeare_is_split_by_work():
+    corpus = load_corpus("shakespeare")
+    assert [len(part) for part in corpus] == [38, 2, 2]
+    assert [text.split("\n", 1)[0] for text in corpus.valid] == [
+        "MACBETH",
+        "TWELFTH NIGHT; OR, WHAT YOU WILL",
+    ]
+    assert [text.split("\n", 1)[0] for text in corpus.test] == ["HAMLET, PRINCE OF DENMARK", "THE TEMPEST"]
+    assert corpus.train[0].startswith("ALL'S WELL THAT ENDS WELL\n")
+    assert corpus.train[-1].startswith("THE WINTER'S TALE\n")
+    assert len(set(sum(corpus, ()))) == 42
+    assert sum(map(len, sum(corpus, ()))) == 5_057_198
+    assert not any("\r" in text or "Permission is hereby granted" in text for text in sum(corpus, ()))
+
+
+def test_embedded_works_are_the_originals():
+    originals = sorted(data_folder("shakespeare-complete").glob("works/*.txt"))
+    assert sorted(sum(load_corpus("shakespeare"), ())) == sorted(file.read_text() for file in originals)
+
+
+def test_tiny_shakespeare_has_its_usual_split():
+    file = data_folder("tinyshakespeare") / "input.txt"
+    corpus = load_corpus(str(file))
+    assert [sum(map(len, part)) for part in corpus] == [1_003_854, 111_540, 0]
+    assert corpus.train[0] + corpus.valid[0] == file.read_text()
+
+
+def test_a_folder_with_splits_keeps_them():
+    folder = data_folder("wikitext2")
+    corpus = load_corpus(str(folder))
+    assert corpus == tuple(((folder / f"{split}.txt").read_text(),) for split in corpus._fields)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text(st.sampled_from("ab\n é")).filter(str.strip), min_size=1, max_size=6),
+    valid=st.floats(0, 0.5),
+    test=st.floats(0, 0.4),
+)
+def test_a_folder_is_cut_by_characters_and_loses_none(tmp_path_factory, texts, valid, test):
+    folder = tmp_path_factory.mktemp("folder")
+    for i, text in enumerate(texts):
+        write(folder / f"{i % 2}" / f"{i}.txt", text)
+    write(folder / "empty.txt", "")
+    write(folder / "notes.md", "not text")
+    together = "".join(texts[0::2] + texts[1::2])
+    train_end = int((1 - valid - test) * len(together))
+    if not together[:train_end].strip():
+        error_of(ValueError, str(folder), valid_fraction=valid, test_fraction=test)
+        return
+    corpus = load_corpus(str(folder), valid_fraction=valid, test_fraction=test)
+    valid_end = max(train_end, int((1 - test) * len(together)))
+    bounds = (0, train_end, valid_end, len(together))
+    for part, start, end in zip(corpus, bounds, bounds[1:]):
+        # Only blank documents may be missing, and they are a matter of white space.
+        assert "".join("".join(part).split()) == "".join(together[start:end].split())
+
+
+def test_a_file_across_a_boundary_becomes_two_documents(tmp_path):
+    write(tmp_path / "a.txt", "aaaa")
+    write(tmp_path / "b.txt", "bbbb")
+    write(tmp_path / "c.txt", "cc")
+    corpus = load_corpus(str(tmp_path), valid_fraction=0.2, test_fraction=0.2)
+    assert corpus == (("aaaa", "bb"), ("bb",), ("cc",))
+
+
+def test_paragraphs_and_lines_keep_their_ends(tmp_path):
+    file = write(tmp_path / "a.txt", "\n\none\n two\n\n \n\n  three\n\nfour")
+    paragraphs = load_corpus(file, document="paragraph", valid_fraction=0.0)
+    assert paragraphs.train == ("one\n two\n\n \n\n", "  three\n\n", "four")
+    assert load_corpus(file, document="line", valid_fraction=0.0).train == (
+        "one\n",
+        " two\n",
+        "  three\n",
+        "four",
+    )
+
+
+def test_line_ends_and_byte_order_mark_are_normalised(tmp_path):
+    file = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert load_corpus(file, valid_fraction=0.0).train == ("one\ntwo\n",)
+
+
+def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
+    good = write(tmp_path / "input.txt", "some text\n" * 10)
+    assert "input.txt" in error_of(FileNotFoundError, str(tmp_path / "inptu.txt"))
+    assert "did you mean" not in error_of(FileNotFoundError, str(tmp_path / "nowhere" / "input.txt"))
+    assert "'shakespeare'?" in error_of(FileNotFoundError, "shakespear")
+    assert "path" in error_of(ValueError, "")
+
+    assert "empty" in error_of(ValueError, write(tmp_path / "empty.txt", " \n"))
+    write(tmp_path / "blank" / "a.txt", "")
+    assert "1 *.txt" in error_of(ValueError, str(tmp_path / "blank"))
+    write(tmp_path / "none" / "a.csv", "1,2")
+    assert "*.txt" in error_of(ValueError, str(tmp_path / "none"))
+
+    message = error_of(ValueError, write(tmp_path / "latin.txt", "né\nun\nété".encode("latin-1")))
+    assert "latin.txt" in message and "0xe9" in message and "offset 1, line 1" in message
+    message = error_of(ValueError, write(tmp_path / "cut.txt", "ab\ncd\né".encode()[:-1]))
+    assert "offset 6, line 3" in message
+
+    assert "file, paragraph, line" in error_of(ValueError, good, document="word")
+    assert "-0.1" in error_of(ValueError, good, valid_fraction=-0.1)
+    assert "nan" in error_of(ValueError, good, test_fraction=float("nan"))
+    assert "below 1" in error_of(ValueError, good, valid_fraction=0.5, test_fraction=0.5)
+    assert "0.999" in error_of(ValueError, good, valid_fraction=0.999)

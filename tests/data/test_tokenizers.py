@@ -1,0 +1,155 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_flax.data.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    WordTokenizer,
+    make_tokenizer,
+    split_words,
+    stream_decoder,
+    tokenizer_from_dict,
+)
+
+KINDS = ("byte", "char", "word")
+# Characters of 1, 2, 3 and 4 bytes, and all that the pieces of words are made of.
+TEXT = st.one_of(
+    st.text(st.sampled_from("ab Z9_'\n\t.,\u2019éß\u0301語\U0001f600\ufffd"), max_size=60),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+)
+SEEN = "It's a lie,\nisn't it? A lie, a  lie.\n\tNaïve 語 \U0001f600_x_ 1623\n"
+
+
+def error_of(function, *args, **kwargs) -> str:
+    with pytest.raises(ValueError) as caught:
+        function(*args, **kwargs)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT)
+def test_text_of_the_vocabulary_comes_back(name, text):
+    tokenizer = make_tokenizer(name, [SEEN, text])
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32 and ids.ndim == 1
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.unknown_id is None or tokenizer.unknown_id not in ids.tolist()
+    assert all(0 <= i < tokenizer.vocab_size for i in ids.tolist())
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT)
+def test_widths_cover_the_original_text_known_or_not(name, text):
+    tokenizer = make_tokenizer(name, [SEEN])
+    num_chars, num_bytes = tokenizer.widths(text)
+    assert num_chars.shape == num_bytes.shape == tokenizer.encode(text).shape
+    assert num_chars.sum() == len(text)
+    assert num_bytes.sum() == len(text.encode())
+    if name != "byte":
+        ends = np.cumsum(num_chars)
+        covered = [text[start:end] for start, end in zip([0, *ends[:-1]], ends)]
+        assert [len(piece.encode()) for piece in covered] == num_bytes.tolist()
+        for piece, i in zip(covered, tokenizer.encode(text).tolist()):
+            assert tokenizer.decode([i]) == (piece if i else "\ufffd")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_dict_through_json_gives_an_equal_tokenizer(name):
+    tokenizer = make_tokenizer(name, [SEEN])
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert again is not tokenizer and again == tokenizer and hash(again) == hash(tokenizer)
+    assert again.encode(SEEN).tolist() == tokenizer.encode(SEEN).tolist()
+    assert tokenizer_from_dict(tokenizer.to_dict()) == tokenizer
+    assert again != make_tokenizer({"byte": "char", "char": "word", "word": "char"}[name], [SEEN])
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(text=TEXT, data=st.data())
+def test_the_stream_decoder_joins_to_the_whole(name, text, data):
+    tokenizer = make_tokenizer(name, [SEEN])
+    ids = tokenizer.encode(text)
+    ids = ids[: data.draw(st.integers(0, len(ids)))]  # perhaps in the middle of a character
+    decode, parts, start = stream_decoder(tokenizer), [], 0
+    while start < len(ids):
+        end = start + data.draw(st.integers(1, 4))
+        parts.append(decode(ids[start:end].tolist()))
+        start = end
+    assert "".join(parts) + decode([], final=True) == tokenizer.decode(ids)
+
+
+def test_the_stream_decoder_holds_back_half_a_character():
+    decode = stream_decoder(ByteTokenizer())
+    assert [decode([byte]) for byte in "é\U0001f600".encode()] == ["", "é", "", "", "", "\U0001f600"]
+    assert decode([0xC3, ord("a")]) == "\ufffda"
+
+
+def test_char_vocabulary_is_sorted_and_zero_is_unknown():
+    tokenizer = make_tokenizer("char", ["ba", "cé"])
+    assert tokenizer == CharTokenizer("abcé") and tokenizer.vocab_size == 5
+    # z and the emoji lie inside and beyond the table of code points.
+    assert tokenizer.encode("éaz\U0001f600").tolist() == [4, 1, 0, 0]
+    assert tokenizer.decode([1, 0, 4]) == "a\ufffdé"
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT)
+def test_words_are_lossless_pieces(text):
+    pieces = split_words(text)
+    assert "".join(pieces) == text
+    for piece in pieces:
+        letters = piece.removeprefix(" ")
+        assert len(piece) == 1 or all(c.isalnum() or c in "'\u2019" for c in letters)
+        assert piece == "\n" or "\n" not in piece
+        assert "_" not in piece or piece == "_"
+
+
+def test_word_vocabulary_is_the_most_frequent_pieces():
+    assert split_words("It's a  lie,\nisn't it?") == [
+        "It's",
+        " a",
+        " ",
+        " lie",
+        ",",
+        "\n",
+        "isn't",
+        " it",
+        "?",
+    ]
+    texts = [" b b b a a c c d", " a."]
+    assert make_tokenizer("word", texts).pieces == (" a", " b", " c", " d", ".")
+    assert make_tokenizer("word", texts, vocab_size=3).pieces == (" a", " b")
+    assert make_tokenizer("word", texts, vocab_size=3).vocab_size == 3
+    assert make_tokenizer("word", texts, min_count=2).pieces == (" a", " b", " c")
+    assert make_tokenizer("word", texts[::-1]) == make_tokenizer("word", texts)
+    tokenizer = WordTokenizer((" a", "."))
+    assert tokenizer.encode(" a e.").tolist() == [1, 0, 2]
+    assert tokenizer.decode(np.array([1, 0, 2])) == " a\ufffd."
+
+
+def test_errors_are_one_line_that_says_what_is_valid():
+    message = error_of(make_tokenizer, "chars", [SEEN])
+    assert "byte, char, word" in message and "did you mean 'char'" in message
+    assert "byte, char, word" in error_of(tokenizer_from_dict, {"name": "bpe"})
+    assert "byte, char, word" in error_of(tokenizer_from_dict, {})
+    assert "pieces" in error_of(tokenizer_from_dict, {"name": "word", "words": []})
+    assert "text" in error_of(make_tokenizer, "char", [])
+    assert "min_count 9" in error_of(make_tokenizer, "word", [SEEN], min_count=9)
+    assert "vocab_size 1 " in error_of(make_tokenizer, "word", [SEEN], vocab_size=1)
+    assert "sorted" in error_of(CharTokenizer, "ba")
+    assert "different" in error_of(WordTokenizer, ("a", "a"))
+    for name in KINDS:
+        tokenizer = make_tokenizer(name, [SEEN])
+        size = tokenizer.vocab_size
+        assert re.search(rf"id {size} .* {size} ids", error_of(tokenizer.decode, [1, size]))
+        assert "id -1 " in error_of(tokenizer.decode, [-1])
+        assert f"id {size} " in error_of(stream_decoder(tokenizer), [size])
