@@ -60,8 +60,8 @@ def declare_flops(name: str, rule: FlopRule) -> None:
 def residual_bytes(loss_fn: Callable, params: Any, *args: Any) -> int:
     """Bytes kept from the forward pass of `loss_fn(params, *args)` for its gradient with respect to `params`.
 
-    These are the leaves of the closure that `jax.vjp` returns, each buffer once, without those that are
-    `params` or `args` themselves (also when reshaped or transposed) or constants. It is what JAX asks to keep;
+    These are the leaves of the closure that `jax.vjp` returns, each buffer once (a reshaped or transposed one
+    is the same buffer), without those that are `params`, `args` or constants. It is what JAX asks to keep;
     XLA may recompute or fuse some of it. `loss_fn` returns the loss alone: auxiliary outputs would be
     differentiated too. Arguments may be `ShapeDtypeStruct`s; nothing is computed.
     """
@@ -296,7 +296,7 @@ def _integer_pow_flops(eqn: JaxprEqn) -> float:
 def _random_bits_flops(eqn: JaxprEqn) -> float:
     # A word of threefry is 20 rounds of 5 integer operations, 6 key injections and its counter; the hardware
     # generators (rbg) are about one operation a word.
-    each = 117 if "fry" in str(eqn.invars[0].aval.dtype) else 1
+    each = 121 if "fry" in str(eqn.invars[0].aval.dtype) else 1
     return each * _out_size(eqn)
 
 

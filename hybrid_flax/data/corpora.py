@@ -71,8 +71,7 @@ def load_corpus(
     corpus = Corpus(*(tuple(_documents(part, document)) for part in texts))
     if not corpus.train:
         raise ValueError(
-            f"no training text is left of {path!r} at valid_fraction {valid_fraction} "
-            f"and test_fraction {test_fraction}"
+            f"no training text is left of {path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
         )
     return corpus
 

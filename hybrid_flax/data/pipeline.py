@@ -169,8 +169,7 @@ def _stream(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[Ca
     steps_per_epoch = num_tokens // (batch_size * length)
     if steps_per_epoch == 0:
         raise ValueError(
-            f"{batch_size} streams of length {length} need {batch_size * length} tokens, "
-            f"the corpus has {num_tokens}"
+            f"{batch_size} streams of length {length} need {batch_size * length} tokens, the corpus has {num_tokens}"
         )
     per_stream = steps_per_epoch * length
 
@@ -182,9 +181,7 @@ def _stream(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[Ca
         following = starts[:, None] + (local + 1) % per_stream
         segment_ids, positions = _stream_segments(tokens, starts, index, epoch)
         live = np.ones_like(index, bool)
-        return _rows(
-            tokens, index, following, live, following > index, segment_ids, positions, row, widths=False
-        )
+        return _rows(tokens, index, following, live, following > index, segment_ids, positions, row, widths=False)
 
     return rows_of_step, steps_per_epoch
 
@@ -193,9 +190,7 @@ def _packed(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[Ca
     """Rows are never stored: a batch is laid out from the start, size, row and column of its pieces."""
     starts, sizes = _pieces(tokens, length)
     if not len(sizes):
-        raise ValueError(
-            f"packing needs a document of 2 tokens or more; there is none among {len(tokens.ids)} tokens"
-        )
+        raise ValueError(f"packing needs a document of 2 tokens or more; there is none among {len(tokens.ids)} tokens")
     order, piece_row, column = _pack(sizes, length, np.random.default_rng(seed))
     starts, sizes = starts[order], sizes[order]
     num_pieces = np.bincount(piece_row)
@@ -235,9 +230,7 @@ def _pieces(tokens: Tokens, length: int) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(document_starts, num_pieces) + offset, sizes
 
 
-def _pack(
-    sizes: np.ndarray, length: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pack(sizes: np.ndarray, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best fit decreasing: each piece goes to the fullest row that still has room for it.
 
     Returns the pieces in order of row and column, and the row and column of each in that order. `rng`
@@ -350,6 +343,4 @@ def _check_sizes(batch_size: int, length: int) -> None:
 def _check_evaluation(tokens: Tokens, batch_size: int, length: int) -> None:
     _check_sizes(batch_size, length)
     if not np.any(tokens.position > 0):
-        raise ValueError(
-            f"nothing to evaluate: no document with 2 tokens or more among {len(tokens.ids)} tokens"
-        )
+        raise ValueError(f"nothing to evaluate: no document with 2 tokens or more among {len(tokens.ids)} tokens")

@@ -55,9 +55,7 @@ class Tokenizer(abc.ABC):
         ids = np.asarray(ids, dtype=np.int64)
         outside = ids[(ids < 0) | (ids >= self.vocab_size)]
         if outside.size:
-            raise ValueError(
-                f"id {outside[0]} is outside the {self.vocab_size} ids of the {self.name} tokenizer"
-            )
+            raise ValueError(f"id {outside[0]} is outside the {self.vocab_size} ids of the {self.name} tokenizer")
         return ids
 
 
@@ -98,9 +96,7 @@ class CharTokenizer(Tokenizer):
 
     def __post_init__(self):
         if not self.characters or sorted(set(self.characters)) != list(self.characters):
-            raise ValueError(
-                "the characters of a char tokenizer must be some, different and sorted by code point"
-            )
+            raise ValueError("the characters of a char tokenizer must be some, different and sorted by code point")
 
     @property
     def vocab_size(self) -> int:
@@ -177,9 +173,7 @@ def split_words(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
-def make_tokenizer(
-    name: str, texts: Iterable[str], *, vocab_size: int = 10_000, min_count: int = 1
-) -> Tokenizer:
+def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000, min_count: int = 1) -> Tokenizer:
     """Builds the tokenizer called `name` ("byte", "char" or "word") from training texts.
 
     Args:
@@ -208,9 +202,7 @@ def make_tokenizer(
     # Ties go by the piece itself, so that the vocabulary does not depend on the order of the texts.
     frequent = sorted((-count, piece) for piece, count in counts.items() if count >= min_count)
     if not frequent:
-        raise ValueError(
-            f"a word tokenizer needs a piece that occurs min_count {min_count} times; there is none"
-        )
+        raise ValueError(f"a word tokenizer needs a piece that occurs min_count {min_count} times; there is none")
     return WordTokenizer(tuple(piece for _, piece in frequent[: vocab_size - 1]))
 
 
@@ -239,9 +231,7 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
     return lambda ids, final=False: decoder.decode(tokenizer._checked(ids).astype(np.uint8).tobytes(), final)
 
 
-_KINDS: dict[str, type[Tokenizer]] = {
-    kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)
-}
+_KINDS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)}
 
 # [^\W_] is a letter or digit of any script; the straight and the typographic apostrophe belong to words.
 _PIECE = re.compile(r" ?(?:[^\W_]|['\u2019])+|.", re.DOTALL)

@@ -7,11 +7,22 @@ import jax
 
 from hybrid_flax.mixers.registry import make_mixer, parse_pattern
 from hybrid_flax.models.heads import LanguageModel
-from hybrid_flax.models.layers import NORMS
+from hybrid_flax.models.layers import NORMS, Block
 from hybrid_flax.ops.mlp import MLPS
 from hybrid_flax.typing import Params, Segments
 
-__all__ = ["init_params", "is_bounded", "make_model", "model_is_bounded", "model_is_causal"]
+__all__ = [
+    "CARRIED_CAPACITY",
+    "init_params",
+    "is_bounded",
+    "layer_block",
+    "layer_mixer",
+    "make_model",
+    "model_is_bounded",
+    "model_is_causal",
+]
+
+CARRIED_CAPACITY = 2**30  # for states that are carried without end: those of bounded mixers do not depend on it
 
 
 @functools.cache
@@ -81,9 +92,14 @@ def init_params(model: LanguageModel, key: jax.Array) -> Params:
 
 def layer_mixer(model: LanguageModel, layer: str):
     """The mixer that stands in `model` for `layer`."""
-    names = layer.rpartition(":")[2].split("+")
-    options = {key: value for key, value in model.options if key.partition(".")[0] in names}
-    return make_mixer(layer, model.width, **options)
+    return make_mixer(layer, model.width, **_layer_options(model, layer))
+
+
+def layer_block(model: LanguageModel, layer: str) -> Block:
+    """The residual layer that stands in `model` for `layer`."""
+    fields = ("width", "norm", "mlp", "mlp_ratio")
+    options = tuple(sorted(_layer_options(model, layer).items()))
+    return Block(layer=layer, options=options, **{name: getattr(model, name) for name in fields})
 
 
 def is_bounded(mixer) -> bool:
@@ -100,3 +116,8 @@ def model_is_causal(model: LanguageModel) -> bool:
 def model_is_bounded(model: LanguageModel) -> bool:
     """Whether the state of every layer is."""
     return all(is_bounded(layer_mixer(model, layer)) for layer in model.layers)
+
+
+def _layer_options(model, layer):
+    names = layer.rpartition(":")[2].split("+")
+    return {key: value for key, value in model.options if key.partition(".")[0] in names}

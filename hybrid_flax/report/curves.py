@@ -64,12 +64,12 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, n
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running median, then mean, over about a twentieth of the run: no lag, and one spike leaves no trace."""
+    """Centred running median, then mean, over about a twentieth of the run, so that one spike leaves no trace."""
     half = max(values.size // 40, 1)
     for average in (np.median, np.mean):
-        # The window shrinks at the ends, and stays centred.
-        reach = [min(half, i, values.size - 1 - i) for i in range(values.size)]
-        values = np.array([average(values[i - r : i + r + 1]) for i, r in enumerate(reach)])
+        # At the steep start the window shrinks to stay centred; at the flat end it may be lopsided.
+        windows = [(max(i - half, 0), min(i + half, 2 * i) + 1) for i in range(values.size)]
+        values = np.array([average(values[start:stop]) for start, stop in windows])
     return values
 
 

@@ -13,7 +13,7 @@ Sums = dict[str, Float[Array, ""]]
 class Task(NamedTuple):
     """What is learnt from a batch, as sums that may be added over devices, steps and batches.
 
-    loss: (outputs, batch, label_smoothing, z_loss) -> sums with "loss" (to be minimised) and "count".
+    loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count".
     evaluate: (outputs, batch) -> sums for `metrics`.
     metrics: (sums on the host) -> metrics by name, without prefix.
     """

@@ -10,7 +10,7 @@ from hybrid_flax.tasks.base import Task
 __all__ = ["language_modelling"]
 
 
-def _loss(logits, batch, label_smoothing, z_loss):
+def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
     losses = cross_entropy(logits, batch["targets"], label_smoothing, z_loss)
     return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
 

@@ -101,7 +101,9 @@ def leaf_kinds(params: Params) -> Params:
         name = path[-1].key
         if name not in LEAF_KINDS:
             where = "/".join(str(entry.key) for entry in path)
-            raise ValueError(f"parameter {where}: {name!r} is none of {', '.join(LEAF_KINDS)}; register it with leaves=")
+            raise ValueError(
+                f"parameter {where}: {name!r} is none of {', '.join(LEAF_KINDS)}; register it with leaves="
+            )
         return LEAF_KINDS[name]
 
     return jax.tree_util.tree_map_with_path(kind, params)

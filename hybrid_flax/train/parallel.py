@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.typing import PyTree
 
-__all__ = ["MAPS", "Parallel", "make_parallel"]
+__all__ = ["MAPS", "Parallel", "check_rows", "make_parallel"]
 
 MAPS = ("auto", "jit", "pmap", "shard_map")
 _AXIS = "data"
@@ -51,7 +51,9 @@ def make_parallel(kind: str = "auto", devices: Sequence[Any] | None = None) -> P
     if kind == "auto":
         kind = "shard_map" if jax.process_count() > 1 else "jit" if len(devices) == 1 else "pmap"
     if kind != "shard_map" and jax.process_count() > 1:
-        raise ValueError(f"train.parallel={kind!r} works in one process, there are {jax.process_count()}: use shard_map")
+        raise ValueError(
+            f"train.parallel={kind!r} works in one process, there are {jax.process_count()}: use shard_map"
+        )
     if kind == "jit":
         devices = devices[:1]
     build = {"jit": _make_jit, "pmap": _make_pmap, "shard_map": _make_shard_map}[kind]

@@ -18,9 +18,9 @@ from hybrid_flax.models.layers import Dropout
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.state import Hparams, TrainState
-from hybrid_flax.typing import Array, Key, Params, Segments
+from hybrid_flax.typing import Array, Int, Key, Params, Segments
 
-__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step"]
+__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step", "row_keys"]
 
 SUMS = ("loss", "count", "grad_norm", "steps")
 
@@ -77,7 +77,7 @@ def make_train_step(model: LanguageModel, task: Task, spec: StepSpec, axis_name:
 
         def part(total, rows):
             carry, batch = rows
-            keys = _row_keys(state.key, state.step, batch["row"])
+            keys = row_keys(state.key, state.step, batch["row"])
             (loss, (count, carry)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
                 state.params, carry, batch, keys, state.hparams
             )
@@ -119,17 +119,18 @@ def make_eval_step(model: LanguageModel, task: Task, axis_name: str | None) -> C
     return eval_step
 
 
+def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
+    """A key for every row of a step, the same whatever device the row is on."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
+
+
 def _run(model, params, carry, batch, dropout):
     """Outputs of the model on a batch; a carry of () means that nothing is carried."""
     segments = Segments(batch["segment_ids"], batch["positions"])
     state = None if carry == () else carry
     logits, state = model.apply({"params": params}, batch["tokens"], segments, state, dropout)
     return logits, () if state is None else state
-
-
-def _row_keys(key, step, rows):
-    step_key = jax.random.fold_in(key, step)
-    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
 
 
 def _scan_parts(part, zero, rows, num_parts):

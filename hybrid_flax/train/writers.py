@@ -182,6 +182,8 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
+        if self._live is not None:
+            self._live.refresh()  # or the bar below the message would be an old one
         self._print(text)
 
     def _print(self, text: str) -> None:

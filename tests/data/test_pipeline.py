@@ -109,9 +109,7 @@ def test_tokenize_lays_documents_one_after_another():
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=40, deadline=None)
-@given(
-    lengths=LENGTHS, seed=st.integers(0, 3), steps=st.permutations(range(6)), cut=st.integers(0, 5), **SIZES
-)
+@given(lengths=LENGTHS, seed=st.integers(0, 3), steps=st.permutations(range(6)), cut=st.integers(0, 5), **SIZES)
 def test_a_batch_depends_on_seed_and_step_alone(mode, lengths, seed, steps, cut, batch_size, length):
     tokens = numbered(lengths)
     batches = build(mode, tokens, batch_size, length, seed)
@@ -206,9 +204,7 @@ def test_stream_ids_survive_a_very_long_run():
     for step in (2**31, 2**40 + 1):
         before, after = batches.batch(step)["segment_ids"], batches.batch(step + 1)["segment_ids"]
         assert before.min() > 0 and after.min() > 0
-    assert not np.intersect1d(
-        batches.batch(2**31)["segment_ids"], batches.batch(2**31 + 2)["segment_ids"]
-    ).size
+    assert not np.intersect1d(batches.batch(2**31)["segment_ids"], batches.batch(2**31 + 2)["segment_ids"]).size
 
 
 @settings(max_examples=60, deadline=None)
@@ -305,7 +301,5 @@ def test_errors_are_one_line_with_the_numbers():
     assert "3 tokens" in error_of(make_batches, "packed", single, **sizes)
     for evaluate in (eval_windows, eval_stream):
         assert "3 tokens" in error_of(evaluate, single, batch_size=2, length=4)
-        assert "0 tokens" in error_of(
-            evaluate, tokenize([], make_tokenizer("byte", [])), batch_size=2, length=4
-        )
+        assert "0 tokens" in error_of(evaluate, tokenize([], make_tokenizer("byte", [])), batch_size=2, length=4)
         assert "batch_size 0" in error_of(evaluate, tokens, batch_size=0, length=4)

@@ -223,8 +223,10 @@ def test_terminal_shows_a_bar_and_restores_the_cursor():
     with progress:
         progress.update(150, {"eval/loss": 1.87})
         progress.message("saved [best] checkpoint")
+        shown = out.getvalue()
         progress.update(200, ROW)
     text = out.getvalue()
+    assert "step  150/2000  eval/loss 1.8700" in shown  # a message redraws what stands below it
     last = text.rsplit("\x1b[2K", 1)[-1]
     assert "saved [best] checkpoint" in text and "━" in text and "10%" in text
     assert "step  200/2000  train/loss 1.9012  eval/loss 1.8700  tokens/s 18.2k  lr 2.5e-03" in last

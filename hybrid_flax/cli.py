@@ -1,0 +1,176 @@
+"""The command line: words to a config, a config to one of the verbs. No logic of its own."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config
+
+__all__ = ["main"]
+
+_USAGE = """python launch.py [train|eval|generate|plan] --config=experiments/x.py[:arg] [--config.a.b=value ...]
+
+train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
+eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
+generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
+plan      parameters, FLOPs, state and memory of a config, before anything trains
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0 done, 1 training failed, 2 a mistake in the call, 128 + signal."""
+    try:
+        options, overrides = _parse(argv)
+        return _VERBS[options.verb](options, overrides)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush into the pipe
+        return 0
+
+
+def _train(options, overrides) -> int:
+    _set_up_jax(options)
+    from hybrid_flax.report.finish import finish_run
+    from hybrid_flax.train.diagnose import TrainingFailed
+    from hybrid_flax.train.loop import Interrupted, train
+
+    config = _config(options, overrides)
+    workdir = options.workdir or _default_workdir(options.config, config)
+    print(f"run folder: {workdir}", flush=True)
+    try:
+        results = train(config, workdir, options.config)
+    except Interrupted as stop:
+        print(f"{stop}; run the same command to go on")
+        return 128 + stop.signal_number
+    except TrainingFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    finish_run(workdir, results)
+    return 0
+
+
+def _eval(options, overrides) -> int:
+    _refuse_config(options, overrides, "eval")
+    _set_up_jax(options)
+    from hybrid_flax.report.evaluation import evaluate_run
+
+    evaluate_run(_need_workdir(options), split=options.split or "valid", checkpoint=options.checkpoint or "latest")
+    return 0
+
+
+def _generate(options, overrides) -> int:
+    _refuse_config(options, overrides, "generate")
+    _set_up_jax(options)
+    from hybrid_flax.generate import generate
+    from hybrid_flax.runs import load_run
+
+    run = load_run(_need_workdir(options), options.checkpoint or "latest")
+    sample = run.config.sample
+    given = {
+        "num_tokens": (options.tokens, sample.tokens),
+        "temperature": (options.temperature, sample.temperature),
+        "top_k": (options.top_k, sample.top_k),
+        "top_p": (options.top_p, sample.top_p),
+        "seed": (options.seed, 0),
+    }
+    prompt = sample.prompt if options.prompt is None else options.prompt
+    try:
+        pieces = generate(
+            run, prompt, **{key: default if value is None else value for key, (value, default) in given.items()}
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _plan(options, overrides) -> int:
+    _set_up_jax(options)
+    from hybrid_flax.report.plan import make_plan, print_plan
+    from hybrid_flax.train.experiment import make_experiment
+
+    config = _config(options, overrides)
+    experiment = make_experiment(config)
+    print_plan(make_plan(experiment, config.data.length, config.train.steps), config.data.length)
+    return 0
+
+
+_VERBS = {"train": _train, "eval": _eval, "generate": _generate, "plan": _plan}
+
+
+def _parse(argv):
+    """(options, overrides): the flags, and the texts "a.b=v" of --config.a.b=v."""
+    argv = list(argv)
+    verb = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
+    if verb not in _VERBS:
+        near = difflib.get_close_matches(verb, _VERBS, n=1) or _VERBS
+        raise ConfigError(f"unknown command {verb!r}; nearest: {', '.join(near)}")
+    overrides = [text.removeprefix("--config.") for text in argv if text.startswith("--config.")]
+    parser = _Parser(prog="launch.py", usage=_USAGE, add_help=True, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    parser.add_argument("--split")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--prompt")
+    for name, kind in (("tokens", int), ("temperature", float), ("top_k", int), ("top_p", float), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--coordinator", help="host:port of process 0, for runs of several processes")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    known, unknown = parser.parse_known_args([text for text in argv if not text.startswith("--config.")])
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        flags = [text for action in parser._actions for text in action.option_strings]
+        near = difflib.get_close_matches(flag, flags, n=2)
+        raise ConfigError(f"unknown flag {unknown[0]!r}; nearest: {', '.join(near) or ', '.join(sorted(flags))}")
+    known.verb = verb
+    return known, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ConfigError(message)
+
+
+def _config(options, overrides):
+    if not options.config:
+        known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
+        raise ConfigError(f"no --config given; here are: {known or 'none'}")
+    return apply_overrides(load_config(options.config), overrides)
+
+
+def _refuse_config(options, overrides, verb):
+    if options.config or overrides:
+        raise ConfigError(f"{verb} takes the config of the run in --workdir: leave out --config")
+
+
+def _need_workdir(options):
+    if not options.workdir:
+        runs = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
+        raise ConfigError(f"no --workdir given; runs here: {', '.join(runs) or 'none'}")
+    return options.workdir
+
+
+def _default_workdir(spec, config):
+    name = Path(spec.partition(":")[0]).stem
+    arg = spec.partition(":")[2]
+    return str(Path("runs") / "-".join(filter(None, (name, arg.replace("/", "_"), config_hash(config)))))
+
+
+def _set_up_jax(options):
+    """Compile cache on disk, and the other processes of the run where there are any."""
+    import jax
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "hybrid_flax" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)

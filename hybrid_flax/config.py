@@ -1,0 +1,276 @@
+"""Every knob of an experiment in one place; reading, overriding, checking, hashing and comparing configs."""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from hybrid_flax.mixers.registry import mixer_options
+
+__all__ = [
+    "ConfigError",
+    "apply_overrides",
+    "base_config",
+    "config_diff",
+    "config_hash",
+    "flatten",
+    "load_config",
+    "mixer_option_pairs",
+    "validate",
+]
+
+
+class ConfigError(ValueError):
+    """A config that cannot run: one line with the value, the rule it breaks and what would be right."""
+
+
+def base_config() -> ConfigDict:
+    """All knobs with their defaults. An experiment changes values; it adds no names."""
+    config = ConfigDict()
+    config.seed = 0  # of parameters, dropout and the order of data
+
+    config.data = ConfigDict()
+    config.data.path = "shakespeare"  # "shakespeare" (embedded), a text file, or a folder of *.txt files
+    config.data.document = "file"  # what a document is: file | paragraph | line
+    config.data.valid_fraction = (
+        0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
+    )
+    config.data.test_fraction = 0.0  # likewise, after the validation part
+    config.data.tokenizer = "char"  # byte | char | word
+    config.data.vocab_size = 10_000  # at most, for words
+    config.data.min_count = 1  # rarer words are unknown
+    config.data.mode = "windows"  # windows | stream (carried state, truncated backpropagation) | packed (documents)
+    config.data.length = 256  # tokens a row
+    config.data.batch_size = 32  # rows a step, over all devices; 0: the whole training set (mode "windows")
+
+    config.model = ConfigDict()
+    config.model.pattern = "cascade:lstm+attn"  # layers, comma-separated, repeated to the depth
+    config.model.depth = 2  # number of layers
+    config.model.width = 128  # D
+    config.model.norm = "rms"  # rms | layer
+    config.model.mlp = "none"  # none | relu2 | gelu | swiglu
+    config.model.mlp_ratio = 4.0  # hidden width of the MLP / width
+    config.model.tied = False  # output weights are the embedding
+    config.model.scan_layers = True  # repeats of the pattern are one scan: compile time does not grow with depth
+    config.model.remat = False  # compute activations again in the backward pass instead of keeping them
+    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16 | float64
+
+    # Options of every registered mixer, as documented by its builder: config.mixers.attn.num_heads, ...
+    config.mixers = ConfigDict()
+    for name, options in mixer_options().items():
+        config.mixers[name] = ConfigDict()
+        for key, option in options.items():
+            config.mixers[name][key] = placeholder(option.type) if option.default is None else option.default
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adam | adamw | rmsprop | sgd | lion | adafactor | muon
+    config.optim.learning_rate = 3e-3  # peak
+    config.optim.weight_decay = 0.0  # decoupled, of matrices
+    config.optim.b1 = 0.9  # adam, adamw, lion, muon's vectors
+    config.optim.b2 = 0.99  # adam, adamw, lion; rmsprop's decay
+    config.optim.epsilon = 1e-8
+    config.optim.momentum = 0.95  # sgd, muon
+    config.optim.nesterov = True  # sgd, muon
+    config.optim.clip_norm = 1.0  # of the global gradient; inf: never
+    config.optim.accumulate = 1  # parts in which a device works off its rows
+    config.optim.ema_decay = 0.0  # running mean of the parameters, used for evaluation; 0: none
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "cosine"  # constant | exponential | step | linear | cosine | wsd | rsqrt
+    config.schedule.warmup_steps = 0
+    config.schedule.final_fraction = 0.0  # of the peak at the end: linear, cosine, wsd
+    config.schedule.decay_rate = 0.5  # exponential, step
+    config.schedule.decay_every = 1000  # steps: exponential, step
+    config.schedule.decay_fraction = 0.2  # of all steps: wsd
+
+    config.loss = ConfigDict()
+    config.loss.label_smoothing = 0.0
+    config.loss.z_loss = 0.0
+
+    config.train = ConfigDict()
+    config.train.steps = 1000
+    config.train.dropout = 0.0  # of embeddings and of every branch of the residual stream
+    config.train.parallel = "auto"  # auto | jit | pmap | shard_map
+    config.train.log_every = 20  # steps
+    config.train.checkpoint_every = 500  # steps
+
+    config.eval = ConfigDict()
+    config.eval.every = 250  # steps between evaluations of the validation split; 0: only at the end
+    config.eval.batch_size = 32  # rows
+    config.eval.length = 0  # tokens a row; 0: that of training
+    config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
+
+    config.sample = ConfigDict()
+    config.sample.prompt = "\n"  # of the sample at the end of training and of `generate`
+    config.sample.tokens = 400
+    config.sample.temperature = 0.8
+    config.sample.top_k = 0  # 0: all
+    config.sample.top_p = 1.0
+
+    config.log = ConfigDict()
+    config.log.tensorboard = False  # needs the extra: pip install 'hybrid_flax[tensorboard]'
+    return config
+
+
+def load_config(spec: str) -> ConfigDict:
+    """The config of `path.py` or `path.py:arg`, from its get_config(arg="").
+
+    Raises ConfigError in one line for a file that is missing, does not run, or has no get_config.
+    """
+    name, _, arg = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path(".")
+        near = difflib.get_close_matches(path.name, [str(p.name) for p in folder.glob("*.py")], n=3, cutoff=0.3)
+        hint = f"; nearest: {', '.join(str(folder / n) for n in near)}" if near else ""
+        raise ConfigError(f"no config file {name!r}{hint}")
+    module_spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(f"config file {name!r} does not load: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"config file {name!r} has no get_config(arg='')")
+    return module.get_config(arg)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Set `a.b=value` texts in config, each parsed as the type of the value it replaces, and return it.
+
+    Raises ConfigError for an unknown key (naming the nearest) and for a value of another type.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"override {text!r} has no value: write {text}=VALUE")
+        known = flatten(config)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            near += [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2] and name not in near]
+            raise ConfigError(f"unknown key {key!r} in --config.{text}; nearest: {', '.join(near[:4]) or 'none'}")
+        parent, _, leaf = key.rpartition(".")
+        target = config
+        for name in filter(None, parent.split(".")):
+            target = target[name]
+        kind = target.get_type(leaf)
+        try:
+            target[leaf] = _parse(value, kind)
+        except ValueError:
+            raise ConfigError(f"--config.{text}: {value!r} is no {kind.__name__}") from None
+    return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of a nested config."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the resolved values."""
+    text = json.dumps(flatten(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines "key: old -> new" of the values that differ."""
+    old, new = flatten(old), flatten(new)
+    return [
+        f"{key}: {old.get(key, '(none)')!r} -> {new.get(key, '(none)')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, ...) != new.get(key, ...)
+    ]
+
+
+def mixer_option_pairs(mixers: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """config.mixers as sorted ("name.option", value) pairs, those at their default left out."""
+    pairs = []
+    for name, options in mixer_options().items():
+        for key, option in options.items():
+            value = mixers.get(name, {}).get(key, option.default)
+            if value != option.default:
+                pairs.append((f"{name}.{key}", tuple(value) if isinstance(value, list) else value))
+    return tuple(sorted(pairs))
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise ConfigError for values out of their range; names are checked by what they name."""
+    flat = flatten(config)
+    for key, low in _AT_LEAST.items():
+        if not flat[key] >= low:
+            raise ConfigError(f"{key}={flat[key]} must be at least {low}")
+    for key, (low, high) in _WITHIN.items():
+        if not low <= flat[key] < high:
+            raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
+    if flat["data.batch_size"] == 0 and flat["data.mode"] != "windows":
+        raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows")
+    if flat["data.mode"] not in ("windows", "stream", "packed"):
+        raise ConfigError(f"data.mode={flat['data.mode']!r} is none of windows, stream, packed")
+
+
+_AT_LEAST = {
+    "seed": 0,
+    "data.length": 1,
+    "data.batch_size": 0,
+    "model.depth": 1,
+    "model.width": 1,
+    "model.mlp_ratio": 0.01,
+    "optim.learning_rate": 0.0,
+    "optim.weight_decay": 0.0,
+    "optim.epsilon": 0.0,
+    "optim.clip_norm": 0.0,
+    "optim.accumulate": 1,
+    "schedule.warmup_steps": 0,
+    "schedule.decay_every": 1,
+    "train.steps": 1,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "eval.every": 0,
+    "eval.batch_size": 1,
+    "eval.length": 0,
+    "eval.max_batches": 0,
+    "sample.tokens": 0,
+    "sample.temperature": 0.0,
+    "sample.top_k": 0,
+    "loss.z_loss": 0.0,
+}
+_WITHIN = {
+    "optim.b1": (0.0, 1.0),
+    "optim.b2": (0.0, 1.0),
+    "optim.momentum": (0.0, 1.0),
+    "optim.ema_decay": (0.0, 1.0),
+    "train.dropout": (0.0, 1.0),
+    "loss.label_smoothing": (0.0, 1.0),
+    "schedule.final_fraction": (0.0, 1.0001),
+    "schedule.decay_fraction": (0.0, 1.0001),
+    "sample.top_p": (0.0, 1.0001),
+}
+
+
+def _parse(text, kind):
+    if kind is bool:
+        values = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in values:
+            raise ValueError(text)
+        return values[text.lower()]
+    if kind in (int, float):
+        return kind(text.replace("_", ""))
+    if kind is tuple:
+        return tuple(json.loads(text))
+    if kind is str:
+        return text
+    raise ValueError(text)

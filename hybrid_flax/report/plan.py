@@ -1,0 +1,186 @@
+"""What an experiment will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer
+from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.typing import Segments
+
+__all__ = ["LayerCost", "ModelPlan", "make_plan", "print_plan"]
+
+
+class LayerCost(NamedTuple):
+    """One row of the plan.
+
+    parameters: numbers. forward_flops: per token of a whole sequence. decode_flops: of one token from a carried
+    state. state_bytes: of one sequence, whatever its length. cache_bytes: what is cached of its live tokens besides,
+    for a sequence of the planned length.
+    """
+
+    name: str
+    parameters: int
+    forward_flops: float
+    decode_flops: float
+    state_bytes: int
+    cache_bytes: int
+
+
+class ModelPlan(NamedTuple):
+    """layers: every layer, then what is left; parameters and train_flops (per token, with the update) of the whole.
+
+    optimizer_bytes: parameters and optimizer state. activation_bytes: kept for the backward pass of one device's
+    rows. tokens_per_step, num_steps: of the training run.
+    """
+
+    layers: tuple[LayerCost, ...]
+    parameters: int
+    forward_flops: float
+    train_flops: float
+    optimizer_bytes: int
+    activation_bytes: int
+    tokens_per_step: int
+    num_steps: int
+
+
+def make_plan(experiment: Experiment, length: int, num_steps: int) -> ModelPlan:
+    """The plan of an experiment whose rows are `length` tokens; nothing is compiled or run."""
+    model, task, spec = experiment.model, experiment.task, experiment.spec
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    state = jax.eval_shape(lambda p: init_train_state(p, experiment.hparams, spec, jax.random.key(0)), params)
+    rows = experiment.batch_size // experiment.parallel.num_devices
+    part_rows = rows // spec.accumulate
+
+    def carry(num_rows):
+        return jax.eval_shape(lambda: model.init_state(num_rows, CARRIED_CAPACITY)) if experiment.carried else ()
+
+    layers = _layer_costs(model, params, length)
+    step = make_train_step(model, task, spec, None)
+    return ModelPlan(
+        layers=layers,
+        parameters=tree_size(params),
+        forward_flops=sum(row.forward_flops for row in layers),
+        train_flops=flops(step, state, carry(rows), _batch(rows, length)) / (rows * length),
+        optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
+        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(part_rows, length)),
+        tokens_per_step=experiment.batches.tokens_per_step,
+        num_steps=num_steps,
+    )
+
+
+def print_plan(plan: ModelPlan, length: int, console: Console | None = None) -> None:
+    """The plan as a table and the totals below it."""
+    console = console or Console()
+    table = Table(title=f"Plan for sequences of {length} tokens", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("layer", overflow="fold")
+    for name in ("parameters", "FLOPs/token", "decoding", "state", "cache"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in plan.layers:
+        table.add_row(
+            row.name,
+            f"{row.parameters:,}",
+            _count(row.forward_flops),
+            _count(row.decode_flops),
+            _bytes(row.state_bytes),
+            _bytes(row.cache_bytes),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{plan.parameters:,}",
+        _count(plan.forward_flops),
+        _count(sum(row.decode_flops for row in plan.layers)),
+        _bytes(sum(row.state_bytes for row in plan.layers)),
+        _bytes(sum(row.cache_bytes for row in plan.layers)),
+    )
+    console.print(table)
+    console.print(f"train FLOPs/token     {_count(plan.train_flops)} (forward, backward and update)")
+    console.print(f"train FLOPs in all    {_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
+    console.print(f"parameters and optim  {_bytes(plan.optimizer_bytes)}")
+    console.print(f"activations           {_bytes(plan.activation_bytes)} per device, kept for the backward pass")
+    console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
+
+
+def _layer_costs(model, params, length):
+    """A row for every layer, and one for what is left of the whole model: embedding, norm and head."""
+    x = jax.ShapeDtypeStruct((1, length, model.width), jnp.dtype(model.dtype))
+    token = jax.ShapeDtypeStruct((1, 1, model.width), jnp.dtype(model.dtype))
+    rows = []
+    for index, layer in enumerate(model.layers):
+        block, mixer = layer_block(model, layer), layer_mixer(model, layer)
+        block_params = jax.eval_shape(block.init, jax.random.key(0), x, Segments.single(1, length))["params"]
+        state = jax.eval_shape(lambda mixer=mixer: mixer.init_state(1, length))
+        fixed = tree_bytes(jax.eval_shape(lambda mixer=mixer: mixer.init_state(1, 0)))
+        forward, decode = (
+            flops(
+                lambda p, x, ids, pos, s, b=block: b.apply({"params": p}, x, Segments(ids, pos), s), block_params, *rest
+            )
+            for rest in ((x, *_segments(1, length), None), (token, *_segments(1, 1), state))
+        )
+        sizes = (fixed, tree_bytes(state) - fixed)
+        rows.append(LayerCost(f"{index} {layer}", tree_size(block_params), forward / length, decode, *sizes))
+    whole = jax.eval_shape(lambda: model.init_state(1, length))
+    forward = flops(_forward(model), params, _ids(1, length), *_segments(1, length), None) / length
+    decode = flops(_forward(model), params, _ids(1, 1), *_segments(1, 1), whole)
+    rest = LayerCost(
+        "embedding, norm, head",
+        tree_size(params) - sum(row.parameters for row in rows),
+        forward - sum(row.forward_flops for row in rows),
+        decode - sum(row.decode_flops for row in rows),
+        0,
+        0,
+    )
+    return (*rows, rest)
+
+
+def _forward(model):
+    return lambda p, tokens, ids, positions, state: model.apply({"params": p}, tokens, Segments(ids, positions), state)
+
+
+def _loss(model, task):
+    """The loss sum of a batch, as the train step differentiates it."""
+
+    def loss(params, carry, batch):
+        state = None if carry == () else carry
+        logits, _ = _forward(model)(params, batch["tokens"], batch["segment_ids"], batch["positions"], state)
+        return task.loss(logits, batch)["loss"]
+
+    return loss
+
+
+def _ids(rows, length):
+    return jax.ShapeDtypeStruct((rows, length), jnp.int32)
+
+
+def _segments(rows, length):
+    return _ids(rows, length), _ids(rows, length)
+
+
+def _batch(rows, length):
+    names = ("tokens", "targets", "segment_ids", "positions")
+    return {name: _ids(rows, length) for name in names} | {
+        "weights": jax.ShapeDtypeStruct((rows, length), jnp.float32),
+        "row": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+
+
+def _count(value):
+    """Three digits and a prefix: 12.3 M."""
+    for prefix in ("", " k", " M", " G", " T", " P"):
+        if abs(value) < 999.5 or prefix == " P":
+            return f"{value:.3g}{prefix}"
+        value /= 1000.0
+
+
+def _bytes(value):
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1023.5 or unit == "TiB":
+            return f"{value:.4g} {unit}"
+        value /= 1024.0

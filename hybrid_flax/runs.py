@@ -1,0 +1,72 @@
+"""Runs as they are used after training."""
+
+import json
+import os
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import ConfigError, base_config
+from hybrid_flax.data.tokenizers import Tokenizer, tokenizer_from_dict
+from hybrid_flax.models.build import init_params
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.experiment import model_from_config
+from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.typing import Params
+
+__all__ = ["Run", "load_run"]
+
+
+class Run(NamedTuple):
+    """A run as it can be used: model.apply({"params": params}, tokens, segments, state). step: updates done."""
+
+    model: LanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    config: ConfigDict
+    step: int
+
+
+def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
+    """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
+
+    checkpoint: "latest" or "best" (lowest validation loss). Mixers of the user's own must be registered before.
+    Raises ConfigError in one line where there is no such run or checkpoint.
+    """
+    folder = RunFolder(workdir)
+    if not folder.config.exists():
+        raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
+    if checkpoint not in ("latest", "best"):
+        raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
+    config = ConfigDict(_merge(base_config().to_dict(), json.loads(folder.config.read_text())))
+    tokenizer = tokenizer_from_dict(json.loads(folder.tokenizer.read_text()))
+    try:
+        model = model_from_config(config, tokenizer.vocab_size)
+    except ValueError as error:
+        raise ConfigError(f"{folder.path}: {error}") from error
+    checkpoints = Checkpoints(folder.checkpoints)
+    try:
+        step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
+        if step is None:
+            raise ConfigError(f"{folder.path} has no {'' if checkpoint == 'latest' else 'evaluated '}checkpoint yet")
+        name = "ema" if config.optim.ema_decay > 0 else "params"
+        like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+        params = checkpoints.restore_part(step, ("state", name), like)
+    finally:
+        checkpoints.close()
+    return Run(model, params, tokenizer, config, step)
+
+
+def _nearest_runs(path):
+    parent = path.parent if path.parent.is_dir() else Path("runs")
+    runs = sorted(str(p.parent) for p in parent.glob("*/config.json"))
+    return f"; runs here: {', '.join(runs[:5])}" if runs else ""
+
+
+def _merge(base, saved):
+    merged = dict(base)
+    for key, value in saved.items():
+        merged[key] = _merge(base.get(key, {}), value) if isinstance(value, dict) else value
+    return merged

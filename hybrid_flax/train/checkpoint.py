@@ -1,0 +1,140 @@
+"""Checkpoints: save, restore, latest and best. The only file that knows Orbax.
+
+A checkpoint of step s holds everything that moves after s updates, as one tree of arrays; metrics of the evaluation
+at s, where there was one, rank it. Saving is asynchronous; a save that was cut off is not a checkpoint.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from hybrid_flax.typing import PyTree
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the latest `keep_latest` and the best by `metric` (lowest)."""
+
+    def __init__(self, directory: str | os.PathLike, *, metric: str = "eval/loss", keep_latest: int = 1):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        policies = ocp.training.preservation_policies
+        self._metric = metric
+        self._checkpointer = ocp.training.Checkpointer(
+            Path(directory).absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep_latest),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[metric],
+                        reverse=True,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=jax.process_index() == 0,
+        )
+
+    def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
+        """Start saving; returns once the arrays have been copied off the device.
+
+        Raises RuntimeError where the step is already saved.
+        """
+        if step in {checkpoint.step for checkpoint in self._checkpointer.checkpoints}:
+            raise RuntimeError(f"a checkpoint of step {step} already exists in {self._checkpointer.directory}")
+        self._checkpointer.save_async(step, tree, metrics=metrics)
+
+    def restore(self, step: int, like: PyTree) -> PyTree:
+        """The tree of `step` in the structure, shapes, dtypes and shardings of `like` (arrays or abstract ones).
+
+        Raises ValueError in one line, naming the first difference, where the checkpoint holds something else.
+        """
+        saved = self._checkpointer.metadata(step).metadata
+        return self._load(step, saved, like, jax.tree.map(_abstract, like))
+
+    def restore_part(self, step: int, path: tuple[str, ...], like: PyTree) -> PyTree:
+        """The subtree at `path` alone, on the first device, in the structure, shapes and dtypes of `like`.
+
+        Raises ValueError as `restore`.
+        """
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+        saved = self._checkpointer.metadata(step).metadata
+        for name in path:
+            saved = saved[name]
+        options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+        with ocp.Context(pytree_options=options):
+            part = self._load(step, saved, like, _nested(path, target))
+        for name in path:
+            part = part[name]
+        return part
+
+    def latest(self) -> int | None:
+        """The largest saved step."""
+        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        return max(steps, default=None)
+
+    def best(self) -> int | None:
+        """The saved step of the lowest metric, None where none was evaluated."""
+        ranked = [(c.metrics[self._metric], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return min(ranked)[1] if ranked else None
+
+    def wait(self) -> None:
+        """Block until what is being saved is on disk."""
+        self._checkpointer.wait()
+
+    def _load(self, step, saved, like, target):
+        where = f"checkpoint {self._checkpointer.directory}/{step}"
+        problem = _difference(saved, like)
+        if problem:
+            raise ValueError(f"{where} does not fit this model: {problem}")
+        try:
+            return self._checkpointer.load(step, target)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ValueError(f"{where} cannot be read: {reason}") from error
+
+    def close(self) -> None:
+        """Wait, and let go of the folder."""
+        self._checkpointer.wait()
+        self._checkpointer.close()
+
+
+def _nested(path, leaf):
+    for name in reversed(path):
+        leaf = {name: leaf}
+    return leaf
+
+
+def _abstract(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _difference(saved, like):
+    """What the checkpoint lacks, has too much, or has in another shape or dtype; empty where they agree."""
+    saved = {_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(saved)[0]}
+    like = {_path(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
+    for path in sorted(like.keys() - saved.keys()):
+        return f"it has no {path}"
+    for path in sorted(saved.keys() - like.keys()):
+        return f"it has {path}, which the model has not"
+    for path, leaf in like.items():
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        if tuple(saved[path].shape) != tuple(leaf.shape):
+            return f"{path} has shape {tuple(saved[path].shape)}, the model wants {tuple(leaf.shape)}"
+        if np.dtype(saved[path].dtype) != np.dtype(leaf.dtype):
+            return f"{path} is {np.dtype(saved[path].dtype)}, the model wants {np.dtype(leaf.dtype)}"
+    return ""
+
+
+def _path(path):
+    names = (getattr(e, "key", getattr(e, "name", getattr(e, "idx", None))) for e in path)
+    return "/".join(str(name) for name in names)

@@ -1,0 +1,69 @@
+"""Where a value stopped being finite."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.layers import Dropout
+from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.state import TrainState
+from hybrid_flax.train.step import row_keys
+from hybrid_flax.typing import Segments
+
+__all__ = ["TrainingFailed", "explain_failure"]
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on: one line with the step, the metric and the place."""
+
+
+def explain_failure(model: LanguageModel, task: Task, state: TrainState, carry: Any, batch: Any, dropout: bool) -> str:
+    """What was not finite in the step at which `state` stopped moving, and the first layer where it happened.
+
+    carry, batch: all rows of that step, on one device.
+    """
+    keys = row_keys(state.key, state.step, batch["row"])
+    segments = Segments(batch["segment_ids"], batch["positions"])
+
+    def loss(params):
+        (logits, _), variables = model.apply(
+            {"params": params},
+            batch["tokens"],
+            segments,
+            None if carry == () else carry,
+            Dropout(keys, state.hparams.dropout) if dropout else None,
+            mutable=["diagnostics"],
+        )
+        sums = task.loss(logits, batch)
+        return sums["loss"], (logits, variables.get("diagnostics", {}))
+
+    (value, (logits, diagnostics)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
+    step = int(state.step)
+    for index, layer, finite in _layers(model, diagnostics):
+        if not finite:
+            return f"step {step}: train/loss is not finite, first in layer {index} ({layer})"
+    if not jnp.all(jnp.isfinite(logits)):
+        return f"step {step}: train/loss is not finite, first in the head (all {len(model.layers)} layers are finite)"
+    if not jnp.isfinite(value):
+        return f"step {step}: train/loss is not finite, first in the loss itself (all logits are finite)"
+    for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
+        if not jnp.all(jnp.isfinite(leaf)):
+            name = "/".join(str(entry.key) for entry in path)
+            return f"step {step}: train/grad_norm is not finite, first in the gradient of {name}"
+    return f"step {step}: train/grad_norm is not finite, the sum of squares of the gradients overflows"
+
+
+def _layers(model, diagnostics):
+    """(number, layer, finite) of every layer in order of depth."""
+    backbone = diagnostics.get("backbone", {})
+    flags = {}
+    repeats = backbone.get("repeats", {})
+    for place in range(len(repeats)):
+        for repeat, finite in enumerate(repeats[f"layer_{place}"]["finite"][0]):
+            flags[repeat * len(repeats) + place] = bool(finite)
+    first = len(flags)
+    for place in range(len(backbone.get("rest", {}))):
+        flags[first + place] = bool(backbone["rest"][f"layer_{place}"]["finite"][0])
+    return [(index, model.layers[index], flags[index]) for index in sorted(flags)]

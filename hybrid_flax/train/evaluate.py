@@ -1,0 +1,62 @@
+"""Evaluation of a split: in windows that start from nothing, or as streams with carried state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from hybrid_flax.data.pipeline import Tokens, eval_stream, eval_windows
+from hybrid_flax.models.build import CARRIED_CAPACITY
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.parallel import Parallel
+from hybrid_flax.train.step import make_eval_step
+from hybrid_flax.typing import Params
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: LanguageModel,
+    task: Task,
+    params: Params,
+    tokens: Tokens,
+    parallel: Parallel,
+    *,
+    batch_size: int,
+    length: int,
+    carried: bool = False,
+    max_batches: int = 0,
+) -> dict[str, float]:
+    """Metrics of `params` on `tokens`, every target once.
+
+    carried: the split as `batch_size` contiguous streams whose state is carried from batch to batch, else
+    windows of `length` that each start from nothing. max_batches: stop there; 0 reads the whole split.
+    """
+    batches = (eval_stream if carried else eval_windows)(tokens, batch_size=batch_size, length=length)
+    step = mapped_eval_step(model, task, parallel)
+    rows = parallel.rows(batch_size)
+    carry = parallel.put_rows(_local(model.init_state(batch_size, CARRIED_CAPACITY), rows)) if carried else ()
+    total: Mapping[str, Any] | None = None
+    for index in range(min(len(batches), max_batches or len(batches))):
+        batch = parallel.put_rows(_local(batches[index], rows))
+        _, carry, sums = step(params, carry, batch)
+        # Sums are added on the host in float64: a split has more characters than float32 counts exactly.
+        sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        total = sums if total is None else {name: total[name] + sums[name] for name in total}
+    return task.metrics(total)
+
+
+_mapped: dict[Any, Any] = {}
+
+
+def mapped_eval_step(model: LanguageModel, task: Task, parallel: Parallel):
+    """The mapped evaluation step; equal arguments give the identical function, which compiles once."""
+    key = (model, task, parallel.kind, parallel.num_devices)
+    if key not in _mapped:
+        _mapped[key] = parallel.wrap(make_eval_step(model, task, parallel.axis_name), donate=(1,))
+    return _mapped[key]
+
+
+def _local(tree, rows):
+    return jax.tree.map(lambda leaf: leaf[rows], tree)

@@ -1,0 +1,98 @@
+"""The folder of a run: what lies where, and whether it is the same run."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import ConfigError, config_diff
+from hybrid_flax.data.tokenizers import Tokenizer
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """Paths of a run folder.
+
+    config.json, run.json (versions, git revision), tokenizer.json, metrics.jsonl (every figure that does not
+    depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, tensorboard/, results.json, loss.png,
+    sample.txt.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.about = self.path / "run.json"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.perf = self.path / "perf.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.results = self.path / "results.json"
+        self.plot = self.path / "loss.png"
+        self.sample = self.path / "sample.txt"
+
+    def open(self, config: ConfigDict, tokenizer: Tokenizer, experiment_name: str) -> None:
+        """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
+        new = config.to_dict()
+        if self.config.exists():
+            changes = config_diff(json.loads(self.config.read_text()), new)
+            if changes:
+                more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+                raise ConfigError(
+                    f"{self.path} holds a run of another config: {'; '.join(changes[:3])}{more}; use another --workdir"
+                )
+            return
+        if jax.process_index() != 0:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.tokenizer, tokenizer.to_dict())
+        _write_json(self.about, _about(experiment_name))
+        _write_json(self.config, new)
+
+    def write_results(self, results: dict[str, dict[str, float]], step: int) -> None:
+        """Final metrics by split."""
+        _write_json(self.results, {"step": step, **results})
+
+    def read_results(self) -> dict[str, dict[str, float]]:
+        """What `write_results` wrote."""
+        results = json.loads(self.results.read_text())
+        results.pop("step")
+        return results
+
+
+def _about(experiment_name):
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+    device = jax.devices()[0]
+    return {
+        "experiment": experiment_name,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+        "processes": jax.process_count(),
+    }
+
+
+def _git_revision():
+    """The commit that the package runs from, with "+changes" where its files differ; None outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        show = {"cwd": root, "capture_output": True, "text": True, "timeout": 5}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **show).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **show).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
+
+
+def _write_json(path, value):
+    """Atomically, so that a killed run never leaves half a file."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

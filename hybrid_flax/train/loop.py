@@ -1,0 +1,257 @@
+"""The training run as a story: build, resume or start, step, log, evaluate, save, report."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
+from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
+from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.experiment import Experiment, make_experiment
+from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.optimizer import make_unit_schedule
+from hybrid_flax.train.state import TrainState
+from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, truncate_jsonl
+from hybrid_flax.typing import PyTree
+
+__all__ = ["Interrupted", "evaluate_split", "train"]
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the checkpoint of `step` is on disk."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
+        self.step = step
+        self.signal_number = signal_number
+
+
+class _Position(NamedTuple):
+    """All that moves, as it is checkpointed: a run is this and its config."""
+
+    state: TrainState
+    carry: PyTree
+
+
+def train(config: Any, workdir: str | Path, experiment_name: str = "") -> dict[str, dict[str, float]]:
+    """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
+
+    Returns the final metrics by split. Raises ConfigError before anything runs, TrainingFailed for values that
+    are not finite, and Interrupted after SIGTERM or Ctrl-C; the latter two leave the last good checkpoint.
+    """
+    experiment = make_experiment(config)
+    folder = RunFolder(workdir)
+    folder.open(config, experiment.tokenizer, experiment_name)
+    with ExitStack() as stack:
+        checkpoints = Checkpoints(folder.checkpoints)
+        stack.callback(checkpoints.close)
+        position = _start_or_resume(experiment, config, checkpoints)
+        start = int(position.state.step)
+        if start == config.train.steps and folder.results.exists():
+            return folder.read_results()
+        writers = _open_writers(folder, config, start, stack)
+        progress = stack.enter_context(Progress(config.train.steps, start))
+        interrupt = stack.enter_context(_catch_signals())
+        position = _run_steps(experiment, config, position, checkpoints, writers, progress, interrupt)
+        params = _eval_params(position.state)
+        results = {
+            split: evaluate_split(experiment, config, params, split)
+            for split in ("valid", "test")
+            if len(experiment.tokens[split].ids)
+        }
+    if jax.process_index() == 0:
+        folder.write_results(results, config.train.steps)
+    return results
+
+
+def evaluate_split(
+    experiment: Experiment, config: Any, params: PyTree, split: str, *, carried: bool = False, max_batches: int = 0
+) -> dict[str, float]:
+    """Metrics of `params` on one split, as config.eval says."""
+    return evaluate(
+        experiment.model,
+        experiment.task,
+        params,
+        experiment.tokens[split],
+        experiment.parallel,
+        batch_size=config.eval.batch_size,
+        length=config.eval.length or config.data.length,
+        carried=carried,
+        max_batches=max_batches,
+    )
+
+
+def _run_steps(experiment, config, position, checkpoints, writers, progress, interrupt) -> _Position:
+    """Steps from the state's own to the last; logs, evaluates and saves on the way."""
+    parallel = experiment.parallel
+    step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
+    schedule = make_unit_schedule(**dict(experiment.spec.schedule))
+    rows = parallel.rows(experiment.batch_size)
+    state, carry = position
+    start, last = int(state.step), config.train.steps
+    clock = _Clock()
+    for step in range(start + 1, last + 1):
+        batch = parallel.put_rows(experiment.batches.batch(step - 1, rows))
+        state, carry, _ = step_fn(state, carry, batch)
+        if parallel.blocking:
+            jax.block_until_ready(state.step)
+        logs = step % config.train.log_every == 0 or step == last
+        evaluates = bool(config.eval.every) and (step % config.eval.every == 0 or step == last)
+        stops = interrupt.number is not None
+        if logs or step == start + 1:
+            _check_finite(experiment, state, carry)
+        if logs:
+            rate = float(state.hparams.learning_rate) * float(schedule(step - 1))
+            row = {"step": step, **_train_metrics(state), "train/learning_rate": rate}
+            tokens = experiment.batches.tokens_per_step * (step - clock.step) if clock.step else 0
+            perf = {"step": step, **clock.lap(step, tokens)}
+            writers.write(row, perf)
+            progress.update(step, row | perf)
+        metrics = None
+        if evaluates:
+            _check_finite(experiment, state, carry)
+            metrics = evaluate_split(
+                experiment, config, _eval_params(state), "valid", max_batches=config.eval.max_batches
+            )
+            metrics = {f"eval/{name}": value for name, value in metrics.items()}
+            writers.write({"step": step, **metrics})
+            progress.update(step, metrics)
+            clock.pause(step)
+        if evaluates or stops or step % config.train.checkpoint_every == 0 or step == last:
+            _check_finite(experiment, state, carry)
+            saved = _Position(state, parallel.get_rows(carry))
+            checkpoints.save(step, saved, metrics)
+        if stops and step < last:
+            checkpoints.wait()
+            raise Interrupted(step, interrupt.number)
+        if not clock.step:
+            clock.pause(step)
+    return _Position(state, carry)
+
+
+def _start_or_resume(experiment, config, checkpoints) -> _Position:
+    """The position of the latest checkpoint, or that before the first step, on its devices."""
+    parallel, model = experiment.parallel, experiment.model
+    key_params, key_steps = jax.random.split(jax.random.key(config.seed))
+    params = jax.jit(init_params, static_argnums=0)(model, key_params)
+    state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key_steps))
+    carry = ()
+    if experiment.carried:
+        fresh = model.init_state(experiment.batch_size, CARRIED_CAPACITY)
+        rows = parallel.rows(experiment.batch_size)
+        carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
+    latest = checkpoints.latest()
+    if latest is None:
+        return _Position(state, carry)
+    restored = checkpoints.restore(latest, _Position(state, parallel.get_rows(carry)))
+    carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
+    return _Position(restored.state, carry)
+
+
+def _eval_params(state):
+    return state.params if state.ema is None else state.ema
+
+
+def _train_metrics(state):
+    sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
+    return {
+        "train/loss": sums["loss"] / max(sums["count"], 1.0),
+        "train/grad_norm": sums["grad_norm"] / max(sums["steps"], 1.0),
+    }
+
+
+def _check_finite(experiment, state, carry):
+    failed = int(state.failed_step)
+    if failed < 0:
+        return
+    if jax.process_count() > 1:
+        raise TrainingFailed(f"step {failed}: train/loss or train/grad_norm is not finite")
+    device = jax.devices()[0]
+    # From the failed step on nothing has moved: state and carry are those it started from.
+    state, carry = jax.device_put((state, experiment.parallel.get_rows(carry)), device)
+    batch = jax.tree.map(np.asarray, experiment.batches.batch(failed))
+    message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.dropout)
+    raise TrainingFailed(f"{message}; the last checkpoint is good: lower optim.learning_rate or optim.clip_norm")
+
+
+class _Writers(NamedTuple):
+    metrics: Any
+    perf: Any
+    tensorboard: Any
+
+    def write(self, row: dict[str, float], perf: dict[str, float] | None = None) -> None:
+        if self.metrics is not None:
+            self.metrics.write(row)
+            if perf is not None:
+                self.perf.write(perf)
+        if self.tensorboard is not None:
+            self.tensorboard.write(row | (perf or {}))
+
+
+def _open_writers(folder, config, start, stack) -> _Writers:
+    """Writers of the first process, cut back to the step that the run goes on from."""
+    if jax.process_index() != 0:
+        return _Writers(None, None, None)
+    for path in (folder.metrics, folder.perf):
+        truncate_jsonl(path, start)
+    metrics = stack.enter_context(JsonlWriter(folder.metrics))
+    perf = stack.enter_context(JsonlWriter(folder.perf))
+    board = None
+    if config.log.tensorboard:
+        board = stack.enter_context(TensorBoardWriter(folder.tensorboard, purge_step=start + 1))
+    return _Writers(metrics, perf, board)
+
+
+class _Clock:
+    """Wall-clock of training steps alone: compilation of the first one, evaluations and saves left out."""
+
+    def __init__(self):
+        self.step = 0
+        self._since = time.perf_counter()
+        self._begin = self._since
+
+    def lap(self, step: int, tokens: int) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed = now - self._since
+        rate = {"perf/tokens_per_sec": tokens / elapsed} if tokens else {}
+        self.step, self._since = step, now
+        return {"perf/seconds": now - self._begin, **rate}
+
+    def pause(self, step: int) -> None:
+        self.step, self._since = step, time.perf_counter()
+
+
+class _Interrupt:
+    number: int | None = None
+
+
+@contextmanager
+def _catch_signals() -> Iterator[_Interrupt]:
+    """Note SIGTERM and SIGINT for the end of the step; a second one acts at once."""
+    interrupt = _Interrupt()
+    previous = {}
+
+    def note(number, frame):
+        if interrupt.number is not None:
+            signal.signal(number, previous[number])
+            raise KeyboardInterrupt
+        interrupt.number = number
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are not ours to catch
+        previous = {}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,27 @@
+"""The harness: shapes are checked by the test runner, nothing persists between runs, examples print how to repeat them."""
+
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+# Before the package is first imported: every annotated function is checked while it is traced.
+jaxtyping.install_import_hook("hybrid_flax", "beartype.beartype")
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("conformance.certificate")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_enable_compilation_cache", False)
+
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,
+    max_examples=5,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("house")
