@@ -1,8 +1,9 @@
-"""The main job: a character model of the complete Shakespeare, LSTM and attention fused.
+"""The main job: a character model of the complete Shakespeare that fuses an LSTM with attention.
 
     python launch.py --config=experiments/shakespeare.py
 
-About two minutes on two CPU cores.
+About two minutes on two CPU cores; test loss about METRIC bits per character (hamlet and the tempest).
+`--config=experiments/shakespeare.py:gate:lstm+attn` trains another pattern of layers.
 """
 
 from ml_collections import ConfigDict
@@ -11,13 +12,13 @@ from hybrid_flax.config import base_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """arg: a pattern of layers to train instead, such as "gate:lstm+attn"."""
+    """arg: a pattern of layers in place of cascade:lstm+attn."""
     config = base_config()
+    config.data.length = 128
+    config.data.batch_size = 16
     config.model.pattern = arg or "cascade:lstm+attn"
     config.model.depth = 2
     config.model.width = 128
-    config.data.length = 128
-    config.data.batch_size = 16
     config.train.steps = 1000
     config.optim.name = "muon"
     config.optim.learning_rate = 1e-2

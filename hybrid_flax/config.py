@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+Values = Mapping[str, Any] | ConfigDict  # nested, by name
+
+
 class ConfigError(ValueError):
     """A config that cannot run: one line with the value, the rule it breaks and what would be right."""
 
@@ -169,7 +172,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Values, prefix: str = "") -> dict[str, Any]:
     """{"a.b": value} of a nested config."""
     flat = {}
     for key, value in config.items():
@@ -180,13 +183,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def config_hash(config: Values) -> str:
     """Eight hexadecimal digits of the resolved values."""
     text = json.dumps(flatten(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def config_diff(old: Values, new: Values) -> list[str]:
     """Lines "key: old -> new" of the values that differ."""
     old, new = flatten(old), flatten(new)
     return [
@@ -196,7 +199,7 @@ def config_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def mixer_option_pairs(mixers: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Any], ...]:
+def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
     """config.mixers as sorted ("name.option", value) pairs, those at their default left out."""
     pairs = []
     for name, options in mixer_options().items():

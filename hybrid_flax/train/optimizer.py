@@ -131,7 +131,7 @@ def _clip_by_global_norm(max_norm):
 
     def update(updates, state, params=None):
         del params
-        factor = jnp.minimum(1.0, max_norm / jnp.maximum(optax.global_norm(updates), 1e-12))
+        factor = jnp.minimum(1.0, max_norm / jnp.maximum(optax.tree.norm(updates), 1e-12))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

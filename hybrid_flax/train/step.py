@@ -94,7 +94,7 @@ def make_train_step(model: LanguageModel, task: Task, spec: StepSpec, axis_name:
             loss, count, grads = lax.psum((loss, count, grads), axis_name)
         count_or_one = jnp.maximum(count, 1.0)
         grads = jax.tree.map(lambda g: g / count_or_one.astype(g.dtype), grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         sums = jax.tree.map(lambda old: jnp.where(state.step % spec.log_every == 0, 0.0, old), state.sums)
         new = {"loss": loss, "count": count, "grad_norm": grad_norm, "steps": jnp.ones(())}

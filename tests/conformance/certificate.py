@@ -423,48 +423,81 @@ def refuses_state(subject: Subject) -> None:
 # Properties of a cell
 
 
+class CellSubject(NamedTuple):
+    """A cell under test, with its programs by the name of the form.
+
+    run: (params, u, reset, hold, state) -> (y, state), the recurrence alone.
+    pull: (params, x, segments, state, dy, dstate) -> outputs, last state and gradients of `recurrent(cell)`.
+    """
+
+    cell: Cell
+    base: Any
+    run: dict[str, Callable]
+    pull: dict[str, Callable]
+
+
+def make_cell_subject(cell: Cell) -> CellSubject:
+    """Wrap `cell`; nothing is compiled before it is used."""
+    forms = ("sequential", *cell.forms)
+    base = jax.device_get(jax.jit(recurrent(cell, WIDTH).init)(jax.random.key(0)))
+    run = {form: jax.jit(functools.partial(run_cell, cell, form)) for form in forms}
+    return CellSubject(cell, base, run, {form: _pull_cell(cell, form) for form in forms})
+
+
 @functools.cache
-def cell_program(cell: Cell, form: str) -> Callable:
-    """`run_cell` compiled."""
-    return jax.jit(functools.partial(run_cell, cell, form))
+def registered_cell(name: str) -> CellSubject:
+    """The subject of the cell under a registered name."""
+    return make_cell_subject(cell_of(name))
 
 
-def recurrence_bits(cell: Cell, form: str, rows: Sequence[str], split: Sequence[int], seed: int) -> None:
+def recurrence_bits(subject: CellSubject, form: str, rows: Sequence[str], split: Sequence[int], seed: int) -> None:
     """The recurrence alone, on equal projected inputs, is the same bit for bit under any split.
 
     rows: as `segments_of`, an "n" being a reset and a "p" a hold.
     """
     rng = np.random.default_rng(seed)
-    params = jitter(jax.device_get(jax.jit(cell.init)(jax.random.key(0))), rng)
-    u = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), _projected(cell))
-    state = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), jax.eval_shape(lambda: cell.init_state(BATCH)))
+    params = jitter(subject.base, rng)["cell"]
+    u = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), _projected(subject))
+    state = jax.eval_shape(lambda: subject.cell.init_state(BATCH))
+    state = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), state)
     reset, hold = (np.array([[letter == mark for letter in row] for row in rows]) for mark in "np")
-    program = cell_program(cell, form)
-    whole, last = program(params, u, reset, hold, state)
+    whole, last = subject.run[form](params, u, reset, hold, state)
     pieces = []
     for start, stop in pairwise(accumulate(split, initial=0)):
         chunk = jax.tree.map(lambda leaf, a=start, b=stop: leaf[:, a:b], (u, reset, hold))
-        y, state = program(params, *chunk, state)
+        y, state = subject.run[form](params, *chunk, state)
         pieces.append(y)
-    live = ~hold
-    assert_same(np.concatenate(pieces, axis=1)[live], np.asarray(whole)[live])
+    assert_same(np.concatenate(pieces, axis=1)[~hold], np.asarray(whole)[~hold])
     assert_same(state, last)
 
 
-def _projected(cell):
+def forms_agree(subject: CellSubject, form: str, rows: Sequence[str], seed: int) -> None:
+    """Values and gradients of `form` in float32 are near those of the sequential form in float64."""
+    rng = np.random.default_rng(seed)
+    params = jitter(subject.base, rng)
+    x, dy = normal(rng, BATCH, LENGTH, WIDTH), normal(rng, BATCH, LENGTH, WIDTH)
+    shapes = jax.eval_shape(lambda: recurrent(subject.cell, WIDTH).init_state(BATCH, LENGTH))
+    arguments = (params, x, segments_of(rows), _warm(shapes, rng), dy, _warm(shapes, rng))
+    values = jax.device_get(subject.pull[form](*arguments))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, arguments)
+        reference = jax.device_get(subject.pull["sequential"](*wide))
+    assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(reference))
+    assert_close(values, reference)
+
+
+def _projected(subject):
     """The shapes of what the cell's input mixer makes of BATCH x LENGTH tokens."""
     x = jax.ShapeDtypeStruct((BATCH, LENGTH, WIDTH), jnp.float32)
     ids = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
-    params = jax.eval_shape(cell.input.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return jax.eval_shape(cell.input.apply, params, x, Segments(ids, ids))[0]
+    return jax.eval_shape(subject.cell.input.apply, subject.base["input"], x, Segments(ids, ids))[0]
 
 
-@functools.cache
-def form_program(cell: Cell, form: str) -> Callable:
-    """Outputs, last state and gradients of the mixer `recurrent(cell, form=form)`, compiled."""
+def _pull_cell(cell, form):
     mixer = recurrent(cell, WIDTH, form=form)
 
-    def values(params, x, segments, state, dy, dstate):
+    @jax.jit
+    def pull(params, x, segments, state, dy, dstate):
         def scalar(params, x):
             y, after = mixer.apply(params, x, segments, state)
             products = jax.tree.map(jnp.vdot, inexact(after), inexact(dstate))
@@ -473,23 +506,7 @@ def form_program(cell: Cell, form: str) -> Callable:
         gradients, (y, after) = jax.grad(scalar, (0, 1), has_aux=True)(params, x)
         return {"y": y, "state": after, "params": gradients[0], "x": gradients[1]}
 
-    return jax.jit(values)
-
-
-def forms_agree(cell: Cell, form: str, rows: Sequence[str], seed: int) -> None:
-    """Values and gradients of `form` in float32 are near those of the sequential form in float64."""
-    rng = np.random.default_rng(seed)
-    mixer = recurrent(cell, WIDTH, form=form)
-    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
-    x, dy = normal(rng, BATCH, LENGTH, WIDTH), normal(rng, BATCH, LENGTH, WIDTH)
-    state, dstate = (_warm(jax.eval_shape(lambda: mixer.init_state(BATCH, LENGTH)), rng) for _ in range(2))
-    arguments = (params, x, segments_of(rows), state, dy, dstate)
-    values = jax.device_get(form_program(cell, form)(*arguments))
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, arguments)
-        reference = jax.device_get(form_program(cell, "sequential")(*wide))
-    assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(reference))
-    assert_close(values, reference)
+    return pull
 
 
 def _warm(shapes, rng):

@@ -141,11 +141,11 @@ CELL_FORMS = [
 @example(MIXED, DECODE, 0)
 @given(ROWS, splits(), SEEDS)
 def test_recurrence_is_the_same_bit_for_bit(name, form, rows, split, seed):
-    certificate.recurrence_bits(certificate.cell_of(name), form, rows, split, seed)
+    certificate.recurrence_bits(certificate.registered_cell(name), form, rows, split, seed)
 
 
 @pytest.mark.parametrize("name,form", CELL_FORMS)
 @example(MIXED, 0)
 @given(ROWS, SEEDS)
 def test_forms_agree_with_float64(name, form, rows, seed):
-    certificate.forms_agree(certificate.cell_of(name), form, rows, seed)
+    certificate.forms_agree(certificate.registered_cell(name), form, rows, seed)

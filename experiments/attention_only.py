@@ -1,0 +1,21 @@
+"""Attention alone: Transformer layers with a squared-ReLU MLP.
+
+    python launch.py --config=experiments/attention_only.py
+
+The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import load_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Takes no arg."""
+    config = load_config(f"{Path(__file__).parent}/shakespeare.py:attn")
+    config.model.depth = 4
+    config.model.width = 96
+    config.model.mlp = "relu2"
+    return config

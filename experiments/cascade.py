@@ -1,0 +1,19 @@
+"""The hybrid as a cascade: attention reads the hidden states h of an LSTM, and h + attention(h) goes on.
+
+    python launch.py --config=experiments/cascade.py
+
+The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import load_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Takes no arg."""
+    config = load_config(f"{Path(__file__).parent}/shakespeare.py:cascade:lstm+attn")
+    config.model.width = 128
+    return config

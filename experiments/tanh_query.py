@@ -1,0 +1,19 @@
+"""The hybrid whose context alone goes on: a tanh query of LSTM states attends over those states.
+
+    python launch.py --config=experiments/tanh_query.py
+
+The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import load_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Takes no arg."""
+    config = load_config(f"{Path(__file__).parent}/shakespeare.py:context:lstm+tanhdot")
+    config.model.width = 148
+    return config
