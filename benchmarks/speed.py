@@ -23,7 +23,7 @@ from rich.table import Table
 
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.models.layers import Norm
-from hybrid_flax.tasks.lm import language_modelling
+from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.state import make_hparams
 from hybrid_flax.train.step import StepSpec, init_train_state, make_train_step
 
@@ -120,7 +120,7 @@ class Entry:
             z_loss=0.0,
         )
         self.state = init_train_state(params, hparams, spec, jax.random.key(1))
-        step = jax.jit(make_train_step(model, language_modelling, spec, None), donate_argnums=(0,))
+        step = jax.jit(make_train_step(model, make_language_modelling(), spec, None), donate_argnums=(0,))
         self.step = step.lower(self.state, (), self.batch).compile()
         memory = self.step.memory_analysis()
         # Donated arguments come back as outputs: they are counted once.

@@ -23,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.name = "muon"
     config.optim.learning_rate = 1e-2
     config.optim.weight_decay = 0.1
+    config.optim.ema_decay = 0.99
     config.schedule.warmup_steps = 50
     config.eval.every = 250
     config.eval.batch_size = 64

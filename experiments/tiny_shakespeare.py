@@ -1,4 +1,4 @@
-"""The comparison of docs/tiny_shakespeare.md: nanoGPT's CPU recipe, 2000 steps of 12 x 64 characters, 0.8 M parameters.
+"""The comparison in the README: nanoGPT's CPU recipe, 2000 steps of 12 x 64 characters, 0.8 M parameters.
 
     python launch.py --config=experiments/tiny_shakespeare.py --config.data.path=FILE
 
@@ -40,7 +40,8 @@ def get_config(arg: str = "lstm") -> ConfigDict:
     config.optim.name = "muon"
     config.optim.learning_rate = 1e-2
     config.optim.weight_decay = 0.1
+    config.optim.ema_decay = 0.99
     config.schedule.warmup_steps = 50
-    config.eval.every = 250
+    config.eval.every = 200
     config.eval.batch_size = 128
     return config

@@ -28,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush into the pipe
         return 0
@@ -43,14 +45,14 @@ def _train(options, overrides) -> int:
     workdir = options.workdir or _default_workdir(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        results = train(config, workdir, options.config)
+        run, results = train(config, workdir, options.config)
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
     except TrainingFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
-    finish_run(workdir, results)
+    finish_run(workdir, run, results)
     return 0
 
 

@@ -63,7 +63,7 @@ def base_config() -> ConfigDict:
     config.model.tied = False  # output weights are the embedding
     config.model.scan_layers = True  # repeats of the pattern are one scan: compile time does not grow with depth
     config.model.remat = False  # compute activations again in the backward pass instead of keeping them
-    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16 | float64
+    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16
 
     # Options of every registered mixer, as documented by its builder: config.mixers.attn.num_heads, ...
     config.mixers = ConfigDict()
@@ -94,8 +94,9 @@ def base_config() -> ConfigDict:
     config.schedule.decay_fraction = 0.2  # of all steps: wsd
 
     config.loss = ConfigDict()
-    config.loss.label_smoothing = 0.0
-    config.loss.z_loss = 0.0
+    config.loss.name = "cross_entropy"  # cross_entropy | squared_error (of probabilities)
+    config.loss.label_smoothing = 0.0  # cross_entropy
+    config.loss.z_loss = 0.0  # cross_entropy
 
     config.train = ConfigDict()
     config.train.steps = 1000
@@ -143,7 +144,10 @@ def load_config(spec: str) -> ConfigDict:
         raise ConfigError(f"config file {name!r} does not load: {error}") from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file {name!r} has no get_config(arg='')")
-    return module.get_config(arg)
+    try:
+        return module.get_config(arg)
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(f"config file {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -221,6 +225,10 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
     if flat["data.batch_size"] == 0 and flat["data.mode"] != "windows":
         raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows")
+    if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
+        raise ConfigError(
+            f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
+        )
     if flat["data.mode"] not in ("windows", "stream", "packed"):
         raise ConfigError(f"data.mode={flat['data.mode']!r} is none of windows, stream, packed")
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters.partial_eval import dce_jaxpr
 
-FlopRule = Callable[[JaxprEqn], float]
+FlopRule = Callable[[JaxprEqn], int | float]
 
 
 def flops(fn: Callable, *args: Any) -> float:
@@ -97,11 +97,11 @@ def _aval_bytes(aval: Any) -> int:
 # --- Walking ---
 
 
-def _jaxpr_flops(jaxpr: Jaxpr, known: Mapping[Var, Any]) -> float:
+def _jaxpr_flops(jaxpr: Jaxpr, known: Mapping[Var, Any]) -> int | float:
     return float(sum(_eqn_flops(eqn, known) for eqn in jaxpr.eqns))
 
 
-def _inner_flops(inner: Jaxpr | ClosedJaxpr, invars=(), known: Mapping[Var, Any] | None = None) -> float:
+def _inner_flops(inner: Jaxpr | ClosedJaxpr, invars=(), known: Mapping[Var, Any] | None = None) -> int | float:
     """FLOPs of a jaxpr inside an equation; the values of `invars` that are constants stay known inside."""
     inside = {}
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
@@ -113,7 +113,7 @@ def _inner_flops(inner: Jaxpr | ClosedJaxpr, invars=(), known: Mapping[Var, Any]
     return _jaxpr_flops(jaxpr, inside)
 
 
-def _eqn_flops(eqn: JaxprEqn, known: Mapping[Var, Any]) -> float:
+def _eqn_flops(eqn: JaxprEqn, known: Mapping[Var, Any]) -> int | float:
     name, params = eqn.primitive.name, eqn.params
     label = params.get("name", params.get("target_name"))
     for key in (f"{name}:{label}", name):
@@ -242,13 +242,13 @@ def _is_inexact(aval: Any) -> bool:
     return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, np.inexact)
 
 
-def _dot_flops(eqn: JaxprEqn) -> float:
+def _dot_flops(eqn: JaxprEqn) -> int | float:
     (contracting, _), _ = eqn.params["dimension_numbers"]
     lhs = eqn.invars[0].aval.shape
     return 2 * _out_size(eqn) * math.prod(lhs[d] for d in contracting)
 
 
-def _conv_flops(eqn: JaxprEqn) -> float:
+def _conv_flops(eqn: JaxprEqn) -> int | float:
     """2 · valid (output, tap) pairs · output features · input features a group · batch, as XLA does."""
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
     lhs, rhs, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
@@ -264,56 +264,56 @@ def _conv_flops(eqn: JaxprEqn) -> float:
     return 2 * int(pairs) * batch * rhs[numbers.rhs_spec[0]] * rhs[numbers.rhs_spec[1]]
 
 
-def _reduce_flops(eqn: JaxprEqn, each: float = 1) -> float:
+def _reduce_flops(eqn: JaxprEqn, each: int | float = 1) -> int | float:
     return each * (eqn.invars[0].aval.size - _out_size(eqn))
 
 
-def _generic_reduce_flops(eqn: JaxprEqn) -> float:
+def _generic_reduce_flops(eqn: JaxprEqn) -> int | float:
     return _reduce_flops(eqn, _inner_flops(eqn.params["jaxpr"]))
 
 
-def _window_flops(eqn: JaxprEqn) -> float:
+def _window_flops(eqn: JaxprEqn) -> int | float:
     each = sum(map(_inner_flops, _jaxprs_in(eqn.params))) or 1
     return each * _out_size(eqn) * (math.prod(eqn.params["window_dimensions"]) - 1)
 
 
-def _sort_flops(eqn: JaxprEqn) -> float:
+def _sort_flops(eqn: JaxprEqn) -> int | float:
     size = eqn.invars[0].aval.size
     return size * math.ceil(math.log2(max(size, 1)))
 
 
-def _scatter_flops(eqn: JaxprEqn) -> float:
+def _scatter_flops(eqn: JaxprEqn) -> int | float:
     return eqn.invars[2].aval.size
 
 
-def _integer_pow_flops(eqn: JaxprEqn) -> float:
+def _integer_pow_flops(eqn: JaxprEqn) -> int | float:
     """Multiplications of square-and-multiply, and one division when the exponent is negative."""
     y = abs(eqn.params["y"])
     multiplications = y.bit_length() - 1 + y.bit_count() - 1 if y else 0
     return _out_size(eqn) * (multiplications + (eqn.params["y"] < 0))
 
 
-def _random_bits_flops(eqn: JaxprEqn) -> float:
+def _random_bits_flops(eqn: JaxprEqn) -> int | float:
     # A word of threefry is 20 rounds of 5 integer operations, 6 key injections and its counter; the hardware
     # generators (rbg) are about one operation a word.
     each = 121 if "fry" in str(eqn.invars[0].aval.dtype) else 1
     return each * _out_size(eqn)
 
 
-def _threefry_flops(eqn: JaxprEqn) -> float:
+def _threefry_flops(eqn: JaxprEqn) -> int | float:
     return 112 * _out_size(eqn)
 
 
-def _triangular_solve_flops(eqn: JaxprEqn) -> float:
+def _triangular_solve_flops(eqn: JaxprEqn) -> int | float:
     return eqn.invars[0].aval.shape[-1] * eqn.invars[1].aval.size
 
 
-def _factorise_flops(eqn: JaxprEqn, share: float) -> float:
+def _factorise_flops(eqn: JaxprEqn, share: float) -> int | float:
     matrix = eqn.invars[0].aval
     return share * matrix.shape[-1] * matrix.size
 
 
-def _pallas_flops(eqn: JaxprEqn) -> float:
+def _pallas_flops(eqn: JaxprEqn) -> int | float:
     if estimate := eqn.params.get("cost_estimate"):
         return estimate.flops
     grid = [size if isinstance(size, int) else 1 for size in eqn.params["grid_mapping"].grid]

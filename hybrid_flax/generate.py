@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.models.heads import LanguageModel
-from hybrid_flax.runs import Run
+from hybrid_flax.train.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Segments
 
 __all__ = ["generate", "sample_token"]
@@ -65,7 +65,7 @@ def _generate(run, tokens, num_tokens, choice, key):
     # Rounded up, so that runs of nearly the same length share a compilation.
     capacity = -(-(len(tokens) + num_tokens) // 256) * 256
     state = run.model.init_state(1, capacity)
-    read, write = _make_read(run.model), _make_write(run.model)
+    read, write = _make_read(run.model), _make_write(run.model, run.tokenizer.unknown_id)
     for start in range(0, len(tokens), _CHUNK):
         chunk = tokens[start : start + _CHUNK]
         live = np.arange(_CHUNK) < len(chunk)
@@ -97,12 +97,17 @@ def _make_read(model: LanguageModel):
 
 
 @functools.cache
-def _make_write(model: LanguageModel):
-    """(params, logits[V], state, position, key, ...) -> (the next tokens, the logits after them, state)."""
+def _make_write(model: LanguageModel, unknown_id: int | None):
+    """(params, logits[V], state, position, key, ...) -> (the next tokens, the logits after them, state).
+
+    The unknown token stands for no text and is never chosen.
+    """
 
     def write(params, logits, state, position, key, temperature, top_k, top_p):
         def step(carry, step_key):
             logits, state, position = carry
+            if unknown_id is not None:
+                logits = logits.at[unknown_id].set(-jnp.inf)
             token = sample_token(step_key, logits, temperature, top_k, top_p)
             segments = Segments(jnp.ones((1, 1), jnp.int32), position[None, None])
             logits, state = model.apply({"params": params}, token[None, None], segments, state)

@@ -2,31 +2,18 @@
 
 import json
 import os
-from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from hybrid_flax.config import ConfigError, base_config
-from hybrid_flax.data.tokenizers import Tokenizer, tokenizer_from_dict
+from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.models.build import init_params
-from hybrid_flax.models.heads import LanguageModel
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.typing import Params
+from hybrid_flax.train.folder import Run, RunFolder
 
 __all__ = ["Run", "load_run"]
-
-
-class Run(NamedTuple):
-    """A run as it can be used: model.apply({"params": params}, tokens, segments, state). step: updates done."""
-
-    model: LanguageModel
-    params: Params
-    tokenizer: Tokenizer
-    config: ConfigDict
-    step: int
 
 
 def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:

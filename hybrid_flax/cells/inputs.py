@@ -92,13 +92,16 @@ def chain(first: Mixer, second: Mixer) -> Mixer:
     def init_state(batch_size, capacity):
         return {"a": first.init_state(batch_size, capacity), "b": second.init_state(batch_size, capacity)}
 
+    causal = first.traits.causal and second.traits.causal
+
     def apply(params, x, segments, state=None):
+        if state is not None and not causal:
+            raise ValueError("a chain with a mixer that reads the future takes no state")
         state_a, state_b = (None, None) if state is None else (state["a"], state["b"])
         h, state_a = first.apply(params["a"], x, segments, state_a)
         y, state_b = second.apply(params["b"], h, segments, state_b)
         return y, None if state is None else {"a": state_a, "b": state_b}
 
-    causal = first.traits.causal and second.traits.causal
     return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("chain",)))
 
 

@@ -93,6 +93,8 @@ def _cascade(x, run_a, run_b):
 def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
     """A mixer of a and b, each run once by `combine(params, x, run_a, run_b)`; run_* hide params and states."""
 
+    traits = _traits(name, a, b)
+
     def init(key):
         key_a, key_b, key_own = jax.random.split(key, 3)
         return {"a": a.init(key_a), "b": b.init(key_b), **init_own(key_own)}
@@ -101,13 +103,15 @@ def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
         return {"a": a.init_state(batch_size, capacity), "b": b.init_state(batch_size, capacity)}
 
     def apply(params, x, segments, state=None):
+        if state is not None and not traits.causal:
+            raise ValueError(f"{name} of a mixer that reads the future takes no state")
         after = {}
 
-        def run(name, mixer, x):
-            y, after[name] = mixer.apply(params[name], x, segments, None if state is None else state[name])
+        def run(part, mixer, x):
+            y, after[part] = mixer.apply(params[part], x, segments, None if state is None else state[part])
             return y
 
         y = combine(params, x, lambda x: run("a", a, x), lambda x: run("b", b, x))
         return y, None if state is None else after
 
-    return Mixer(init, init_state, apply, _traits(name, a, b))
+    return Mixer(init, init_state, apply, traits)

@@ -61,12 +61,8 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     those of the builder under this name. Raises ValueError for a name that is taken by something else or that
     the grammar cannot hold.
     """
-    _register_leaves(leaves)
-    _register(
-        _primitives,
-        name,
-        _Primitive(functools.partial(build, **defaults), _options(build, defaults), _source(build)),
-    )
+    entry = _Primitive(functools.partial(build, **defaults), _options(build, defaults), _source(build))
+    _register(_primitives, name, entry, leaves)
 
 
 def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, str] = {}, **defaults: Any) -> None:
@@ -74,19 +70,17 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
 
     The options are those of the cell and of `recurrent`. Otherwise as `register_mixer`.
     """
-    _register_leaves(leaves)
     cell_options, unroll_options = _options(build, {}), _options(recurrent, {})
-    options = {
-        key: option._replace(default=defaults.get(key, option.default))
-        for key, option in (cell_options | unroll_options).items()
-    }
+    options = cell_options | unroll_options
+    _check_defaults(build, defaults, options)
+    options |= {key: options[key]._replace(default=value) for key, value in defaults.items()}
 
     def build_mixer(width, **given):
         values = {key: option.default for key, option in options.items()} | given
         cell = build(width, **{key: values[key] for key in cell_options})
         return recurrent(cell, width, **{key: values[key] for key in unroll_options})
 
-    _register(_primitives, name, _Primitive(build_mixer, options, _source(build)))
+    _register(_primitives, name, _Primitive(build_mixer, options, _source(build)), leaves)
 
 
 def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str) -> None:
@@ -95,7 +89,7 @@ def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str) ->
     Raises as `register_mixer`.
     """
     num_parts = len(canonical.split("+"))
-    _register(_fusions, name, _Fusion(combine, num_parts, canonical, _source(combine)))
+    _register(_fusions, name, _Fusion(combine, num_parts, canonical, _source(combine)), {})
 
 
 def registered_mixers() -> list[str]:
@@ -208,29 +202,35 @@ def _options(build, defaults):
         hint = hints.get(parameter.name, type(default))
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
         options[parameter.name] = Option(default, kinds[0])
+    _check_defaults(build, defaults, options)
     return options
+
+
+def _check_defaults(build, defaults, options):
+    for key in defaults:
+        if key not in options:
+            raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {_nearest(key, options)}")
 
 
 def _source(build):
     return f"{build.__module__}.{build.__qualname__}"
 
 
-def _register_leaves(leaves):
-    for name, kind in leaves.items():
+def _register(table, name, entry, leaves):
+    for leaf, kind in leaves.items():
         if kind not in ("matrix", "vector", "table"):
-            raise ValueError(f"leaf {name!r}: kind {kind!r} is none of matrix, vector, table")
-        if LEAF_KINDS.setdefault(name, kind) != kind:
-            raise ValueError(f"leaf {name!r} is already a {LEAF_KINDS[name]}, not a {kind}")
-
-
-def _register(table, name, entry):
+            raise ValueError(f"leaf {leaf!r}: kind {kind!r} is none of matrix, vector, table")
+        if LEAF_KINDS.get(leaf, kind) != kind:
+            raise ValueError(f"leaf {leaf!r} is already a {LEAF_KINDS[leaf]}, not a {kind}")
     if not name or set(name) & set(":+,. =/"):
         raise ValueError(f"{name!r} cannot be a name: it must be free of ':', '+', ',', '.', '=', '/' and spaces")
     taken = _primitives.get(name) or _fusions.get(name)
     if taken is not None and taken.source != entry.source:
         raise ValueError(f"{name!r} is already registered for {taken.source}")
+    LEAF_KINDS.update(leaves)
+    if name in table:
+        _build.cache_clear()
     table[name] = entry
-    _build.cache_clear()
 
 
 register_cell("tanh", gated.elman)

@@ -1,5 +1,6 @@
 """The stack of layers: a pattern repeated to the depth, its repeats scanned."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +21,7 @@ class Period(nn.Module):
     """The layers of one pattern, in order; what `nn.scan` repeats. index: the number of the first layer."""
 
     layers: tuple[str, ...]
-    block: dict[str, Any]
+    block: Mapping[str, Any]
     options: tuple[tuple[tuple[str, Any], ...], ...]
 
     @nn.compact

@@ -50,8 +50,8 @@ def make_model(
     for field, value, known in (("norm", norm, NORMS), ("mlp", mlp, MLPS)):
         if value not in known:
             raise ValueError(f"model.{field}={value!r} is none of {', '.join(known)}")
-    if dtype not in ("float32", "bfloat16", "float64"):
-        raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16, float64")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16")
     used = {name for layer in layers for name in layer.rpartition(":")[2].split("+")}
     options = tuple((key, value) for key, value in options if key.partition(".")[0] in used)
     model = LanguageModel(

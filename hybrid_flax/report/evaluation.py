@@ -8,7 +8,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.report.finish import format_metrics
 from hybrid_flax.runs import load_run
-from hybrid_flax.tasks.lm import language_modelling
+from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import read_tokens
 from hybrid_flax.train.parallel import check_rows, make_parallel
@@ -45,7 +45,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dic
     for name, words in how.items():
         results[name] = evaluate(
             run.model,
-            language_modelling,
+            make_language_modelling(config.loss.name),
             params,
             tokens[split],
             parallel,

@@ -6,19 +6,17 @@ import jax
 
 from hybrid_flax.generate import generate
 from hybrid_flax.report.curves import plot_loss_curve
-from hybrid_flax.runs import load_run
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["finish_run", "format_metrics"]
 
 
-def finish_run(workdir: str | os.PathLike, results: dict[str, dict[str, float]]) -> None:
+def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str, float]]) -> None:
     """Draw loss.png, write sample.txt, and print both with the final metrics (process 0 alone)."""
     if jax.process_index() != 0:
         return
     folder = RunFolder(workdir)
-    run = load_run(workdir)
     plot_loss_curve(read_jsonl(folder.metrics), folder.plot, title=run.config.model.pattern)
     sample = run.config.sample
     pieces = generate(

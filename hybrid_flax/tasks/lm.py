@@ -1,17 +1,40 @@
 """Language modelling: the next token of the same document, from those before it."""
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 
-from hybrid_flax.ops.losses import cross_entropy
+from hybrid_flax.ops.losses import cross_entropy, squared_error
 from hybrid_flax.tasks.base import Task
 
-__all__ = ["language_modelling"]
+__all__ = ["LOSSES", "make_language_modelling"]
+
+LOSSES = ("cross_entropy", "squared_error")
 
 
-def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
+@functools.cache
+def make_language_modelling(loss: str = "cross_entropy") -> Task:
+    """The task; equal arguments give the identical object. Metrics are those of the cross-entropy for either loss.
+
+    loss: "cross_entropy" in nats, or "squared_error", the sum over the vocabulary of (probability - one-hot)²
+    (Brier 1950). Raises ValueError for another name.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss.name={loss!r} is none of {', '.join(LOSSES)}")
+    return Task(_cross_entropy if loss == "cross_entropy" else _squared_error, _evaluate, _metrics)
+
+
+def _cross_entropy(logits, batch, label_smoothing=0.0, z_loss=0.0):
     losses = cross_entropy(logits, batch["targets"], label_smoothing, z_loss)
+    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+
+
+def _squared_error(logits, batch, label_smoothing=0.0, z_loss=0.0):
+    del label_smoothing, z_loss
+    one_hot = jax.nn.one_hot(batch["targets"], logits.shape[-1], dtype=logits.dtype)
+    losses = jnp.sum(squared_error(jax.nn.softmax(logits, axis=-1), one_hot), axis=-1)
     return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
 
 
@@ -38,6 +61,3 @@ def _metrics(sums):
         "bits_per_byte": nats / math.log(2) / sums["bytes"],
         "accuracy": sums["correct"] / count,
     }
-
-
-language_modelling = Task(_loss, _evaluate, _metrics)

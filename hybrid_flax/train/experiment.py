@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.corpora import Corpus, load_corpus
 from hybrid_flax.data.pipeline import Batches, Tokens, make_batches, tokenize
@@ -10,13 +12,13 @@ from hybrid_flax.data.tokenizers import Tokenizer, make_tokenizer
 from hybrid_flax.models.build import make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.heads import LanguageModel
 from hybrid_flax.tasks.base import Task
-from hybrid_flax.tasks.lm import language_modelling
+from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepSpec
 
-__all__ = ["Experiment", "make_experiment", "model_from_config", "read_tokens"]
+__all__ = ["Experiment", "has_targets", "make_experiment", "model_from_config", "read_tokens"]
 
 
 class Experiment(NamedTuple):
@@ -41,6 +43,7 @@ def make_experiment(config: Any) -> Experiment:
         tokenizer, tokens = read_tokens(config.data)
         batch_size = config.data.batch_size or _whole_set(len(tokens["train"].ids), config.data.length)
         model = model_from_config(config, tokenizer.vocab_size)
+        task = make_language_modelling(config.loss.name)
         spec = _step_spec(config)
         hparams = _hparams(config)
         make_unit_schedule(**dict(spec.schedule))
@@ -48,6 +51,11 @@ def make_experiment(config: Any) -> Experiment:
         parallel = make_parallel(config.train.parallel)
         check_rows(parallel, batch_size, spec.accumulate)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
+        if config.eval.every and not has_targets(tokens["valid"]):
+            raise ValueError(
+                f"eval.every={config.eval.every} needs validation text and {config.data.path!r} has none at "
+                f"data.valid_fraction={config.data.valid_fraction}: raise it, or set eval.every=0"
+            )
         carried = config.data.mode == "stream"
         _check_model(model, carried)
         batches = make_batches(
@@ -55,9 +63,7 @@ def make_experiment(config: Any) -> Experiment:
         )
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(
-        tokens, tokenizer, model, language_modelling, spec, hparams, parallel, batches, batch_size, carried
-    )
+    return Experiment(tokens, tokenizer, model, task, spec, hparams, parallel, batches, batch_size, carried)
 
 
 def read_tokens(data: Any, tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, dict[str, Tokens]]:
@@ -81,6 +87,11 @@ def model_from_config(config: Any, vocab_size: int) -> LanguageModel:
         options=mixer_option_pairs(config.mixers),
         **{name: config.model[name] for name in fields},
     )
+
+
+def has_targets(tokens: Tokens) -> bool:
+    """Whether there is a token that follows another in its document."""
+    return bool(np.any(tokens.document[1:] == tokens.document[:-1]))
 
 
 def _step_spec(config) -> StepSpec:

@@ -6,14 +6,27 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from hybrid_flax.config import ConfigError, config_diff
 from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.typing import Params
 
-__all__ = ["RunFolder"]
+__all__ = ["Run", "RunFolder"]
+
+
+class Run(NamedTuple):
+    """A run as it can be used: model.apply({"params": params}, tokens, segments, state). step: updates done."""
+
+    model: LanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    config: ConfigDict
+    step: int
 
 
 class RunFolder:

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment import Experiment, make_experiment
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.experiment import Experiment, has_targets, make_experiment
+from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.optimizer import make_unit_schedule
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state, make_train_step
-from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, truncate_jsonl
+from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
 from hybrid_flax.typing import PyTree
 
 __all__ = ["Interrupted", "evaluate_split", "train"]
@@ -41,10 +42,10 @@ class _Position(NamedTuple):
     carry: PyTree
 
 
-def train(config: Any, workdir: str | Path, experiment_name: str = "") -> dict[str, dict[str, float]]:
+def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[Run, dict[str, dict[str, float]]]:
     """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
 
-    Returns the final metrics by split. Raises ConfigError before anything runs, TrainingFailed for values that
+    Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed for values that
     are not finite, and Interrupted after SIGTERM or Ctrl-C; the latter two leave the last good checkpoint.
     """
     experiment = make_experiment(config)
@@ -56,20 +57,24 @@ def train(config: Any, workdir: str | Path, experiment_name: str = "") -> dict[s
         position = _start_or_resume(experiment, config, checkpoints)
         start = int(position.state.step)
         if start == config.train.steps and folder.results.exists():
-            return folder.read_results()
+            print(f"this run is finished: {start} steps")
+            return _finished(experiment, config, position), folder.read_results()
         writers = _open_writers(folder, config, start, stack)
+        clock = _Clock(spent=_seconds_spent(folder) if start else 0.0)
         progress = stack.enter_context(Progress(config.train.steps, start))
+        if start:
+            progress.message(f"going on from the checkpoint of step {start}")
         interrupt = stack.enter_context(_catch_signals())
-        position = _run_steps(experiment, config, position, checkpoints, writers, progress, interrupt)
+        position = _run_steps(experiment, config, position, checkpoints, writers, clock, progress, interrupt)
         params = _eval_params(position.state)
         results = {
             split: evaluate_split(experiment, config, params, split)
             for split in ("valid", "test")
-            if len(experiment.tokens[split].ids)
+            if has_targets(experiment.tokens[split])
         }
     if jax.process_index() == 0:
         folder.write_results(results, config.train.steps)
-    return results
+    return _finished(experiment, config, position), results
 
 
 def evaluate_split(
@@ -89,7 +94,7 @@ def evaluate_split(
     )
 
 
-def _run_steps(experiment, config, position, checkpoints, writers, progress, interrupt) -> _Position:
+def _run_steps(experiment, config, position, checkpoints, writers, clock, progress, interrupt) -> _Position:
     """Steps from the state's own to the last; logs, evaluates and saves on the way."""
     parallel = experiment.parallel
     step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
@@ -97,7 +102,6 @@ def _run_steps(experiment, config, position, checkpoints, writers, progress, int
     rows = parallel.rows(experiment.batch_size)
     state, carry = position
     start, last = int(state.step), config.train.steps
-    clock = _Clock()
     for step in range(start + 1, last + 1):
         batch = parallel.put_rows(experiment.batches.batch(step - 1, rows))
         state, carry, _ = step_fn(state, carry, batch)
@@ -105,7 +109,7 @@ def _run_steps(experiment, config, position, checkpoints, writers, progress, int
             jax.block_until_ready(state.step)
         logs = step % config.train.log_every == 0 or step == last
         evaluates = bool(config.eval.every) and (step % config.eval.every == 0 or step == last)
-        stops = interrupt.number is not None
+        stops = _agree_to_stop(interrupt, logs)
         if logs or step == start + 1:
             _check_finite(experiment, state, carry)
         if logs:
@@ -122,16 +126,17 @@ def _run_steps(experiment, config, position, checkpoints, writers, progress, int
                 experiment, config, _eval_params(state), "valid", max_batches=config.eval.max_batches
             )
             metrics = {f"eval/{name}": value for name, value in metrics.items()}
-            writers.write({"step": step, **metrics})
+            writers.write({"step": step, **metrics}, {"step": step, **clock.lap(step, 0)})
             progress.update(step, metrics)
-            clock.pause(step)
+            if not np.isfinite(metrics["eval/loss"]):
+                raise TrainingFailed(f"step {step}: eval/loss is not finite, while train/loss is")
         if evaluates or stops or step % config.train.checkpoint_every == 0 or step == last:
             _check_finite(experiment, state, carry)
             saved = _Position(state, parallel.get_rows(carry))
             checkpoints.save(step, saved, metrics)
         if stops and step < last:
             checkpoints.wait()
-            raise Interrupted(step, interrupt.number)
+            raise Interrupted(step, interrupt.number or signal.SIGTERM)
         if not clock.step:
             clock.pause(step)
     return _Position(state, carry)
@@ -154,6 +159,11 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
     restored = checkpoints.restore(latest, _Position(state, parallel.get_rows(carry)))
     carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
     return _Position(restored.state, carry)
+
+
+def _finished(experiment, config, position) -> Run:
+    params = jax.device_get(_eval_params(position.state))
+    return Run(experiment.model, params, experiment.tokenizer, config, int(position.state.step))
 
 
 def _eval_params(state):
@@ -187,7 +197,7 @@ class _Writers(NamedTuple):
     perf: Any
     tensorboard: Any
 
-    def write(self, row: dict[str, float], perf: dict[str, float] | None = None) -> None:
+    def write(self, row: dict[str, Any], perf: dict[str, Any] | None = None) -> None:
         if self.metrics is not None:
             self.metrics.write(row)
             if perf is not None:
@@ -210,13 +220,18 @@ def _open_writers(folder, config, start, stack) -> _Writers:
     return _Writers(metrics, perf, board)
 
 
-class _Clock:
-    """Wall-clock of training steps alone: compilation of the first one, evaluations and saves left out."""
+def _seconds_spent(folder):
+    rows = read_jsonl(folder.perf)
+    return rows[-1]["perf/seconds"] if rows else 0.0
 
-    def __init__(self):
+
+class _Clock:
+    """Wall-clock seconds of the run, resumed ones included, and tokens per second of training steps alone."""
+
+    def __init__(self, spent: float):
         self.step = 0
         self._since = time.perf_counter()
-        self._begin = self._since
+        self._begin = self._since - spent
 
     def lap(self, step: int, tokens: int) -> dict[str, float]:
         now = time.perf_counter()
@@ -227,6 +242,13 @@ class _Clock:
 
     def pause(self, step: int) -> None:
         self.step, self._since = step, time.perf_counter()
+
+
+def _agree_to_stop(interrupt, logs):
+    """Whether to stop after this step. Processes of one run must save together, so they ask each other at log steps."""
+    if jax.process_count() == 1:
+        return interrupt.number is not None
+    return logs and bool(np.any(multihost_utils.process_allgather(np.array(interrupt.number is not None))))
 
 
 class _Interrupt:

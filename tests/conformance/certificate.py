@@ -157,12 +157,14 @@ def cut(segments: Segments, start: int, stop: int) -> Segments:
 
 
 def distance(a: Any, b: Any) -> float:
-    """max|a - b| / max|b|; NaN where either has one."""
+    """max|a - b| / max|b|; infinite where b is nothing but zero and a is not, or where b is not finite."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape
     error = float(np.max(np.abs(a - b), initial=0.0))
     size = float(np.max(np.abs(b), initial=0.0))
-    return error / size if size > 0 else error
+    if error == 0.0:
+        return 0.0
+    return error / size if 0.0 < size < np.inf else np.inf
 
 
 def assert_close(a: Any, b: Any, tolerance: float = TOLERANCE) -> None:
@@ -406,10 +408,11 @@ def refuses_state(subject: Subject) -> None:
     """A mixer that reads the future answers a state with a ValueError of one line."""
     mixer = subject.mixer
     x, ids = jnp.zeros((1, 2, WIDTH)), jnp.ones((1, 2), jnp.int32)
-    state = {"a": (), "b": ()} if mixer.traits.parts else ()
     attempts = (
         lambda: mixer.init_state(1, LENGTH),
-        lambda: jax.eval_shape(lambda params: mixer.apply(params, x, Segments(ids, ids), state), subject.base),
+        lambda: jax.eval_shape(
+            lambda params: mixer.apply(params, x, Segments(ids, ids), _state_of_parts(mixer)), subject.base
+        ),
     )
     for attempt in attempts:
         try:
@@ -418,6 +421,13 @@ def refuses_state(subject: Subject) -> None:
             assert str(error) and "\n" not in str(error)
         else:
             raise AssertionError("a state was taken")
+
+
+def _state_of_parts(mixer):
+    """What a caller might think that the state of `mixer` is."""
+    if mixer.traits.causal:
+        return mixer.init_state(1, LENGTH)
+    return {key: _state_of_parts(part) for key, part in mixer.traits.parts}
 
 
 # Properties of a cell

@@ -1,0 +1,216 @@
+"""Every cell against loops over time in float64, written from the equations of its paper."""
+
+import jax
+import numpy as np
+import pytest
+from conformance.certificate import assert_close, jitter, normal
+from hybrid_flax.cells.diagonal import rglru
+from hybrid_flax.cells.gated import elman, gru, lstm, lstmp
+from hybrid_flax.cells.inputs import conv
+from hybrid_flax.cells.minimal import mingru, minlstm
+from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.typing import Segments
+
+BATCH, LENGTH, WIDTH, STATE, PROJECTION, BLOCKS, TAPS = 2, 9, 6, 8, 5, 2, 4
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def gelu(x):
+    """The tanh approximation of Hendrycks & Gimpel 2016."""
+    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gates_of(params):
+    """Per gate, its W [D, N] and b [N], as a list."""
+    kernel, bias = params["input"]["kernel"], params["input"]["bias"]
+    return [(kernel[:, gate], bias[gate]) for gate in range(bias.shape[0])]
+
+
+def recurrent_gates(params):
+    kernel = params["cell"]["recurrent_kernel"]
+    return [kernel[:, gate] for gate in range(kernel.shape[1])]
+
+
+def elman_loop(activation):
+    def loop(params, x, state):
+        ((w, b),), (r,), h, ys = gates_of(params), recurrent_gates(params), state["h"], []
+        for x_t in x:
+            h = activation(x_t @ w + b + h @ r)
+            ys.append(h)
+        return ys, {"h": h}
+
+    return loop
+
+
+def lstm_loop(params, x, state):
+    """Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; with a projection, Sak et al. 2014."""
+    (w_i, b_i), (w_f, b_f), (w_g, b_g), (w_o, b_o) = gates_of(params)
+    r_i, r_f, r_g, r_o = recurrent_gates(params)
+    projection = params["cell"].get("kernel")
+    c, h, ys = state["c"], state["h"], []
+    for x_t in x:
+        i = sigmoid(w_i.T @ x_t + r_i.T @ h + b_i)
+        f = sigmoid(w_f.T @ x_t + r_f.T @ h + b_f)
+        o = sigmoid(w_o.T @ x_t + r_o.T @ h + b_o)
+        c = f * c + i * np.tanh(w_g.T @ x_t + r_g.T @ h + b_g)
+        h = o * np.tanh(c)
+        if projection is not None:
+            h = projection.T @ h
+        ys.append(h)
+    return ys, {"c": c, "h": h}
+
+
+def gru_loop(params, x, state):
+    """Cho et al. 2014, the candidate as in cuDNN: the reset gate multiplies R h + b."""
+    (w_r, b_r), (w_z, b_z), (w_n, b_n) = gates_of(params)
+    r_r, r_z, r_n = recurrent_gates(params)
+    h, ys = state["h"], []
+    for x_t in x:
+        reset = sigmoid(x_t @ w_r + h @ r_r + b_r)
+        update = sigmoid(x_t @ w_z + h @ r_z + b_z)
+        candidate = np.tanh(x_t @ w_n + b_n + reset * (h @ r_n + params["cell"]["recurrent_bias"]))
+        h = update * h + (1.0 - update) * candidate
+        ys.append(h)
+    return ys, {"h": h}
+
+
+def positive(x):
+    """Feng et al. 2024, appendix B.2.1: g."""
+    return np.where(x >= 0, x + 0.5, sigmoid(x))
+
+
+def mingru_loop(params, x, state):
+    (w_z, b_z), (w_h, b_h) = gates_of(params)
+    h, ys = state["h"], []
+    for x_t in x:
+        z = sigmoid(x_t @ w_z + b_z)
+        h = (1.0 - z) * h + z * positive(x_t @ w_h + b_h)
+        ys.append(h)
+    return ys, {"h": h}
+
+
+def minlstm_loop(params, x, state):
+    (w_f, b_f), (w_i, b_i), (w_h, b_h) = gates_of(params)
+    h, ys = state["h"], []
+    for x_t in x:
+        f, i = sigmoid(x_t @ w_f + b_f), sigmoid(x_t @ w_i + b_i)
+        h = f / (f + i) * h + i / (f + i) * positive(x_t @ w_h + b_h)
+        ys.append(h)
+    return ys, {"h": h}
+
+
+def rglru_loop(params, x, state):
+    """De et al. 2024, figure 2 and equations 1 to 4; our `decay` is minus their Λ, so a = σ(-decay)."""
+    filtered, gates = params["input"]["a"], params["input"]["b"]
+    taps, tap_bias = filtered["b"]["depthwise_kernel"], filtered["b"]["bias"]
+    projected = x @ filtered["a"]["kernel"] + filtered["a"]["bias"]
+    w_r, w_i = (block_diagonal(gates["kernel"][:, :, gate]) for gate in (0, 1))
+    b_r, b_i = gates["bias"]
+    a = sigmoid(-params["cell"]["decay"])
+    h, ys = state["h"], []
+    for t in range(len(x)):
+        x_t = tap_bias + sum(taps[j] * projected[t - j] for j in range(TAPS) if t >= j)
+        r, i = sigmoid(x_t @ w_r + b_r), sigmoid(x_t @ w_i + b_i)
+        a_t = a ** (8.0 * r)
+        h = a_t * h + np.sqrt(1.0 - a_t**2) * (i * x_t)
+        ys.append(h)
+    branch = gelu(x @ params["gate"]["kernel"])
+    return [y * g for y, g in zip(ys, branch)], {"h": h}
+
+
+def block_diagonal(kernel):
+    """[D / blocks, blocks, N / blocks] as the full matrix [D, N]."""
+    rows, blocks, columns = kernel.shape
+    full = np.zeros((blocks * rows, blocks * columns))
+    for k in range(blocks):
+        full[k * rows : (k + 1) * rows, k * columns : (k + 1) * columns] = kernel[:, k]
+    return full
+
+
+ORACLES = {
+    "tanh": (elman(WIDTH, state_width=STATE), elman_loop(np.tanh), {}),
+    "relu": (elman(WIDTH, state_width=STATE, activation="relu"), elman_loop(lambda x: np.maximum(x, 0.0)), {}),
+    "lstm": (lstm(WIDTH, state_width=STATE), lstm_loop, {}),
+    "lstmp": (lstmp(WIDTH, state_width=STATE, projection=PROJECTION), lstm_loop, {}),
+    "gru": (gru(WIDTH, state_width=STATE), gru_loop, {}),
+    "mingru": (mingru(WIDTH, state_width=STATE), mingru_loop, {}),
+    "minlstm": (minlstm(WIDTH, state_width=STATE), minlstm_loop, {}),
+    "rglru": (rglru(WIDTH, state_width=STATE, taps=TAPS, blocks=BLOCKS), rglru_loop, {"output_gate": "gelu"}),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_cell_equals_its_paper(name):
+    """From a state that was given: a fresh one that is not zero counts."""
+    cell, loop, options = ORACLES[name]
+    mixer = recurrent(cell, WIDTH, **options)
+    rng = np.random.default_rng(0)
+    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    x = normal(rng, BATCH, LENGTH, WIDTH)
+    state = jax.device_get(mixer.init_state(BATCH, LENGTH))
+    state["cell"] = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), state["cell"])
+    segments = jax.device_get(Segments.single(BATCH, LENGTH))
+    y, after = jax.jit(mixer.apply)(params, x, segments, state)
+
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, state["cell"]))
+    for b in range(BATCH):
+        ys, last = loop(wide[0], wide[1][b], jax.tree.map(lambda leaf, b=b: leaf[b], wide[2]))
+        assert_close(np.asarray(y)[b], np.stack(ys) @ wide[0]["output"]["kernel"])
+        assert_close(jax.tree.map(lambda leaf, b=b: np.asarray(leaf)[b], after["cell"]), last)
+
+
+def test_conv_equals_a_loop_over_taps():
+    mixer = conv(WIDTH, taps=3)
+    rng = np.random.default_rng(0)
+    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    x = normal(rng, 1, LENGTH, WIDTH)
+    ids = np.array([[1, 1, 0, 1, 1, 2, 2, 0, 2]], np.int32)
+    y, _ = jax.jit(mixer.apply)(params, x, Segments(ids, ids), None)
+    taps, bias = (np.asarray(params[name], np.float64) for name in ("depthwise_kernel", "bias"))
+    wanted = np.zeros((LENGTH, WIDTH))
+    for document in (1, 2):
+        places = np.flatnonzero(ids[0] == document)
+        for t, place in enumerate(places):
+            wanted[place] = bias + sum(taps[j] * x[0, places[t - j]] for j in range(3) if t >= j)
+    assert_close(np.asarray(y)[0], wanted)
+
+
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "rglru"])
+def test_zero_decay_is_no_memory(name):
+    """A cell that forgets everything gives the same for any state it is given."""
+    cell = ORACLES[name][0]
+    rng = np.random.default_rng(0)
+    params = jax.device_get(jax.jit(recurrent(cell, WIDTH).init)(jax.random.key(0)))
+    if name == "rglru":
+        params["cell"]["decay"] = np.full_like(params["cell"]["decay"], 1e4)
+    else:
+        gate = {"mingru": (0, 1e4), "minlstm": (0, -1e4)}[name]
+        params["input"]["bias"] = params["input"]["bias"].copy()
+        params["input"]["bias"][gate[0]] = gate[1]
+    mixer = recurrent(cell, WIDTH)
+    program = jax.jit(mixer.apply)
+    x = normal(rng, BATCH, LENGTH, WIDTH)
+    state = jax.device_get(mixer.init_state(BATCH, LENGTH))
+    segments = jax.device_get(Segments.single(BATCH, LENGTH))
+    y, _ = program(params, x, segments, state)
+    state["cell"]["h"] = 100.0 * normal(rng, *state["cell"]["h"].shape)
+    y_other, _ = program(params, x, segments, state)
+    assert np.any(np.asarray(y))
+    assert_close(y_other, y, 0.0)
+
+
+def test_initial_decay_of_rglru_lies_in_its_interval():
+    """a^8 = σ(-decay)^8 in [0.9, 0.999]."""
+    params = jax.jit(rglru(256).init)(jax.random.key(0))
+    radius = sigmoid(-np.asarray(params["decay"], np.float64)) ** 8
+    assert 0.9 - 1e-5 < radius.min() < 0.91 and 0.99 < radius.max() < 0.999 + 1e-5
+
+
+@pytest.mark.parametrize("build", [lambda: rglru(WIDTH, blocks=4), lambda: conv(WIDTH, taps=1)], ids=["blocks", "taps"])
+def test_wrong_sizes_are_refused(build):
+    with pytest.raises(ValueError) as caught:
+        build()
+    assert "\n" not in str(caught.value)

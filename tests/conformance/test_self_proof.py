@@ -1,0 +1,241 @@
+"""The certificate is seen to fail: every property refuses a mixer that is broken in the way it looks for."""
+
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conformance import certificate
+from conformance.certificate import BATCH, LENGTH, WIDTH, WINDOW, make_cell_subject, make_subject
+from hybrid_flax import Segments
+from hybrid_flax.cells.gated import elman
+from hybrid_flax.cells.inputs import conv
+from hybrid_flax.mixers.attention import attention
+from hybrid_flax.mixers.recurrent import recurrent, run_cell
+from hybrid_flax.ops.segments import previous_ids
+
+ONE_DOCUMENT = ["." * LENGTH] * BATCH
+DOCUMENTS = ["..n..p..p.n....p", "pp.........n....", "n....p.....ppp.."]
+SPLIT = (5, 1, 5, 1, 2, 1, 1)
+ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]
+PADS = [(0, 1, 2), (3, 9, 15), (7, 8, 12)]
+
+TANH = recurrent(elman(WIDTH), WIDTH)
+CONV = conv(WIDTH)
+ATTENTION = attention(WIDTH)
+WINDOWED = attention(WIDTH, window=WINDOW)
+WIDER = attention(WIDTH, window=WINDOW + 1)
+
+
+def broken(mixer, change):
+    """`mixer` with change(apply, params, x, segments, state) in place of its apply."""
+
+    def apply(params, x, segments, state=None):
+        return change(mixer.apply, params, x, segments, state)
+
+    return make_subject("broken", mixer._replace(apply=apply))
+
+
+def one_document(apply, params, x, segments, state):
+    """A state that is not reset where a document begins."""
+    return apply(params, x, Segments((segments.ids > 0).astype(jnp.int32), segments.positions), state)
+
+
+def lost_tail(apply, params, x, segments, state):
+    """A convolution that starts from nothing in every call."""
+    y, after = apply(params, x, segments, state)
+    return y, None if state is None else CONV.init_state(x.shape[0], 0) | {"ids": after["ids"]}
+
+
+def wider_decode(apply, params, x, segments, state):
+    """A window that is one token too wide where one token is decoded."""
+    return (WIDER.apply if x.shape[1] == 1 else apply)(params, x, segments, state)
+
+
+def restarted_positions(apply, params, x, segments, state):
+    """Positions counted from the start of the call."""
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), segments.ids.shape)
+    return apply(params, x, Segments(segments.ids, positions), state)
+
+
+def no_hold(apply, params, x, segments, state):
+    """Padding that is a token of the document around it, and zero only in the output."""
+    carried = jnp.ones_like(segments.ids[:, 0])
+    ids = jnp.where(segments.ids > 0, segments.ids, previous_ids(segments.ids, carried))
+    y, after = apply(params, x, Segments(ids, segments.positions), state)
+    return jnp.where((segments.ids > 0)[..., None], y, 0), after
+
+
+def loud_padding(apply, params, x, segments, state):
+    """Padding whose output is not zero."""
+    y, after = apply(params, x, segments, state)
+    return y + 1.0, after
+
+
+def oracle(apply, params, x, segments, state):
+    """A look at the next token."""
+    y, after = apply(params, x, segments, state)
+    return y + jnp.concatenate([x[:, 1:], x[:, :1]], axis=1), after
+
+
+def shared_rows(apply, params, x, segments, state):
+    """A mean over the batch."""
+    y, after = apply(params, x, segments, state)
+    return y + jnp.mean(x, axis=0), after
+
+
+def blind(apply, params, x, segments, state):
+    """No look at any other token."""
+    return jnp.where((segments.ids > 0)[..., None], x, 0), state
+
+
+def open_state(apply, params, x, segments, state):
+    """A gradient into the state that came from outside."""
+    y, after = apply(params, x, segments, state)
+    return (y if state is None else y + state["cell"]["h"][:, None]), after
+
+
+def narrow_state(apply, params, x, segments, state):
+    """A state in the compute dtype."""
+    y, after = apply(params, x, segments, state)
+    return y, after | {"cell": jax.tree.map(lambda leaf: leaf.astype(x.dtype), after["cell"])}
+
+
+def wide_output(apply, params, x, segments, state):
+    """An output in float32, whatever comes in."""
+    y, after = apply(params, x, segments, state)
+    return y.astype(jnp.float32), after
+
+
+def growing_state(apply, params, x, segments, state):
+    """A state that is longer after every call."""
+    y, after = apply(params, x, segments, state)
+    return y, None if after is None else jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], axis=-1), after)
+
+
+def not_a_number(apply, params, x, segments, state):
+    """A norm over live tokens, whose gradient has no value where there are none."""
+    y, after = apply(params, x, segments, state)
+    return y * jnp.linalg.norm(x * (segments.ids > 0)[..., None], axis=1, keepdims=True), after
+
+
+def counted():
+    """A mixer that remembers how often it was called."""
+    calls = []
+
+    def change(apply, params, x, segments, state):
+        calls.append(None)
+        y, after = apply(params, x, segments, state)
+        return y * len(calls), after
+
+    return change
+
+
+FAULTS = [
+    ("state not reset", TANH, one_document, certificate.packing, (ORDERS, PADS, 0)),
+    ("state not reset", TANH, one_document, certificate.causality, (DOCUMENTS, 10, 0)),
+    ("tail lost", CONV, lost_tail, certificate.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("window off by one", WINDOWED, wider_decode, certificate.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("position not carried", ATTENTION, restarted_positions, certificate.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("hold ignored", TANH, no_hold, certificate.left_padding, (0,)),
+    ("hold ignored", TANH, no_hold, certificate.garbage_in_padding, (DOCUMENTS, 0)),
+    ("hold ignored", TANH, no_hold, certificate.packing, (ORDERS, PADS, 0)),
+    ("padding not zero", TANH, loud_padding, certificate.garbage_in_padding, (DOCUMENTS, 0)),
+    ("padding not zero", TANH, loud_padding, certificate.left_padding, (0,)),
+    ("reads the future", TANH, oracle, certificate.causality, (ONE_DOCUMENT, 3, 0)),
+    ("reads the future", TANH, oracle, certificate.reach, (0,)),
+    ("reads nothing", TANH, blind, certificate.reach, (0,)),
+    ("rows mixed", TANH, shared_rows, certificate.rows_independent, (DOCUMENTS, (2, 0, 1), 0)),
+    ("state not cut", TANH, open_state, certificate.state_is_cut, (0,)),
+    ("state ignored", TANH, blind, certificate.state_is_cut, (0,)),
+    ("state in bfloat16", TANH, narrow_state, certificate.bfloat16, (0,)),
+    ("output in float32", TANH, wide_output, certificate.bfloat16, (0,)),
+    ("state grows", TANH, growing_state, certificate.state_contract, ()),
+    ("state grows", CONV, growing_state, certificate.state_contract, ()),
+    ("jit is not eager", CONV, counted(), certificate.jit_equals_eager, (0,)),
+    ("not a number", CONV, not_a_number, certificate.finite_gradients, (0,)),
+    ("takes a state", CONV, blind, certificate.refuses_state, ()),
+]
+
+
+@pytest.mark.parametrize("mixer,change,prove,arguments", [fault[1:] for fault in FAULTS], ids=[f[0] for f in FAULTS])
+def test_a_broken_mixer_has_no_certificate(mixer, change, prove, arguments):
+    with pytest.raises(AssertionError):
+        prove(broken(mixer, change), *arguments)
+
+
+def test_rows_see_each_other_only_where_contents_differ():
+    """A leak that a permutation alone does not show."""
+    with pytest.raises(AssertionError):
+        certificate.rows_independent(broken(TANH, shared_rows), DOCUMENTS, (0, 1, 2), 0)
+
+
+def test_a_state_of_another_dtype_compiles_again():
+    def change(apply, params, x, segments, state):
+        y, after = apply(params, x, segments, state)
+        return y, after | {"cell": {"h": after["cell"]["h"].astype(jnp.float16)}}
+
+    with pytest.raises(AssertionError):
+        certificate.compiles_once(broken(TANH, change), 0)
+
+
+def test_a_state_whose_first_axis_is_not_the_batch():
+    mixer = CONV._replace(init_state=lambda batch, capacity: {"ids": jnp.zeros((3, batch))})
+    with pytest.raises(AssertionError):
+        certificate.state_contract(make_subject("broken", mixer, base={}))
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        lambda key: {"weights": jax.random.normal(key, (2, 2))},
+        lambda key: {"kernel": jax.random.normal(key, (2, 2)).astype(jnp.bfloat16)},
+        lambda key: {"kernel": jnp.full((2, 2), jnp.nan)},
+    ],
+    ids=["name", "dtype", "nan"],
+)
+def test_broken_parameters(init):
+    with pytest.raises(AssertionError):
+        certificate.initial_parameters(make_subject("broken", CONV._replace(init=init)))
+
+
+@pytest.fixture(scope="module")
+def broken_cell():
+    """A cell with forms that forget resets, forget holds, or cut the gradient of the recurrent product."""
+    cell = elman(WIDTH)
+
+    def sequential(params, u, reset, hold, state):
+        return run_cell(cell, "sequential", params, u, reset, hold, state)
+
+    def cut_gradient(params, u, reset, hold, state):
+        return sequential(jax.lax.stop_gradient(params), u, reset, hold, state)
+
+    def by_length(params, u, reset, hold, state):
+        y, state = sequential(params, u, reset, hold, state)
+        return y * (1.0 + 1e-6 / u.shape[1]), state
+
+    forms = {
+        "no_reset": lambda params, u, reset, hold, state: sequential(params, u, reset & False, hold, state),
+        "no_hold": lambda params, u, reset, hold, state: sequential(params, u, reset, hold & False, state),
+        "cut_gradient": cut_gradient,
+        "by_length": by_length,
+    }
+    return make_cell_subject(cell._replace(forms=MappingProxyType(forms)))
+
+
+@pytest.mark.parametrize("form", ["no_reset", "no_hold", "cut_gradient"])
+def test_a_broken_form_does_not_agree(broken_cell, form):
+    with pytest.raises(AssertionError):
+        certificate.forms_agree(broken_cell, form, DOCUMENTS, 0)
+
+
+def test_a_rounding_by_length_is_not_bit_for_bit(broken_cell):
+    with pytest.raises(AssertionError):
+        certificate.recurrence_bits(broken_cell, "by_length", DOCUMENTS, SPLIT, 0)
+    certificate.recurrence_bits(broken_cell, "sequential", DOCUMENTS, SPLIT, 0)
+
+
+@pytest.mark.parametrize("a,b", [([1.0, float("nan")], [1.0, 2.0]), ([1.0], [1.0, 1.0]), ([1e-9], [0.0])])
+def test_comparison_refuses(a, b):
+    with pytest.raises(AssertionError):
+        certificate.assert_close(jnp.asarray(a), jnp.asarray(b))

@@ -1,0 +1,171 @@
+"""Every fusion against its formula, composed by hand of the parts' own apply."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import certificate
+from conformance.certificate import (
+    BATCH,
+    LENGTH,
+    WIDTH,
+    assert_close,
+    assert_same,
+    jitter,
+    normal,
+    segments_of,
+)
+from hybrid_flax import Segments, make_mixer
+from hybrid_flax.mixers import fusion
+
+ROWS = ["..n..p..p.n....p", "pp.........n....", "................"]
+PARTS = "gru+tanhdot"
+
+
+def prepare(mixer):
+    rng = np.random.default_rng(0)
+    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    return params, normal(rng, BATCH, LENGTH, WIDTH)
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def by_hand(name, params, x, run_a, run_b):
+    """The formula in the docstring of the fusion, in numpy."""
+    if name == "cascade":
+        h = run_a(x)
+        return h + run_b(h)
+    if name == "add":
+        return run_a(x) + run_b(x)
+    if name == "gate":
+        g = sigmoid(x @ params["gate"]["kernel"] + params["gate"]["bias"])
+        return g * run_a(x) + (1.0 - g) * run_b(x)
+    if name == "concat":
+        return np.concatenate([run_a(x), run_b(x)], axis=-1) @ params["output"]["kernel"]
+    return run_b(run_a(x))
+
+
+@pytest.mark.parametrize("name", ["cascade", "add", "gate", "concat", "context"])
+def test_fusion_equals_its_formula(name):
+    """With state and without; the state of a fusion is that of its parts."""
+    mixer = make_mixer(f"{name}:{PARTS}", WIDTH)
+    params, x = prepare(mixer)
+    segments = segments_of(ROWS)
+    program = jax.jit(mixer.apply)
+    for state in (None, jax.device_get(mixer.init_state(BATCH, LENGTH))):
+        y, after = program(params, x, segments, state)
+        parts_after = {}
+
+        def run(key, part, x, state=state, parts_after=parts_after):
+            part_state = None if state is None else state[key]
+            y, parts_after[key] = jax.jit(part.apply)(params[key], np.asarray(x), segments, part_state)
+            return np.asarray(y)
+
+        parts = dict(mixer.traits.parts)
+        assert [part.traits.spec[0] for part in parts.values()] == PARTS.split("+")
+        wanted = by_hand(name, params, x, lambda x: run("a", parts["a"], x), lambda x: run("b", parts["b"], x))
+        assert_close(y, wanted)
+        if state is None:
+            assert after is None
+        else:
+            assert_close(after, parts_after)
+
+
+def test_bi_equals_two_directions_turned_by_hand():
+    """Each document alone is turned around, run forward and turned back."""
+    mixer, part = make_mixer("bi:gru", WIDTH), make_mixer("gru", WIDTH)
+    params, x = prepare(mixer)
+    segments = segments_of(ROWS)
+    program = jax.jit(part.apply)
+    forward, _ = program(params["a"], x, segments, None)
+    turned_x, places = x.copy(), []
+    for b, row in enumerate(segments.ids):
+        order = np.arange(LENGTH)
+        for document in set(row) - {0}:
+            where = np.flatnonzero(row == document)
+            order[where] = where[::-1]
+        places.append(order)
+        turned_x[b] = x[b, order]
+    turned, _ = program(params["b"], turned_x, segments, None)
+    backward = np.stack([np.asarray(turned)[b, order] for b, order in enumerate(places)])
+    y, after = jax.jit(mixer.apply)(params, x, segments, None)
+    wanted = np.concatenate([forward, backward], axis=-1) @ params["output"]["kernel"]
+    assert after is None
+    assert_close(y, wanted)
+
+
+def test_reversed_attention_reads_the_future_alone():
+    """With reversed positions too, causal attention from the end is a mask of the future."""
+    part = make_mixer("attn", WIDTH)
+    subject = certificate.make_subject("reversed", fusion.reverse(part))
+    params, x, _ = certificate.draw(subject, 0)
+    segments = segments_of(ROWS)
+    dy = np.zeros_like(x)
+    dy[:, 8] = 1.0
+    _, _, dx, _ = subject.pull(params, x, segments, None, dy)
+    reached = np.max(np.abs(dx), axis=-1) > 0
+    same = (segments.ids == segments.ids[:, [8]]) & (segments.ids > 0)
+    assert np.array_equal(reached, same & (np.arange(LENGTH) >= 8))
+
+
+@pytest.mark.parametrize("bias,branch", [(1e4, "a"), (-1e4, "b")])
+def test_a_shut_gate_is_one_branch_alone(bias, branch):
+    mixer = make_mixer("gate:mingru+swa", WIDTH, window=5)
+    params, x = prepare(mixer)
+    params["gate"]["bias"] = np.full_like(params["gate"]["bias"], bias)
+    segments = segments_of(ROWS)
+    y, _ = jax.jit(mixer.apply)(params, x, segments, None)
+    alone, _ = jax.jit(dict(mixer.traits.parts)[branch].apply)(params[branch], x, segments, None)
+    assert_close(y, alone, 1e-6)
+
+
+def test_traits_of_fusions():
+    mixer = make_mixer("cascade:gru+attn", WIDTH)
+    assert mixer.traits.causal and [name for name, _ in mixer.traits.parts] == ["a", "b"]
+    bi = make_mixer("bi:gru", WIDTH)
+    assert not bi.traits.causal
+    assert not make_mixer("add:gru+attn", WIDTH, causal=False).traits.causal
+
+
+def test_branches_of_equal_names_have_parameters_of_their_own():
+    mixer = make_mixer("add:gru+gru", WIDTH)
+    params = jax.jit(mixer.init)(jax.random.key(0))
+    assert not np.array_equal(params["a"]["input"]["kernel"], params["b"]["input"]["kernel"])
+
+
+def test_a_fusion_of_fusions_has_the_certificate():
+    """The combinators are closed under composition."""
+    inner = make_mixer("cascade:tanh+conv", WIDTH)
+    mixer = fusion.gate(inner, make_mixer("swa", WIDTH, window=5), WIDTH)
+    subject = certificate.make_subject("nested", mixer)
+    certificate.any_split(subject, ROWS, (5, 5, 1, 5), 0)
+    certificate.left_padding(subject, 0)
+    certificate.causality(subject, ROWS, 9, 0)
+
+
+@pytest.mark.parametrize("layer", ["bi:gru", "bi:attn"])
+def test_what_reads_the_future_refuses_a_state(layer):
+    mixer = make_mixer(layer, WIDTH)
+    params, x = prepare(mixer)
+    part_state = dict(mixer.traits.parts)["a"].init_state(BATCH, LENGTH)
+    segments = Segments(*map(jnp.asarray, segments_of(ROWS)))
+    for attempt in (
+        lambda: mixer.init_state(BATCH, LENGTH),
+        lambda: jax.jit(mixer.apply)(params, x, segments, {"a": part_state, "b": part_state}),
+        lambda: jax.jit(mixer.apply)(params, x, segments, {"a": part_state}),
+        lambda: jax.jit(mixer.apply)(params, x, segments, ()),
+    ):
+        with pytest.raises(ValueError) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+def test_outputs_at_padding_are_exactly_zero_in_every_fusion():
+    for name in ("concat", "gate"):
+        mixer = make_mixer(f"{name}:conv+tanhdot", WIDTH)
+        params, x = prepare(mixer)
+        segments = segments_of(ROWS)
+        y, _ = jax.jit(mixer.apply)(params, x, segments, None)
+        assert_same(np.asarray(y)[segments.ids == 0], np.zeros((np.sum(segments.ids == 0), WIDTH), np.float32))

@@ -1,0 +1,252 @@
+"""The grammar of layers, the options of names, and mixers that a user brings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import certificate
+from hybrid_flax import (
+    Cell,
+    Mixer,
+    Traits,
+    make_mixer,
+    parse_pattern,
+    register_cell,
+    register_fusion,
+    register_mixer,
+    registered_mixers,
+)
+from hybrid_flax.cells.affine import make_affine_cell
+from hybrid_flax.cells.inputs import linear
+from hybrid_flax.mixers import registry
+from hybrid_flax.mixers.registry import canonical_layer, mixer_options, parse_layer
+from hybrid_flax.typing import LEAF_KINDS
+
+WIDTH = 16
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """A registry whose additions are gone after the test."""
+    for table in ("_primitives", "_fusions"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    known = dict(LEAF_KINDS)
+    yield
+    LEAF_KINDS.clear()
+    LEAF_KINDS.update(known)
+
+
+def decaying(width: int, *, memory: float = 0.5, state_width: int | None = None) -> Cell:
+    """h_t = memory h_tm1 + W x_t: a user's cell in a few lines."""
+    state_width = state_width or width
+    return make_affine_cell(
+        linear(width, (state_width,)), lambda params, u: (jnp.full_like(u, memory), u), (state_width,)
+    )
+
+
+def scaled(width: int, *, factor: float = 2.0) -> Mixer:
+    """A user's mixer: y = factor gain x."""
+
+    def apply(params, x, segments, state=None):
+        return jnp.where((segments.ids > 0)[..., None], factor * params["gain"] * x, 0), state
+
+    return Mixer(lambda key: {"gain": jnp.ones(width)}, lambda batch, capacity: (), apply, Traits())
+
+
+def message_of(attempt):
+    """The message of the ValueError that `attempt` raises, which is one line."""
+    with pytest.raises(ValueError) as caught:
+        attempt()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_every_registered_name_makes_a_mixer():
+    names = registered_mixers()
+    assert len(names) == len(set(names))
+    assert {"tanh", "relu", "lstm", "lstmp", "gru", "attn", "swa", "tanhdot", "context:lstm+tanhdot"} <= set(names)
+    for name in names:
+        mixer = make_mixer(name, WIDTH)
+        assert isinstance(mixer, Mixer) and mixer is make_mixer(name, WIDTH)
+        assert canonical_layer(name) == name
+
+
+@pytest.mark.parametrize(
+    "layer,wanted",
+    [
+        ("lstm", (None, ("lstm",))),
+        (" lstm ", (None, ("lstm",))),
+        ("bi:gru", ("bi", ("gru",))),
+        ("cascade:lstm+attn", ("cascade", ("lstm", "attn"))),
+        ("add:lstm+lstm", ("add", ("lstm", "lstm"))),
+    ],
+)
+def test_grammar(layer, wanted):
+    assert parse_layer(layer) == wanted
+
+
+@pytest.mark.parametrize(
+    "layer", ["", ":", "lstm:", ":lstm", "lstm+", "lstm+attn", "bi:gru+attn", "cascade:lstm", "bi:cascade:lstm+attn"]
+)
+def test_what_the_grammar_does_not_hold(layer):
+    message_of(lambda: make_mixer(layer, WIDTH))
+
+
+def test_patterns_repeat_to_the_depth():
+    assert parse_pattern("rglru, rglru,swa", 5) == ("rglru", "rglru", "swa", "rglru", "rglru")
+    assert parse_pattern("cascade:lstm+attn", 1) == ("cascade:lstm+attn",)
+    assert "0" in message_of(lambda: parse_pattern("lstm", 0))
+    message_of(lambda: parse_pattern("lstm,", 2))
+    assert "lstm" in message_of(lambda: parse_pattern("gru,lsmt", 2))
+
+
+@pytest.mark.parametrize(
+    "attempt,nearest",
+    [
+        (lambda: make_mixer("lsmt", WIDTH), "lstm"),
+        (lambda: make_mixer("cascade:lstm+atn", WIDTH), "attn"),
+        (lambda: make_mixer("cascad:lstm+attn", WIDTH), "cascade"),
+        (lambda: make_mixer("swa", WIDTH, windw=3), "window"),
+        (lambda: make_mixer("cascade:lstm+swa", WIDTH, **{"swa.windw": 3}), "window"),
+        (lambda: make_mixer("cascade:lstm+swa", WIDTH, **{"attn.window": 3}), "swa"),
+        (lambda: make_mixer("lstm", WIDTH, **{"lstm.forget": 3.0}), "forget_bias"),
+        (lambda: make_mixer("xyz", WIDTH), "lstm"),
+        (lambda: make_mixer("lstm", WIDTH, form="parallel"), "deferred"),
+        (lambda: make_mixer("lstm", WIDTH, output_gate="mish"), "gelu"),
+        (lambda: make_mixer("attn", WIDTH, num_heads=3), "3"),
+    ],
+)
+def test_errors_name_what_would_be_valid(attempt, nearest):
+    assert nearest in message_of(attempt)
+
+
+def test_options_bare_and_dotted():
+    swa = make_mixer("swa", WIDTH, window=7)
+    assert swa is make_mixer("swa", WIDTH, **{"swa.window": 7})
+    assert swa is not make_mixer("swa", WIDTH)
+    assert jax.eval_shape(lambda: swa.init_state(1, 100))["ids"].shape == (1, 7)
+    both = make_mixer("add:lstm+gru", WIDTH, state_width=24)
+    shapes = jax.eval_shape(lambda: both.init_state(1, 1))
+    assert shapes["a"]["cell"]["h"].shape == shapes["b"]["cell"]["h"].shape == (1, 24)
+    one = make_mixer("add:lstm+gru", WIDTH, **{"gru.state_width": 24})
+    shapes = jax.eval_shape(lambda: one.init_state(1, 1))
+    assert shapes["a"]["cell"]["h"].shape == (1, WIDTH) and shapes["b"]["cell"]["h"].shape == (1, 24)
+
+
+def test_a_bare_option_goes_to_the_parts_that_have_it():
+    mixer = make_mixer("cascade:lstm+swa", WIDTH, window=7)
+    assert mixer is make_mixer("cascade:lstm+swa", WIDTH, **{"swa.window": 7})
+
+
+def test_equal_arguments_give_the_identical_object():
+    layer = "cascade:lstm+swa"
+    mixer = make_mixer(layer, WIDTH, window=7, state_width=8)
+    assert mixer is make_mixer(layer, WIDTH, state_width=8, window=7)
+    assert mixer is make_mixer(f" {layer} ", WIDTH, **{"swa.window": 7, "lstm.state_width": 8})
+    assert make_mixer(layer, WIDTH) is make_mixer(layer, WIDTH, window=64)
+    assert make_mixer(layer, WIDTH) is not make_mixer(layer, 2 * WIDTH)
+
+
+def test_options_know_their_default_and_type():
+    options = mixer_options()
+    assert options["swa"]["window"] == (64, int)
+    assert options["attn"]["window"] == (None, int)
+    assert options["rglru"]["output_gate"] == ("gelu", str)
+    assert options["relu"]["activation"] == ("relu", str)
+    assert options["lstm"]["forget_bias"] == (1.0, float)
+
+
+def test_the_spec_says_how_a_mixer_was_made():
+    spec = make_mixer("cascade:lstm+swa", WIDTH, window=7).traits.spec
+    assert spec == ("cascade", ("lstm", WIDTH), ("swa", WIDTH, ("window", 7)))
+    assert make_mixer("swa", WIDTH).traits.spec == ("swa", WIDTH)
+
+
+def test_a_user_cell_has_the_certificate(scratch):
+    register_cell("decaying", decaying)
+    assert "decaying" in registered_mixers()
+    assert mixer_options()["decaying"]["memory"] == (0.5, float)
+    subject = certificate.make_subject("decaying", make_mixer("decaying", WIDTH, state_width=8))
+    rows = ["..n..p..p.n....p", "pp.........n....", "................"]
+    certificate.any_split(subject, rows, (5, 5, 1, 5), 0)
+    certificate.packing(subject, [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], [(0, 1, 2), (3, 9, 15), (7, 8, 12)], 0)
+    certificate.causality(subject, rows, 9, 0)
+    certificate.initial_parameters(subject)
+    fused = make_mixer("cascade:decaying+attn", WIDTH, **{"decaying.memory": 0.9})
+    assert fused.traits.spec[1] == ("decaying", WIDTH, ("memory", 0.9))
+
+
+def test_defaults_of_a_registered_cell_can_be_replaced(scratch):
+    register_cell("slow", decaying, memory=0.99, output_gate="silu")
+    assert mixer_options()["slow"]["memory"].default == 0.99
+    assert "gate" in jax.eval_shape(make_mixer("slow", WIDTH).init, jax.random.key(0))
+    assert make_mixer("slow", WIDTH) is make_mixer("slow", WIDTH, memory=0.99)
+
+
+def test_a_user_mixer_with_a_leaf_of_its_own(scratch):
+    register_mixer("scaled", scaled, leaves={"gain": "vector"}, factor=3.0)
+    assert "scaled" in registered_mixers() and LEAF_KINDS["gain"] == "vector"
+    mixer = make_mixer("scaled", WIDTH)
+    x, ids = np.ones((1, 2, WIDTH), np.float32), np.array([[1, 0]], np.int32)
+    y, _ = jax.jit(mixer.apply)({"gain": np.full(WIDTH, 2.0, np.float32)}, x, certificate.Segments(ids, ids), None)
+    assert np.all(np.asarray(y)[0, 0] == 6.0) and np.all(np.asarray(y)[0, 1] == 0.0)
+    assert "table" in message_of(lambda: register_mixer("other", scaled, leaves={"gain": "scalar"}))
+    assert "gain" in message_of(lambda: register_mixer("other", scaled, leaves={"gain": "matrix"}))
+
+
+def test_a_user_fusion(scratch):
+    def swapped(a: Mixer, b: Mixer, width: int) -> Mixer:
+        return registry.fusion.cascade(b, a, width)
+
+    register_fusion("swapped", swapped, "attn+gru")
+    assert "swapped:attn+gru" in registered_mixers()
+    parts = dict(make_mixer("swapped:attn+gru", WIDTH).traits.parts)
+    assert [part.traits.spec for part in parts.values()] == [("gru", WIDTH), ("attn", WIDTH)]
+
+
+def test_registering_leaves_other_mixers_as_they_are(scratch):
+    """An object that is already in use stays the identical one, or its programs would compile again."""
+    before = make_mixer("gru", WIDTH)
+    register_mixer("scaled", scaled, leaves={"gain": "vector"})
+    assert make_mixer("gru", WIDTH) is before
+
+
+def test_registering_again_replaces(scratch):
+    register_mixer("scaled", scaled, leaves={"gain": "vector"}, factor=3.0)
+    before = make_mixer("scaled", WIDTH)
+    register_mixer("scaled", scaled, factor=4.0)
+    after = make_mixer("scaled", WIDTH)
+    assert after is not before and mixer_options()["scaled"]["factor"].default == 4.0
+
+
+@pytest.mark.parametrize("name", ["lstm", "cascade", "attn", "bi"])
+@pytest.mark.parametrize("register", [register_mixer, register_cell], ids=["mixer", "cell"])
+def test_taken_names_are_refused(scratch, register, name):
+    assert name in message_of(lambda: register(name, decaying))
+
+
+def test_a_fusion_does_not_take_the_name_of_a_mixer(scratch):
+    assert "lstm" in message_of(lambda: register_fusion("lstm", registry.fusion.add, "gru+attn"))
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a+b", "a,b", "a.b", "a=b", "a b", "a/b"])
+def test_names_that_the_grammar_cannot_hold_are_refused(scratch, name):
+    message_of(lambda: register_mixer(name, scaled))
+
+
+def test_a_refused_registration_leaves_nothing_behind(scratch):
+    message_of(lambda: register_mixer("lstm", scaled, leaves={"gain": "vector"}))
+    assert "gain" not in LEAF_KINDS
+
+
+def test_an_option_needs_a_default(scratch):
+    def build(width: int, *, size: int) -> Mixer:
+        return scaled(width)
+
+    assert "size" in message_of(lambda: register_mixer("sized", build))
+
+
+def test_a_default_that_the_builder_does_not_have_is_refused(scratch):
+    assert "factr" in message_of(lambda: register_mixer("scaled", scaled, factr=3.0))
+    assert "memry" in message_of(lambda: register_cell("decaying", decaying, memry=0.9))

@@ -1,0 +1,67 @@
+"""The ways to attend agree, and a query that sees nothing gets zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.certificate import assert_close, assert_finite, assert_zero, normal, segments_of
+from hybrid_flax.ops.attention import attend, visible
+
+attend_jit = jax.jit(attend, static_argnames=("scale", "implementation"))
+
+
+def inputs():
+    rng = np.random.default_rng(0)
+    query, key, value = normal(rng, 2, 3, 4, 6), normal(rng, 2, 5, 2, 6), normal(rng, 2, 5, 2, 6)
+    mask = rng.uniform(size=(2, 3, 5)) < 0.5
+    mask[:, 1] = False
+    mask[:, 2, 0] = True
+    return query, key, value, mask
+
+
+def test_implementations_agree():
+    """Each within 1e-5 of the one in float64; that a single side is used for both cannot happen: they are named."""
+    arrays = inputs()
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype != bool else leaf, arrays)
+        wanted = np.asarray(attend_jit(*wide, scale=0.4, implementation="einsum"))
+    assert wanted.dtype == np.float64
+    for implementation in ("einsum", "xla", "auto"):
+        assert_close(attend_jit(*arrays, scale=0.4, implementation=implementation), wanted)
+
+
+@pytest.mark.parametrize("implementation", ["einsum", "xla"])
+def test_a_query_that_sees_nothing_gets_zero_and_finite_gradients(implementation):
+    query, key, value, mask = inputs()
+
+    def total(query, key, value):
+        context = attend(query, key, value, mask_array, scale=1.0, implementation=implementation)
+        return jnp.sum(context**2), context
+
+    mask_array = jnp.asarray(mask)
+    gradients, context = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(query, key, value)
+    assert_zero(np.asarray(context)[:, 1])
+    assert_zero(np.asarray(gradients[0])[:, 1])
+    assert_finite(gradients)
+
+
+def test_values_may_have_a_width_of_their_own():
+    query, key, value, mask = inputs()
+    assert attend_jit(query, key, value[..., :2], mask, scale=1.0).shape == (2, 3, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "options,wanted",
+    [
+        ({}, ["x.....", "xx....", "......", "...x..", "...xx.", "...xxx"]),
+        ({"window": 2}, ["x.....", "xx....", "......", "...x..", "...xx.", "....xx"]),
+        ({"causal": False}, ["xx....", "xx....", "......", "...xxx", "...xxx", "...xxx"]),
+        ({"causal": False, "window": 2}, ["xx....", "xx....", "......", "...xx.", "...xxx", "....xx"]),
+    ],
+    ids=str,
+)
+def test_what_is_visible(options, wanted):
+    """Two tokens, padding, and a document of three."""
+    segments = segments_of(["..pn.."])
+    mask = np.asarray(jax.jit(lambda a, b: visible(a, b, **options))(segments, segments))[0]
+    assert ["".join("x" if seen else "." for seen in row) for row in mask] == wanted

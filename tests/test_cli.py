@@ -1,0 +1,295 @@
+"""The command line: every mistake is one line and exit code 2, and the verbs do what they say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+from hybrid_flax import cli
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def experiment(text, tmp_path_factory):
+    """An experiment file of a tiny run."""
+    return tiny.write_experiment(tmp_path_factory.mktemp("experiment"), text)
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory):
+    """The folder of a finished run of `experiment`."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    assert cli.main([f"--config={experiment}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def mistake(capsys, *argv) -> str:
+    """The one line on stderr that a wrong call prints."""
+    capsys.readouterr()
+    assert cli.main([str(text) for text in argv]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in out + err
+    return err
+
+
+OVERRIDES = {
+    "model.widht=16": "nearest: model.width",
+    "widht=16": "unknown key 'widht'",
+    "width=16": "model.width",
+    "optim.learning_rates=1": "optim.learning_rate",
+    "model=16": "unknown key 'model'",
+    "mixers.swa.windw=3": "mixers.swa.window",
+    "model.width=sixteen": "'sixteen' is no int",
+    "model.width=16.5": "'16.5' is no int",
+    "optim.learning_rate=fast": "'fast' is no float",
+    "model.tied=perhaps": "'perhaps' is no bool",
+    "mixers.attn.window=wide": "'wide' is no int",
+    "model.width": "has no value",
+    "train.steps=0": "must be at least 1",
+    "optim.learning_rate=-1": "must be at least 0",
+    "optim.learning_rate=nan": "must be at least 0",
+    "train.dropout=1.0": "must be in [0.0, 1.0)",
+    "optim.b1=1.0": "must be in [0.0, 1.0)",
+    "data.mode=window": "windows, stream, packed",
+    "data.tokenizer=chars": "did you mean 'char'",
+    "data.document=chapter": "file, paragraph, line",
+    "optim.name=adamm": "adam, adamw, rmsprop, sgd, lion, adafactor, muon",
+    "schedule.name=cosinus": "constant, exponential, step, linear, cosine, wsd, rsqrt",
+    "model.norm=batch": "rms, layer",
+    "model.mlp=relu": "none, relu2, gelu, swiglu",
+    "model.dtype=float16": "float32, bfloat16, float64",
+    "model.dtype=float64": "JAX_ENABLE_X64",
+    "train.parallel=tpu": "auto, jit, pmap, shard_map",
+    "model.pattern=lsmt": "nearest: lstm",
+    "model.pattern=cascad:lstm+attn": "nearest: cascade",
+    "model.pattern=cascade:lstm": "has 1 parts",
+    "model.pattern=": "unknown mixer ''",
+    "model.pattern=lstm,": "unknown mixer ''",
+    "mixers.swa.num_heads=3": "must divide the width 8",
+    "mixers.swa.num_heads=8": "even head width",
+    "mixers.swa.window=0": "must be at least 1",
+    "mixers.swa.causal=false": "causal",
+    "mixers.lstm.form=parallel": "none of auto, sequential",
+    "model.pattern=bi:lstm": "needs causal mixers",
+    "schedule.warmup_steps=6": "must be in [0, 6)",
+    "optim.accumulate=3": "use 3 or 6",
+    "data.batch_size=1000000": "need",
+    "data.length=100000": "need",
+    "data.valid_fraction=0.9999": "training text",
+    "data.valid_fraction=1.5": "outside [0, 1)",
+}
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_wrong_override(override, experiment, capsys, tmp_path):
+    changes = [f"--config.{override}"]
+    if override.startswith("data.batch_size"):
+        changes.append("--config.data.mode=stream")
+    err = mistake(capsys, f"--config={experiment}", f"--workdir={tmp_path / 'run'}", *changes)
+    assert OVERRIDES[override] in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_attention_in_stream_mode(experiment, capsys, tmp_path):
+    changes = ("--config.data.mode=stream", "--config.model.pattern=cascade:lstm+attn")
+    assert "use swa" in mistake(capsys, "plan", f"--config={experiment}", *changes)
+    assert "windows" in mistake(
+        capsys, "plan", f"--config={experiment}", "--config.data.mode=packed", "--config.data.batch_size=0"
+    )
+
+
+CALLS = {
+    ("trane",): "nearest: train",
+    ("sing",): "train, eval, generate, plan",
+    ("train", "--confg=x.py"): "nearest: --config",
+    ("train", "--config"): "expected one argument",
+    ("train", "stray"): "unknown flag 'stray'",
+    ("train",): "no --config given",
+    ("train", "--config=nowhere.py"): "no config file 'nowhere.py'",
+    ("generate",): "no --workdir given",
+    ("eval",): "no --workdir given",
+    ("generate", "--workdir=nowhere"): "is no run",
+    ("eval", "--workdir=nowhere"): "is no run",
+    ("generate", "--workdir=nowhere", "--tokens=many"): "invalid int value",
+    ("eval", "--workdir=nowhere", "--config=x.py"): "leave out --config",
+    ("generate", "--workdir=nowhere", "--config.model.width=3"): "leave out --config",
+}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_wrong_call(call, capsys):
+    assert CALLS[call] in mistake(capsys, *call)
+
+
+def test_missing_config_file_names_the_nearest(experiment, capsys):
+    err = mistake(capsys, f"--config={experiment.parent / 'tiny_experimnt.py'}")
+    assert f"nearest: {experiment}" in err
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def get_config(arg=''):\n    return x\n", "get_config: name 'x' is not defined"),
+        ("def get_config(:\n", "does not load"),
+        ("import missing_package\n", "No module named 'missing_package'"),
+        ("1 / 0\n", "division by zero"),
+        ("config = 1\n", "has no get_config"),
+        ("def get_config():\n    return 1\n", "get_config"),
+        ("def get_config(arg=''):\n    return 1\n", "returned int"),
+        (
+            "from hybrid_flax.config import base_config\n"
+            "def get_config(arg=''):\n    config = base_config()\n    config.model.widht = 3\n    return config\n",
+            "width",
+        ),
+        (
+            "from hybrid_flax.config import base_config\n"
+            "def get_config(arg=''):\n    config = base_config()\n    config.model.width = 'wide'\n    return config\n",
+            "width",
+        ),
+    ],
+)
+def test_config_file_that_does_not_work(code, words, tmp_path, capsys):
+    path = tmp_path / "broken.py"
+    path.write_text(code)
+    err = mistake(capsys, f"--config={path}")
+    assert words in err and "broken.py" in err
+
+
+def test_data_that_does_not_read(experiment, tmp_path, capsys):
+    def with_path(path):
+        return mistake(
+            capsys, f"--config={experiment}", f"--workdir={tmp_path / 'run'}", f"--config.data.path={path}"
+        )
+
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait\n".encode("latin-1"))
+    (tmp_path / "folder").mkdir()
+    assert "is empty" in with_path(tmp_path / "empty.txt")
+    assert "is not UTF-8: byte 0xe9" in with_path(tmp_path / "latin.txt")
+    assert f"did you mean {str(tmp_path / 'empty.txt')!r}" in with_path(tmp_path / "emty.txt")
+    assert "without any *.txt" in with_path(tmp_path / "folder")
+    assert "is empty" in with_path("")
+    assert not (tmp_path / "run").exists()
+
+
+def test_changed_config_in_an_existing_workdir(finished, experiment, capsys):
+    err = mistake(capsys, f"--config={experiment}", f"--workdir={finished}", "--config.model.width=16")
+    assert "model.width: 8 -> 16" in err and "another --workdir" in err
+
+
+def test_workdir_that_is_a_file(experiment, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file" in mistake(capsys, f"--config={experiment}", f"--workdir={tmp_path / 'file'}")
+
+
+def test_evaluation_of_a_split_that_is_not_there(finished, capsys):
+    assert "one of train, valid" in mistake(capsys, "eval", f"--workdir={finished}", "--split=test")
+    assert "split 'vald'" in mistake(capsys, "eval", f"--workdir={finished}", "--split=vald")
+    assert "latest, best" in mistake(capsys, "eval", f"--workdir={finished}", "--checkpoint=last")
+    assert "no evaluated checkpoint" in mistake(capsys, "eval", f"--workdir={finished}", "--checkpoint=best")
+
+
+def test_no_validation_text_where_there_are_evaluations(experiment, tmp_path, capsys):
+    err = mistake(
+        capsys,
+        f"--config={experiment}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.valid_fraction=0",
+        "--config.eval.every=2",
+    )
+    assert "eval.every" in err
+
+
+def test_wrong_values_for_generation(finished, capsys):
+    workdir = f"--workdir={finished}"
+    assert "the prompt is empty" in mistake(capsys, "generate", workdir, "--prompt=")
+    assert "temperature=-1.0" in mistake(capsys, "generate", workdir, "--temperature=-1")
+    assert "top_p=0.0" in mistake(capsys, "generate", workdir, "--top_p=0")
+    assert "top_k=-2" in mistake(capsys, "generate", workdir, "--top_k=-2")
+    assert "tokens" in mistake(capsys, "generate", workdir, "--tokens=-3")
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_missing_checkpoint(copy, experiment, capsys):
+    shutil.rmtree(copy / "checkpoints")
+    assert "no checkpoint yet" in mistake(capsys, "generate", f"--workdir={copy}")
+
+
+@pytest.mark.parametrize("what", ["contents", "metadata", "everything", "other"])
+def test_corrupted_checkpoint(what, copy, experiment, capsys):
+    """Reading and going on both say in one line which checkpoint cannot be read."""
+    spoil(copy / "checkpoints" / "6", what)
+    for call in (("generate", f"--workdir={copy}"), (f"--config={experiment}", f"--workdir={copy}")):
+        (copy / "results.json").unlink(missing_ok=True)
+        err = mistake(capsys, *call)
+        assert str(copy / "checkpoints") in err
+
+
+def spoil(checkpoint, what):
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        is_metadata = path.name.startswith(("_", "."))
+        if what == "everything" or (what == "metadata") == is_metadata and what != "other":
+            path.write_bytes(b"spoilt")
+    if what == "other":
+        shutil.rmtree(checkpoint)
+        checkpoint.mkdir()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_corrupted_run_folder(name, copy, experiment, capsys):
+    (copy / name).write_text("{")
+    assert name in mistake(capsys, "generate", f"--workdir={copy}")
+
+
+def test_the_verbs(finished, experiment, capsys):
+    capsys.readouterr()
+    assert cli.main(["eval", f"--workdir={finished}"]) == 0
+    assert "bits/char" in capsys.readouterr().out
+    assert cli.main(["generate", f"--workdir={finished}", "--prompt=abc", "--tokens=5", "--temperature=0"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("abc") and len(out) == len("abc") + 5 + 1
+    assert cli.main(["plan", f"--config={experiment}"]) == 0
+    assert "0 cascade:lstm+swa" in capsys.readouterr().out
+
+
+def test_second_start_of_a_finished_run(finished, experiment, capsys):
+    rows = (finished / "metrics.jsonl").read_bytes()
+    results = json.loads((finished / "results.json").read_text())
+    capsys.readouterr()
+    assert cli.main([f"--config={experiment}", f"--workdir={finished}"]) == 0
+    out = capsys.readouterr().out
+    assert f"{results['valid']['loss']:.4f}" in out and "step 2/6" not in out
+    assert (finished / "metrics.jsonl").read_bytes() == rows
+
+
+def test_default_workdir_follows_the_config(experiment, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([f"--config={experiment}", "--config.train.steps=1", "--config.sample.tokens=1"]) == 0
+    first = re.search(r"run folder: (\S+)", capsys.readouterr().out)[1]
+    assert re.fullmatch(r"runs/tiny_experiment-[0-9a-f]{8}", first) and Path(first, "results.json").exists()
+    options, _ = cli._parse(["train", f"--config={experiment}", "--config.train.steps=2"])
+    changed = cli._config(options, ["train.steps=2"])
+    assert cli._default_workdir(options.config, changed) != first
+    assert f"runs here: {first}" in mistake(capsys, "generate")
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    assert "generate" in capsys.readouterr().out
