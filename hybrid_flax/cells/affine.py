@@ -23,7 +23,7 @@ def make_affine_cell(
     """
 
     def init_state(batch_size):
-        return {"h": jnp.zeros((batch_size, *state_shape))}
+        return {"h": jnp.zeros((batch_size, *state_shape), jnp.float32)}
 
     def step(params, state, u_t):
         decay, increment = coefficients(params, u_t)

@@ -147,7 +147,7 @@ def _gated_cell(*, input, init, state_shape, update, width) -> Cell:
         return contract(state["h"], params["recurrent_kernel"], dtype)
 
     def init_state(batch_size):
-        return {name: jnp.zeros((batch_size, *shape)) for name, shape in state_shape.items()}
+        return {name: jnp.zeros((batch_size, *shape), jnp.float32) for name, shape in state_shape.items()}
 
     def step(params, state, u_t):
         return update(params, state, u_t, recur(u_t.dtype, params, state))

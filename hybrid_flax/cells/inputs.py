@@ -51,7 +51,7 @@ def conv(width: int, *, taps: int = 4) -> Mixer:
     def init_state(batch_size, capacity):
         del capacity
         return {
-            "inputs": jnp.zeros((batch_size, memory, width)),
+            "inputs": jnp.zeros((batch_size, memory, width), jnp.float32),
             "ids": jnp.full((batch_size, memory), FRESH, jnp.int32),
         }
 

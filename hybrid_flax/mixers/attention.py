@@ -132,7 +132,9 @@ def make_attention(
             raise ValueError("attention that is not causal reads the future and has no state to carry")
         slots = capacity if window is None else min(window, capacity)
         return {
-            "memory": {name: jnp.zeros((batch_size, slots, *shape)) for name, shape in memory_shapes.items()},
+            "memory": {
+                name: jnp.zeros((batch_size, slots, *shape), jnp.float32) for name, shape in memory_shapes.items()
+            },
             "ids": jnp.full((batch_size, slots), FRESH, jnp.int32),
             "positions": jnp.zeros((batch_size, slots), jnp.int32),
             "count": jnp.zeros((batch_size,), jnp.int32),

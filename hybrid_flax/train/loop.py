@@ -45,8 +45,9 @@ class _Position(NamedTuple):
 def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[Run, dict[str, dict[str, float]]]:
     """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
 
-    Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed for values that
-    are not finite, and Interrupted after SIGTERM or Ctrl-C; the latter two leave the last good checkpoint.
+    Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed
+    for values that are not finite, and Interrupted after SIGTERM or Ctrl-C; the latter two leave the last good
+    checkpoint.
     """
     experiment = make_experiment(config)
     folder = RunFolder(workdir)
@@ -110,36 +111,37 @@ def _run_steps(experiment, config, position, checkpoints, writers, clock, progre
         logs = step % config.train.log_every == 0 or step == last
         evaluates = bool(config.eval.every) and (step % config.eval.every == 0 or step == last)
         stops = _agree_to_stop(interrupt, logs)
-        if logs or step == start + 1:
+        saves = evaluates or stops or step % config.train.checkpoint_every == 0 or step == last
+        if logs or saves or step == start + 1:
             _check_finite(experiment, state, carry)
+        if step == start + 1:
+            clock.start(step)
         if logs:
             rate = float(state.hparams.learning_rate) * float(schedule(step - 1))
             row = {"step": step, **_train_metrics(state), "train/learning_rate": rate}
-            tokens = experiment.batches.tokens_per_step * (step - clock.step) if clock.step else 0
-            perf = {"step": step, **clock.lap(step, tokens)}
+            perf = {"step": step, **clock.lap(step, experiment.batches.tokens_per_step)}
             writers.write(row, perf)
             progress.update(step, row | perf)
         metrics = None
         if evaluates:
-            _check_finite(experiment, state, carry)
-            metrics = evaluate_split(
-                experiment, config, _eval_params(state), "valid", max_batches=config.eval.max_batches
-            )
-            metrics = {f"eval/{name}": value for name, value in metrics.items()}
-            writers.write({"step": step, **metrics}, {"step": step, **clock.lap(step, 0)})
+            since = time.perf_counter()
+            metrics = _validate(experiment, config, state, step)
+            writers.write({"step": step, **metrics}, {"step": step, **clock.skip(since)})
             progress.update(step, metrics)
-            if not np.isfinite(metrics["eval/loss"]):
-                raise TrainingFailed(f"step {step}: eval/loss is not finite, while train/loss is")
-        if evaluates or stops or step % config.train.checkpoint_every == 0 or step == last:
-            _check_finite(experiment, state, carry)
-            saved = _Position(state, parallel.get_rows(carry))
-            checkpoints.save(step, saved, metrics)
+        if saves:
+            checkpoints.save(step, _Position(state, parallel.get_rows(carry)), metrics)
         if stops and step < last:
             checkpoints.wait()
             raise Interrupted(step, interrupt.number or signal.SIGTERM)
-        if not clock.step:
-            clock.pause(step)
     return _Position(state, carry)
+
+
+def _validate(experiment, config, state, step):
+    """Metrics of the validation split by their slash paths."""
+    metrics = evaluate_split(experiment, config, _eval_params(state), "valid", max_batches=config.eval.max_batches)
+    if not np.isfinite(metrics["loss"]):
+        raise TrainingFailed(f"step {step}: eval/loss is not finite, while train/loss is")
+    return {f"eval/{name}": value for name, value in metrics.items()}
 
 
 def _start_or_resume(experiment, config, checkpoints) -> _Position:
@@ -229,19 +231,25 @@ class _Clock:
     """Wall-clock seconds of the run, resumed ones included, and tokens per second of training steps alone."""
 
     def __init__(self, spent: float):
-        self.step = 0
-        self._since = time.perf_counter()
-        self._begin = self._since - spent
+        self._begin = time.perf_counter() - spent
 
-    def lap(self, step: int, tokens: int) -> dict[str, float]:
+    def start(self, step: int) -> None:
+        """Measure from here: the first step compiles."""
+        self._step, self._since = step, time.perf_counter()
+
+    def lap(self, step: int, tokens_per_step: int) -> dict[str, float]:
+        """Seconds so far, and the rate since the last lap."""
         now = time.perf_counter()
-        elapsed = now - self._since
-        rate = {"perf/tokens_per_sec": tokens / elapsed} if tokens else {}
-        self.step, self._since = step, now
+        elapsed, steps = now - self._since, step - self._step
+        rate = {"perf/tokens_per_sec": steps * tokens_per_step / elapsed} if steps else {}
+        self._step, self._since = step, now
         return {"perf/seconds": now - self._begin, **rate}
 
-    def pause(self, step: int) -> None:
-        self.step, self._since = step, time.perf_counter()
+    def skip(self, since: float) -> dict[str, float]:
+        """Seconds so far; those after `since` were not training."""
+        now = time.perf_counter()
+        self._since += now - since
+        return {"perf/seconds": now - self._begin}
 
 
 def _agree_to_stop(interrupt, logs):
