@@ -120,7 +120,7 @@ def base_config() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.tensorboard = False  # needs the extra: pip install 'hybrid_flax[tensorboard]'
-    return config
+    return config.lock()
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -140,14 +140,17 @@ def load_config(spec: str) -> ConfigDict:
     sys.modules[module_spec.name] = module
     try:
         module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ConfigError(f"config file {name!r} does not load: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"config file {name!r} does not load: {_one_line(error)}") from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"config file {name!r} has no get_config(arg='')")
     try:
-        return module.get_config(arg)
-    except (AttributeError, KeyError) as error:
-        raise ConfigError(f"config file {name!r}: {str(error).splitlines()[0]}") from error
+        config = module.get_config(arg)
+    except Exception as error:
+        raise ConfigError(f"config file {name!r}, get_config: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"config file {name!r}, get_config: returned {type(config).__name__}, not a ConfigDict")
+    return config
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -270,6 +273,13 @@ _WITHIN = {
     "schedule.decay_fraction": (0.0, 1.0001),
     "sample.top_p": (0.0, 1.0001),
 }
+
+
+def _one_line(error):
+    text = error
+    while isinstance(text, KeyError | AttributeError) and text.args:
+        text = text.args[0]
+    return " ".join(str(text).split()) or type(error).__name__
 
 
 def _parse(text, kind):

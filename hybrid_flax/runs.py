@@ -1,6 +1,5 @@
 """Runs as they are used after training."""
 
-import json
 import os
 
 import jax
@@ -11,7 +10,7 @@ from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
-from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.folder import Run, RunFolder, read_json
 
 __all__ = ["Run", "load_run"]
 
@@ -27,9 +26,9 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
     if checkpoint not in ("latest", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
-    config = ConfigDict(_merge(base_config().to_dict(), json.loads(folder.config.read_text())))
-    tokenizer = tokenizer_from_dict(json.loads(folder.tokenizer.read_text()))
+    config = ConfigDict(_merge(base_config().to_dict(), read_json(folder.config)))
     try:
+        tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
         model = model_from_config(config, tokenizer.vocab_size)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
@@ -41,6 +40,8 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         name = "ema" if config.optim.ema_decay > 0 else "params"
         like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
         params = checkpoints.restore_part(step, ("state", name), like)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     finally:
         checkpoints.close()
     return Run(model, params, tokenizer, config, step)

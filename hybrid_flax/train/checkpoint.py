@@ -23,6 +23,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, *, metric: str = "eval/loss", keep_latest: int = 1):
         logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # where Orbax leaves a traceback per unread array
         policies = ocp.training.preservation_policies
         self._metric = metric
         self._checkpointer = ocp.training.Checkpointer(
@@ -56,8 +57,7 @@ class Checkpoints:
 
         Raises ValueError in one line, naming the first difference, where the checkpoint holds something else.
         """
-        saved = self._checkpointer.metadata(step).metadata
-        return self._load(step, saved, like, jax.tree.map(_abstract, like))
+        return self._load(step, self._saved(step, ()), like, jax.tree.map(_abstract, like))
 
     def restore_part(self, step: int, path: tuple[str, ...], like: PyTree) -> PyTree:
         """The subtree at `path` alone, on the first device, in the structure, shapes and dtypes of `like`.
@@ -66,9 +66,7 @@ class Checkpoints:
         """
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-        saved = self._checkpointer.metadata(step).metadata
-        for name in path:
-            saved = saved[name]
+        saved = self._saved(step, path)
         options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=options):
             part = self._load(step, saved, like, _nested(path, target))
@@ -90,16 +88,28 @@ class Checkpoints:
         """Block until what is being saved is on disk."""
         self._checkpointer.wait()
 
+    def _saved(self, step, path):
+        """Names, shapes and dtypes of the subtree at `path`."""
+        try:
+            saved = self._checkpointer.metadata(step).metadata
+            for name in path:
+                saved = saved[name]
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+        return saved
+
     def _load(self, step, saved, like, target):
-        where = f"checkpoint {self._checkpointer.directory}/{step}"
         problem = _difference(saved, like)
         if problem:
-            raise ValueError(f"{where} does not fit this model: {problem}")
+            raise ValueError(f"checkpoint {self._checkpointer.directory}/{step} does not fit this model: {problem}")
         try:
             return self._checkpointer.load(step, target)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ValueError(f"{where} cannot be read: {reason}") from error
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step, error):
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return ValueError(f"checkpoint {self._checkpointer.directory}/{step} cannot be read: {reason}")
 
     def close(self) -> None:
         """Wait, and let go of the folder."""

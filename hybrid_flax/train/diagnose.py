@@ -40,7 +40,7 @@ def explain_failure(model: LanguageModel, task: Task, state: TrainState, carry: 
         return sums["loss"], (logits, variables.get("diagnostics", {}))
 
     (value, (logits, diagnostics)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
-    step = int(state.step)
+    step = int(state.step) + 1  # as metrics and checkpoints count, by updates done
     for index, layer, finite in _layers(model, diagnostics):
         if not finite:
             return f"step {step}: train/loss is not finite, first in layer {index} ({layer})"

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.heads import LanguageModel
 from hybrid_flax.typing import Params
 
-__all__ = ["Run", "RunFolder"]
+__all__ = ["Run", "RunFolder", "read_json"]
 
 
 class Run(NamedTuple):
@@ -54,7 +54,7 @@ class RunFolder:
         """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
         new = config.to_dict()
         if self.config.exists():
-            changes = config_diff(json.loads(self.config.read_text()), new)
+            changes = config_diff(read_json(self.config), new)
             if changes:
                 more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
                 raise ConfigError(
@@ -63,7 +63,10 @@ class RunFolder:
             return
         if jax.process_index() != 0:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}") from error
         _write_json(self.tokenizer, tokenizer.to_dict())
         _write_json(self.about, _about(experiment_name))
         _write_json(self.config, new)
@@ -102,6 +105,14 @@ def _git_revision():
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of a run; raises ConfigError in one line where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
 def _write_json(path, value):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
@@ -158,7 +159,10 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
     latest = checkpoints.latest()
     if latest is None:
         return _Position(state, carry)
-    restored = checkpoints.restore(latest, _Position(state, parallel.get_rows(carry)))
+    try:
+        restored = checkpoints.restore(latest, _Position(state, parallel.get_rows(carry)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
     return _Position(restored.state, carry)
 
@@ -185,7 +189,7 @@ def _check_finite(experiment, state, carry):
     if failed < 0:
         return
     if jax.process_count() > 1:
-        raise TrainingFailed(f"step {failed}: train/loss or train/grad_norm is not finite")
+        raise TrainingFailed(f"step {failed + 1}: train/loss or train/grad_norm is not finite")
     device = jax.devices()[0]
     # From the failed step on nothing has moved: state and carry are those it started from.
     state, carry = jax.device_put((state, experiment.parallel.get_rows(carry)), device)

@@ -1,5 +1,6 @@
 """A run that is cut off anywhere and started again is the run that never stopped, bit for bit."""
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.data.pipeline import Batches
+from hybrid_flax.train import experiment as experiments
 from hybrid_flax.train import loop
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import make_experiment
@@ -20,7 +22,7 @@ from hybrid_flax.train.loop import Interrupted, train
 
 MODES = {
     "windows": {"train__dropout": 0.2, "optim__ema_decay": 0.9},
-    "stream": {"train__dropout": 0.2, "optim__name": "muon", "eval__every": 40},
+    "stream": {"train__dropout": 0.2, "optim__name": "muon", "eval__every": 30},
     "packed": {"train__dropout": 0.2, "optim__accumulate": 2, "data__document": "paragraph", "optim__ema_decay": 0.9},
 }
 
@@ -51,7 +53,7 @@ def assert_same_run(config, one, other):
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_five_times(mode, text, cache, tmp_path):
     """SIGKILL at five random moments of training, in the middle of a save for every second one."""
-    changes = MODES[mode] | {"data__mode": mode, "train__steps": 400, "train__checkpoint_every": 5}
+    changes = MODES[mode] | {"data__mode": mode, "train__steps": 150, "train__checkpoint_every": 4}
     changes |= {"train__log_every": 7}
     experiment = tiny.write_experiment(tmp_path, text, **changes)
     config = tiny.tiny_config(text, **changes)
@@ -59,8 +61,7 @@ def test_killed_five_times(mode, text, cache, tmp_path):
     def command(workdir):
         return (tiny.ROOT / "launch.py", f"--config={experiment}", f"--workdir={workdir}")
 
-    whole = tiny.start(*command(tmp_path / "whole"), cache=cache)
-    code, _, err = tiny.finish(whole)
+    code, _, err = tiny.python(*command(tmp_path / "whole"), cache=cache)
     assert code == 0, err
 
     rng = random.Random(mode)
@@ -68,7 +69,7 @@ def test_killed_five_times(mode, text, cache, tmp_path):
     in_save = 0
     for cut in range(5):
         process = tiny.start(*command(tmp_path / "cut"), cache=cache)
-        wait_for_step(process, checkpoints, 60 * cut + rng.randint(5, 50))
+        wait_for_step(process, checkpoints, 24 * cut + rng.randint(4, 20))
         if cut % 2:
             in_save += wait_for_save(process, checkpoints)
         else:
@@ -102,3 +103,112 @@ def wait_for_save(process, checkpoints):
 
 def list_names(folder):
     return os.listdir(folder) if folder.exists() else []
+
+
+class Crash(Exception):
+    """Stands for a machine that goes down."""
+
+
+def at_step(monkeypatch, step, act):
+    """Call act() once, when the batch of `step` (counted from 0) is asked for."""
+    original, todo = experiments.make_batches, [act]
+
+    def make_batches(*args, **kwargs):
+        batches = original(*args, **kwargs)
+
+        def batch(index, rows=slice(None)):
+            if index == step and todo:
+                todo.pop()()
+            return batches.batch(index, rows)
+
+        return Batches(batch, batches.steps_per_epoch, batches.tokens_per_step)
+
+    monkeypatch.setattr(experiments, "make_batches", make_batches)
+
+
+def crash():
+    raise Crash
+
+
+def quick(text, mode, **changes):
+    return tiny.tiny_config(text, **MODES[mode] | {"data__mode": mode, "train__steps": 9} | changes)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_crash_and_signal_in_one_process(mode, text, tmp_path, monkeypatch):
+    config = quick(text, mode, eval__every=4)
+    train(config, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, crash)
+        with pytest.raises(Crash):
+            train(config, cut)
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 7, which is saved") as stop:
+            train(config, cut)
+        assert (stop.value.step, stop.value.signal_number) == (7, signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert (cut / "checkpoints" / "7").is_dir()
+    train(config, cut)
+    assert_same_run(config, tmp_path / "whole", cut)
+
+
+@pytest.mark.parametrize("forgotten", ["carry", "opt_state", "ema", "params", "key", "step", "sums"])
+def test_all_that_moves_is_restored(forgotten, text, tmp_path, monkeypatch):
+    """The comparison of this file notices whatever is not restored."""
+    config = quick(text, "stream", optim__ema_decay=0.9, eval__every=0, train__log_every=9)
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, crash)
+        with pytest.raises(Crash):
+            train(config, tmp_path / "cut")
+    original = loop._start_or_resume
+
+    def forget(experiment, config, checkpoints):
+        position = original(experiment, config, checkpoints)
+
+        class Empty:
+            latest = staticmethod(lambda: None)
+
+        fresh = original(experiment, config, Empty())
+        if forgotten == "carry":
+            return position._replace(carry=fresh.carry)
+        if forgotten == "key":
+            return position._replace(state=position.state._replace(key=jax.random.key(7)))
+        return position._replace(state=position.state._replace(**{forgotten: getattr(fresh.state, forgotten)}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_start_or_resume", forget)
+        if forgotten == "step":
+            with pytest.raises(RuntimeError, match="already exists"):
+                train(config, tmp_path / "cut")
+            return
+        train(config, tmp_path / "cut")
+    with pytest.raises(AssertionError):
+        assert_same_run(config, tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_stopped_by_signals(text, cache, tmp_path):
+    """SIGTERM, then Ctrl-C: 128 + n, a message, the checkpoint; the same command goes on to the end."""
+    experiment = tiny.write_experiment(tmp_path, text, train__steps=400, train__log_every=1)
+    workdir = tmp_path / "run"
+    command = (tiny.ROOT / "launch.py", f"--config={experiment}", f"--workdir={workdir}")
+    last = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = tiny.start(*command, cache=cache)
+        wait_for_step(process, workdir / "checkpoints", last + 20)
+        process.send_signal(number)
+        code, out, err = tiny.finish(process)
+        assert (code, err) == (128 + number, "")
+        step = int(out.split(f"stopped by {number.name} after step ")[1].split(",")[0])
+        assert out.endswith(f"after step {step}, which is saved; run the same command to go on\n")
+        assert list_names(workdir / "checkpoints") == [str(step)] and step > last
+        last = step
+    code, out, err = tiny.python(*command, cache=cache)
+    assert (code, err) == (0, "")
+    assert f"going on from the checkpoint of step {last}" in out
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 401))
