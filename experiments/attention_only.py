@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/attention_only.py
 
-The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+The data of shakespeare.py, about as many parameters, and half its steps: about a minute on two CPU cores; test loss
+about METRIC bits per character.
 """
 
 from pathlib import Path
@@ -18,4 +19,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.depth = 4
     config.model.width = 96
     config.model.mlp = "relu2"
+    config.train.steps = 500
     return config

@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/griffin.py
 
-The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+The data of shakespeare.py, about as many parameters, and half its steps: about a minute on two CPU cores; test loss
+about METRIC bits per character.
 """
 
 from pathlib import Path
@@ -20,4 +21,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.mlp = "relu2"
     config.model.mlp_ratio = 2.0
     config.mixers.swa.window = 64
+    config.train.steps = 500
     return config

@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/parallel.py
 
-The data and the budget are those of shakespeare.py, the parameters about as many. METRIC
+The data of shakespeare.py, about as many parameters, and half its steps: about a minute on two CPU cores; test loss
+about METRIC bits per character.
 """
 
 from pathlib import Path
@@ -16,4 +17,5 @@ def get_config(arg: str = "") -> ConfigDict:
     """Takes no arg."""
     config = load_config(f"{Path(__file__).parent}/shakespeare.py:add:lstm+attn")
     config.model.width = 128
+    config.train.steps = 500
     return config

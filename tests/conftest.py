@@ -1,4 +1,4 @@
-"""The harness: shapes are checked by the test runner, nothing persists between runs, examples print how to repeat them."""
+"""The harness: the test runner checks shapes, nothing persists between runs, failing examples say how to repeat them."""
 
 import sys
 from pathlib import Path

@@ -193,7 +193,7 @@ def _check_finite(experiment, state, carry):
     device = jax.devices()[0]
     # From the failed step on nothing has moved: state and carry are those it started from.
     state, carry = jax.device_put((state, experiment.parallel.get_rows(carry)), device)
-    batch = jax.tree.map(np.asarray, experiment.batches.batch(failed))
+    batch = jax.device_put(experiment.batches.batch(failed), device)
     message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.dropout)
     raise TrainingFailed(f"{message}; the last checkpoint is good: lower optim.learning_rate or optim.clip_norm")
 

@@ -1,14 +1,17 @@
 """Every cell against loops over time in float64, written from the equations of its paper."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, jitter, normal
+from conformance.certificate import assert_close, assert_same, noise, normal
+
 from hybrid_flax.cells.diagonal import rglru
 from hybrid_flax.cells.gated import elman, gru, lstm, lstmp
 from hybrid_flax.cells.inputs import conv
 from hybrid_flax.cells.minimal import mingru, minlstm
-from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.mixers.recurrent import recurrent, run_cell
 from hybrid_flax.typing import Segments
 
 BATCH, LENGTH, WIDTH, STATE, PROJECTION, BLOCKS, TAPS = 2, 9, 6, 8, 5, 2, 4
@@ -148,7 +151,7 @@ def test_cell_equals_its_paper(name):
     cell, loop, options = ORACLES[name]
     mixer = recurrent(cell, WIDTH, **options)
     rng = np.random.default_rng(0)
-    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    params = noise(mixer.init, rng)
     x = normal(rng, BATCH, LENGTH, WIDTH)
     state = jax.device_get(mixer.init_state(BATCH, LENGTH))
     state["cell"] = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), state["cell"])
@@ -165,7 +168,7 @@ def test_cell_equals_its_paper(name):
 def test_conv_equals_a_loop_over_taps():
     mixer = conv(WIDTH, taps=3)
     rng = np.random.default_rng(0)
-    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    params = noise(mixer.init, rng)
     x = normal(rng, 1, LENGTH, WIDTH)
     ids = np.array([[1, 1, 0, 1, 1, 2, 2, 0, 2]], np.int32)
     y, _ = jax.jit(mixer.apply)(params, x, Segments(ids, ids), None)
@@ -180,26 +183,22 @@ def test_conv_equals_a_loop_over_taps():
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm", "rglru"])
 def test_zero_decay_is_no_memory(name):
-    """A cell that forgets everything gives the same for any state it is given."""
+    """A cell that forgets everything gives the same for any state that it is given."""
     cell = ORACLES[name][0]
     rng = np.random.default_rng(0)
-    params = jax.device_get(jax.jit(recurrent(cell, WIDTH).init)(jax.random.key(0)))
     if name == "rglru":
-        params["cell"]["decay"] = np.full_like(params["cell"]["decay"], 1e4)
+        params = {"decay": np.full(STATE, 1e4, np.float32)}
+        u = (normal(rng, BATCH, LENGTH, STATE), normal(rng, BATCH, LENGTH, 2, STATE))
     else:
-        gate = {"mingru": (0, 1e4), "minlstm": (0, -1e4)}[name]
-        params["input"]["bias"] = params["input"]["bias"].copy()
-        params["input"]["bias"][gate[0]] = gate[1]
-    mixer = recurrent(cell, WIDTH)
-    program = jax.jit(mixer.apply)
-    x = normal(rng, BATCH, LENGTH, WIDTH)
-    state = jax.device_get(mixer.init_state(BATCH, LENGTH))
-    segments = jax.device_get(Segments.single(BATCH, LENGTH))
-    y, _ = program(params, x, segments, state)
-    state["cell"]["h"] = 100.0 * normal(rng, *state["cell"]["h"].shape)
-    y_other, _ = program(params, x, segments, state)
-    assert np.any(np.asarray(y))
-    assert_close(y_other, y, 0.0)
+        params, u = {}, normal(rng, BATCH, LENGTH, {"mingru": 2, "minlstm": 3}[name], STATE)
+        u[:, :, 0] = {"mingru": 1e4, "minlstm": -1e4}[name]  # all of the update gate, none of the forget gate
+    off = np.zeros((BATCH, LENGTH), bool)
+    for form in ("sequential", "associative"):
+        program = jax.jit(functools.partial(run_cell, cell, form))
+        states = ({"h": size * normal(rng, BATCH, STATE)} for size in (0.0, 100.0))
+        y, y_other = (program(params, u, off, off, state)[0] for state in states)
+        assert np.all(np.asarray(y))
+        assert_same(y_other, y)
 
 
 def test_initial_decay_of_rglru_lies_in_its_interval():

@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from conformance import certificate
 from conformance.certificate import BATCH, CHUNKS, DOCUMENTS, LENGTH, Segments
 from hybrid_flax import make_mixer, registered_mixers
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 SEEDS = st.integers(0, 2**32 - 1)
 LETTERS = st.sampled_from("......nnpp")

@@ -4,7 +4,9 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+
 from conformance import certificate
 from conformance.certificate import BATCH, LENGTH, WIDTH, WINDOW, make_cell_subject, make_subject
 from hybrid_flax import Segments
@@ -16,7 +18,7 @@ from hybrid_flax.ops.segments import previous_ids
 
 ONE_DOCUMENT = ["." * LENGTH] * BATCH
 DOCUMENTS = ["..n..p..p.n....p", "pp.........n....", "n....p.....ppp.."]
-SPLIT = (5, 1, 5, 1, 2, 1, 1)
+SPLIT = (5, 1, 5, 1, 1, 1, 1, 1)
 ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]
 PADS = [(0, 1, 2), (3, 9, 15), (7, 8, 12)]
 
@@ -33,7 +35,8 @@ def broken(mixer, change):
     def apply(params, x, segments, state=None):
         return change(mixer.apply, params, x, segments, state)
 
-    return make_subject("broken", mixer._replace(apply=apply))
+    base = certificate.noise(mixer.init, np.random.default_rng(0))
+    return make_subject("broken", mixer._replace(apply=apply), base)
 
 
 def one_document(apply, params, x, segments, state):

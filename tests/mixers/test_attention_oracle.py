@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_same, cut, jitter, normal, segments_of
+from conformance.certificate import assert_close, assert_same, cut, noise, normal, segments_of
+
 from hybrid_flax.mixers.attention import attention, tanhdot
 
 LENGTH, WIDTH = 9, 8
@@ -12,7 +13,7 @@ ROWS = ["....n....", "pp.p...p.", "........."]
 
 def prepare(mixer, seed=0):
     rng = np.random.default_rng(seed)
-    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    params = noise(mixer.init, rng)
     return params, normal(rng, len(ROWS), LENGTH, WIDTH)
 
 

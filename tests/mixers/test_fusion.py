@@ -13,10 +13,11 @@ from conformance.certificate import (
     WIDTH,
     assert_close,
     assert_same,
-    jitter,
+    noise,
     normal,
     segments_of,
 )
+
 from hybrid_flax import Segments, make_mixer
 from hybrid_flax.mixers import fusion
 
@@ -26,7 +27,7 @@ PARTS = "gru+tanhdot"
 
 def prepare(mixer):
     rng = np.random.default_rng(0)
-    params = jitter(jax.device_get(jax.jit(mixer.init)(jax.random.key(0))), rng)
+    params = noise(mixer.init, rng)
     return params, normal(rng, BATCH, LENGTH, WIDTH)
 
 
@@ -62,18 +63,19 @@ def test_fusion_equals_its_formula(name):
     params, x = prepare(mixer)
     segments = segments_of(ROWS)
     program = jax.jit(mixer.apply)
+    parts = dict(mixer.traits.parts)
+    assert [part.traits.spec[0] for part in parts.values()] == PARTS.split("+")
     for state in (None, jax.device_get(mixer.init_state(BATCH, LENGTH))):
         y, after = program(params, x, segments, state)
         parts_after = {}
 
-        def run(key, part, x, state=state, parts_after=parts_after):
+        def run(key, x, state=state, parts_after=parts_after):
             part_state = None if state is None else state[key]
-            y, parts_after[key] = program_of(part.traits.spec[0])(params[key], np.asarray(x), segments, part_state)
+            program = program_of(parts[key].traits.spec[0])
+            y, parts_after[key] = program(params[key], np.asarray(x), segments, part_state)
             return np.asarray(y)
 
-        parts = dict(mixer.traits.parts)
-        assert [part.traits.spec[0] for part in parts.values()] == PARTS.split("+")
-        wanted = by_hand(name, params, x, lambda x: run("a", parts["a"], x), lambda x: run("b", parts["b"], x))
+        wanted = by_hand(name, params, x, functools.partial(run, "a"), functools.partial(run, "b"))
         assert_close(y, wanted)
         if state is None:
             assert after is None
@@ -107,7 +109,7 @@ def test_bi_equals_two_directions_turned_by_hand():
 def test_reversed_attention_reads_the_future_alone():
     """With reversed positions too, causal attention from the end is a mask of the future."""
     part = make_mixer("attn", WIDTH)
-    subject = certificate.make_subject("reversed", fusion.reverse(part))
+    subject = certificate.make_subject("reversed", fusion.reverse(part), noise(part.init, np.random.default_rng(0)))
     params, x, _ = certificate.draw(subject, 0)
     segments = segments_of(ROWS)
     dy = np.zeros_like(x)
@@ -147,7 +149,7 @@ def test_a_fusion_of_fusions_has_the_certificate():
     """The combinators are closed under composition."""
     inner = make_mixer("cascade:tanh+conv", WIDTH)
     mixer = fusion.gate(inner, make_mixer("swa", WIDTH, window=5), WIDTH)
-    subject = certificate.make_subject("nested", mixer)
+    subject = certificate.make_subject("nested", mixer, noise(mixer.init, np.random.default_rng(0)))
     certificate.any_split(subject, ROWS, (5, 5, 1, 5), 0)
     certificate.left_padding(subject, 0)
     certificate.causality(subject, ROWS, 9, 0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance import certificate
+
 from hybrid_flax import (
     Cell,
     Mixer,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance.certificate import assert_close, assert_finite, assert_zero, normal, segments_of
+
 from hybrid_flax.ops.attention import attend, visible
 
 attend_jit = jax.jit(attend, static_argnames=("scale", "implementation"))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance.certificate import assert_close, assert_same, normal
+
 from hybrid_flax.ops.losses import cross_entropy, squared_error
 
 SHAPE, VOCABULARY = (2, 3), 5

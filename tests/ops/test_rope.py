@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from conformance.certificate import assert_close, assert_same, normal
+
 from hybrid_flax.ops.rope import rope
 
 WIDTH = 8

@@ -1,4 +1,4 @@
-"""Parallel and deferred forms of a recurrence against the plain loop, values and gradients, resets and holds included."""
+"""Parallel and deferred forms of a recurrence against the plain loop: values, gradients, resets and holds."""
 
 from functools import partial
 
@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from conformance.certificate import assert_close, assert_same, assert_zero, normal
-from hybrid_flax.ops.scan import affine_scan, unroll, unroll_deferred
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from hybrid_flax.ops.scan import affine_scan, unroll, unroll_deferred
 
 BATCH, LENGTH, WIDTH = 2, 11, 3
 MASKS = st.lists(st.booleans(), min_size=BATCH * LENGTH, max_size=BATCH * LENGTH)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance.certificate import assert_same, normal, segments_of
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from hybrid_flax import Segments
 from hybrid_flax.ops import segments as ops
 from hybrid_flax.ops.segments import FRESH
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 BATCH, LENGTH = 2, 10
 ROWS = st.lists(st.text("...npp", min_size=LENGTH, max_size=LENGTH), min_size=BATCH, max_size=BATCH)

@@ -98,16 +98,16 @@ def test_nothing_moves_from_the_failed_step_on(text):
 
 
 @pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("bad_layer", [0, 1, 2, 3, 4, "head"])
+@pytest.mark.parametrize("bad_layer", [0, 5, 8, "head"])
 def test_the_first_layer_is_named(bad_layer, remat, text):
-    """Two scanned repeats of two layers and one left over; an infinity in one of them."""
+    """Four scanned repeats of two layers and one left over; an infinity in one of them."""
     model = make_model(
-        vocab_size=9, width=8, depth=5, pattern="gru,conv", remat=remat, mlp="relu2", mlp_ratio=1.0, tied=False
+        vocab_size=9, width=8, depth=9, pattern="gru,conv", remat=remat, mlp="relu2", mlp_ratio=1.0, tied=False
     )
     params = jax.tree.map(np.array, init_params(model, jax.random.key(0)))
     if bad_layer == "head":
         params["head"]["kernel"][0, 0] = np.inf
-    elif bad_layer == 4:
+    elif bad_layer == 8:
         params["backbone"]["rest"]["layer_0"]["mlp_norm"]["scale"][:] = np.inf
     else:
         repeat, place = divmod(bad_layer, 2)
