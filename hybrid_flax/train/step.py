@@ -51,7 +51,7 @@ def init_train_state(params: Params, hparams: Hparams, spec: StepSpec, key: Key[
         opt_state=make_optimizer(spec.optimizer, hparams, nesterov=spec.nesterov).init(params),
         ema=jax.tree.map(jnp.copy, params) if spec.ema else None,
         key=key,
-        hparams=hparams,
+        hparams=jax.tree.map(jnp.copy, hparams),  # steps donate the state
         sums={name: jnp.zeros(()) for name in SUMS},
         failed_step=jnp.full((), -1, jnp.int32),
     )
