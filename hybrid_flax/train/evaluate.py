@@ -34,7 +34,7 @@ def evaluate(
     windows of `length` that each start from nothing. max_batches: stop there; 0 reads the whole split.
     """
     batches = (eval_stream if carried else eval_windows)(tokens, batch_size=batch_size, length=length)
-    step = mapped_eval_step(model, task, parallel)
+    step = parallel.wrap(make_eval_step(model, task, parallel.axis_name), donate=(1,))
     rows = parallel.rows(batch_size)
     carry = parallel.put_rows(_local(model.init_state(batch_size, CARRIED_CAPACITY), rows)) if carried else ()
     total: Mapping[str, Any] | None = None
@@ -45,17 +45,6 @@ def evaluate(
         sums = {name: float(value) for name, value in jax.device_get(sums).items()}
         total = sums if total is None else {name: total[name] + sums[name] for name in total}
     return task.metrics(total)
-
-
-_mapped: dict[Any, Any] = {}
-
-
-def mapped_eval_step(model: LanguageModel, task: Task, parallel: Parallel):
-    """The mapped evaluation step; equal arguments give the identical function, which compiles once."""
-    key = (model, task, parallel.kind, parallel.num_devices)
-    if key not in _mapped:
-        _mapped[key] = parallel.wrap(make_eval_step(model, task, parallel.axis_name), donate=(1,))
-    return _mapped[key]
 
 
 def _local(tree, rows):

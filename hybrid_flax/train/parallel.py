@@ -1,5 +1,6 @@
 """One per-device step, three maps: jit on one device, pmap in one process, jit(shard_map) over many processes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ class Parallel(NamedTuple):
 def make_parallel(kind: str = "auto", devices: Sequence[Any] | None = None) -> Parallel:
     """The map for `devices` (all by default). "auto": jit for one, pmap in one process, else shard_map.
 
+    Equal arguments give the identical object, and its `wrap` the identical mapped step, which compiles once.
     Raises ValueError for an unknown kind, and for one that does not fit the devices or processes.
     """
     devices = list(jax.devices() if devices is None else devices)
@@ -56,9 +58,7 @@ def make_parallel(kind: str = "auto", devices: Sequence[Any] | None = None) -> P
         )
     if kind == "jit":
         devices = devices[:1]
-    build = {"jit": _make_jit, "pmap": _make_pmap, "shard_map": _make_shard_map}[kind]
-    blocking = len(devices) > 1 and devices[0].platform == "cpu"
-    return build(devices)._replace(blocking=blocking)
+    return _build(kind, tuple(devices))
 
 
 def check_rows(parallel: Parallel, batch_size: int, accumulate: int = 1, name: str = "data.batch_size") -> None:
@@ -71,7 +71,15 @@ def check_rows(parallel: Parallel, batch_size: int, accumulate: int = 1, name: s
         raise ValueError(f"{name}={batch_size} does not divide over {parallel.num_devices} devices{parts}: use {near}")
 
 
+@functools.cache
+def _build(kind, devices):
+    make = {"jit": _make_jit, "pmap": _make_pmap, "shard_map": _make_shard_map}[kind]
+    blocking = len(devices) > 1 and devices[0].platform == "cpu"
+    return make(devices)._replace(blocking=blocking)
+
+
 def _make_jit(devices):
+    @functools.cache
     def wrap(step, donate=(0, 1)):
         return jax.jit(step, donate_argnums=donate)
 
@@ -84,16 +92,10 @@ def _make_jit(devices):
 def _make_pmap(devices):
     num_devices = len(devices)
 
+    @functools.cache
     def wrap(step, donate=(0, 1)):
-        mapped = jax.pmap(
-            step,
-            axis_name=_AXIS,
-            in_axes=(None, 0, 0),
-            out_axes=(None, 0, None),
-            devices=devices,
-            donate_argnums=donate,
-        )
-        return mapped
+        axes = {"in_axes": (None, 0, 0), "out_axes": (None, 0, None)}
+        return jax.pmap(step, axis_name=_AXIS, devices=devices, donate_argnums=donate, **axes)
 
     def put_rows(tree):
         return jax.tree.map(lambda leaf: leaf.reshape(num_devices, -1, *leaf.shape[1:]), tree)
@@ -109,6 +111,7 @@ def _make_shard_map(devices):
     mesh = _mesh(devices)
     split = NamedSharding(mesh, P(_AXIS))
 
+    @functools.cache
     def wrap(step, donate=(0, 1)):
         # With check_vma (the default) psum-ed gradients come out multiplied by the number of devices.
         mapped = jax.shard_map(
