@@ -1,4 +1,4 @@
-"""The harness: the test runner checks shapes, nothing persists between runs, failing examples say how to repeat them."""
+"""The harness: the test runner checks shapes, nothing persists between runs, failures say how to repeat them."""
 
 import sys
 from pathlib import Path

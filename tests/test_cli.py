@@ -164,9 +164,7 @@ def test_config_file_that_does_not_work(code, words, tmp_path, capsys):
 
 def test_data_that_does_not_read(experiment, tmp_path, capsys):
     def with_path(path):
-        return mistake(
-            capsys, f"--config={experiment}", f"--workdir={tmp_path / 'run'}", f"--config.data.path={path}"
-        )
+        return mistake(capsys, f"--config={experiment}", f"--workdir={tmp_path / 'run'}", f"--config.data.path={path}")
 
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait\n".encode("latin-1"))

@@ -7,7 +7,7 @@ from conformance.certificate import assert_close, assert_same, cut, noise, norma
 
 from hybrid_flax.mixers.attention import attention, tanhdot
 
-LENGTH, WIDTH = 9, 8
+LENGTH, WIDTH = 9, 16
 ROWS = ["....n....", "pp.p...p.", "........."]
 
 
@@ -142,7 +142,7 @@ def test_a_window_of_one_reads_itself():
 def test_the_cache_of_a_window_is_a_ring_of_its_slots():
     """Slot `count % window` holds the newest live token; padding takes none; the capacity asked for does not matter."""
     window = 3
-    mixer = tanhdot(WIDTH)._replace()  # no window here: one slot a token
+    mixer = tanhdot(WIDTH)  # no window here: one slot a token
     assert jax.eval_shape(lambda: mixer.init_state(2, 5))["ids"].shape == (2, 5)
     mixer = attention(WIDTH, window=window, position="none")
     state = jax.device_get(mixer.init_state(3, 100))
@@ -242,7 +242,7 @@ def test_a_state_needs_causality(causal):
         {"window": 0},
         {"position": "absolute"},
         {"implementation": "fast"},
-        {"num_heads": 8},
+        {"num_heads": 16},
     ],
     ids=str,
 )

@@ -97,14 +97,13 @@ def test_nothing_moves_from_the_failed_step_on(text):
         jax.tree.map(np.testing.assert_array_equal, other_carry, carry)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("bad_layer", [0, 5, 8, "head"])
+@pytest.mark.parametrize(("bad_layer", "remat"), [(0, True), (5, False), (8, True), ("head", False)])
 def test_the_first_layer_is_named(bad_layer, remat, text):
     """Four scanned repeats of two layers and one left over; an infinity in one of them."""
     model = make_model(
-        vocab_size=9, width=8, depth=9, pattern="gru,conv", remat=remat, mlp="relu2", mlp_ratio=1.0, tied=False
+        vocab_size=9, width=8, depth=9, pattern="conv,tanhdot", remat=remat, mlp="relu2", mlp_ratio=1.0, tied=False
     )
-    params = jax.tree.map(np.array, init_params(model, jax.random.key(0)))
+    params = jax.tree.map(np.array, jax.jit(init_params, static_argnums=0)(model, jax.random.key(0)))
     if bad_layer == "head":
         params["head"]["kernel"][0, 0] = np.inf
     elif bad_layer == 8:

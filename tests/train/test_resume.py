@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -155,39 +156,49 @@ def test_crash_and_signal_in_one_process(mode, text, tmp_path, monkeypatch):
     assert_same_run(config, tmp_path / "whole", cut)
 
 
-@pytest.mark.parametrize("forgotten", ["carry", "opt_state", "ema", "params", "key", "step", "sums"])
-def test_all_that_moves_is_restored(forgotten, text, tmp_path, monkeypatch):
-    """The comparison of this file notices whatever is not restored."""
+@pytest.fixture(scope="module")
+def whole_and_cut(text, tmp_path_factory):
+    """(config, folder of a whole run, folder of the same run cut off after its first checkpoint)."""
+    folder = tmp_path_factory.mktemp("runs")
     config = quick(text, "stream", optim__ema_decay=0.9, eval__every=0, train__log_every=9)
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
+    train(config, folder / "whole")
+    with pytest.MonkeyPatch.context() as patch:
         at_step(patch, 5, crash)
         with pytest.raises(Crash):
-            train(config, tmp_path / "cut")
+            train(config, folder / "cut")
+    return config, folder / "whole", folder / "cut"
+
+
+@pytest.mark.parametrize("forgotten", ["carry", "opt_state", "ema", "params", "key", "sums", "step"])
+def test_all_that_moves_is_restored(forgotten, whole_and_cut, tmp_path, monkeypatch):
+    """The comparison of this file notices whatever is not restored."""
+    config, whole, cut = whole_and_cut
+    cut = shutil.copytree(cut, tmp_path / "cut")
     original = loop._start_or_resume
 
     def forget(experiment, config, checkpoints):
-        position = original(experiment, config, checkpoints)
-
-        class Empty:
-            latest = staticmethod(lambda: None)
-
-        fresh = original(experiment, config, Empty())
+        position, fresh = original(experiment, config, checkpoints), original(experiment, config, Nothing())
         if forgotten == "carry":
             return position._replace(carry=fresh.carry)
-        if forgotten == "key":
-            return position._replace(state=position.state._replace(key=jax.random.key(7)))
-        return position._replace(state=position.state._replace(**{forgotten: getattr(fresh.state, forgotten)}))
+        value = jax.random.key(7) if forgotten == "key" else getattr(fresh.state, forgotten)
+        return position._replace(state=position.state._replace(**{forgotten: value}))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_start_or_resume", forget)
-        if forgotten == "step":
-            with pytest.raises(RuntimeError, match="already exists"):
-                train(config, tmp_path / "cut")
-            return
-        train(config, tmp_path / "cut")
+    monkeypatch.setattr(loop, "_start_or_resume", forget)
+    if forgotten == "step":
+        with pytest.raises(RuntimeError, match="already exists"):
+            train(config, cut)
+        return
+    train(config, cut)
+    monkeypatch.undo()
     with pytest.raises(AssertionError):
-        assert_same_run(config, tmp_path / "whole", tmp_path / "cut")
+        assert_same_run(config, whole, cut)
+
+
+class Nothing:
+    """A folder without checkpoints."""
+
+    def latest(self):
+        return None
 
 
 @pytest.mark.slow

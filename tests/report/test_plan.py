@@ -1,0 +1,97 @@
+"""The plan against real arrays and against XLA's count of the unrolled program."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from rich.console import Console
+
+from hybrid_flax.models.build import init_params, layer_mixer
+from hybrid_flax.report.plan import make_plan, print_plan
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.step import init_train_state
+from hybrid_flax.typing import Segments
+
+PATTERNS = {
+    "lstm": {},
+    "gru": {"model__depth": 2},
+    "cascade:lstm+attn": {"model__depth": 2, "mixers__attn__num_heads": 2},
+    "rglru,rglru,swa": {"model__depth": 4, "model__mlp": "swiglu", "model__mlp_ratio": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module", params=PATTERNS)
+def experiment(request, text):
+    return make_experiment(tiny.tiny_config(text, model__pattern=request.param, **PATTERNS[request.param]))
+
+
+def nbytes(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_sizes_are_those_of_real_arrays(experiment):
+    model, length = experiment.model, 24
+    plan = make_plan(experiment, length, 10)
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(0))
+    assert plan.optimizer_bytes == nbytes((state.params, state.opt_state, state.ema))
+    assert sum(row.state_bytes + row.cache_bytes for row in plan.layers) == nbytes(model.init_state(1, length))
+    for row, layer in zip(plan.layers, model.layers):
+        mixer = layer_mixer(model, layer)
+        assert row.state_bytes == nbytes(mixer.init_state(1, 0))
+        assert row.state_bytes + row.cache_bytes == nbytes(mixer.init_state(1, length))
+
+
+def test_rows_sum_to_the_whole(experiment):
+    plan = make_plan(experiment, 16, 10)
+    assert sum(row.parameters for row in plan.layers) == plan.parameters
+    assert sum(row.forward_flops for row in plan.layers) == pytest.approx(plan.forward_flops)
+    assert len(plan.layers) == len(experiment.model.layers) + 1
+    assert all(row.forward_flops > 0 and row.decode_flops > 0 for row in plan.layers)
+    assert plan.train_flops > 2 * plan.forward_flops
+    assert plan.tokens_per_step == 4 * 8
+    printed = io.StringIO()
+    print_plan(plan, 16, Console(file=printed, width=120))
+    assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.layers[0] in printed.getvalue()
+
+
+@pytest.mark.parametrize("length", [8, 20])
+def test_forward_flops_within_five_percent_of_the_unrolled_program(experiment, length, monkeypatch):
+    model = experiment.model
+    ours = make_plan(experiment, length, 10).forward_flops
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    scan = jax.lax.scan
+
+    def unrolled(f, init, xs=None, length=None, **options):
+        steps = length if xs is None else jax.tree.leaves(xs)[0].shape[0]
+        return scan(f, init, xs, length, **options | {"unroll": steps})
+
+    monkeypatch.setattr(jax.lax, "scan", unrolled)
+    forward = jax.jit(lambda p, tokens, *segments: model.apply({"params": p}, tokens, Segments(*segments))[0])
+    xla = forward.lower(params, ids, ids, ids).cost_analysis()["flops"]
+    assert ours == pytest.approx(xla / length, rel=0.05)
+
+
+def test_decoding_costs_do_not_depend_on_the_length_where_the_state_does_not(text):
+    config = tiny.tiny_config(text, model__pattern="lstm")
+    short, long = (make_plan(make_experiment(config), length, 10).layers[0] for length in (8, 64))
+    assert short == long._replace(forward_flops=short.forward_flops)
+    config = tiny.tiny_config(text, model__pattern="attn", mixers__attn__num_heads=2)
+    short, long = (make_plan(make_experiment(config), length, 10).layers[0] for length in (8, 64))
+    assert long.cache_bytes == 8 * short.cache_bytes and long.decode_flops > short.decode_flops
+    assert long.forward_flops > short.forward_flops
+
+
+def test_accumulation_keeps_fewer_activations(text):
+    plans = [make_plan(make_experiment(tiny.tiny_config(text, optim__accumulate=k)), 8, 10) for k in (1, 4)]
+    assert plans[1].activation_bytes < 0.5 * plans[0].activation_bytes
+    assert plans[1].parameters == plans[0].parameters

@@ -1,0 +1,86 @@
+"""The config: every knob, read, overridden, compared and named."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from hybrid_flax.config import (
+    ConfigError,
+    apply_overrides,
+    base_config,
+    config_diff,
+    config_hash,
+    flatten,
+    load_config,
+    mixer_option_pairs,
+    validate,
+)
+from hybrid_flax.mixers.registry import mixer_options
+
+
+def test_base_config_is_valid_and_closed():
+    config = base_config()
+    validate(config)
+    with pytest.raises(AttributeError):
+        config.model.widht = 3
+    assert {name: set(options) for name, options in config.mixers.items()} == {
+        name: set(options) for name, options in mixer_options().items()
+    }
+
+
+def test_overrides_take_the_type_of_what_they_replace():
+    texts = ["model.width=1_024", "optim.learning_rate=1", "model.tied=true", "mixers.attn.window=7"]
+    texts += ["model.pattern=rglru,rglru,swa", "optim.clip_norm=inf", "data.path=a=b.txt", "log.tensorboard=0"]
+    config = apply_overrides(base_config(), texts)
+    assert (config.model.width, config.optim.learning_rate, config.model.tied) == (1024, 1.0, True)
+    assert isinstance(config.optim.learning_rate, float)
+    assert (config.mixers.attn.window, config.model.pattern) == (7, "rglru,rglru,swa")
+    assert (config.optim.clip_norm, config.data.path, config.log.tensorboard) == (float("inf"), "a=b.txt", False)
+    assert mixer_option_pairs(config.mixers) == (("attn.window", 7),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim.learning_rat=1", "nearest: optim.learning_rate"),
+        ("dropout=0.1", "train.dropout"),
+        ("optim", "has no value"),
+        ("optim=1", "unknown key 'optim'"),
+        ("model.depth=2.5", "'2.5' is no int"),
+        ("model.depth=", "'' is no int"),
+    ],
+)
+def test_wrong_overrides(text, words):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(base_config(), [text])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_hash_and_difference():
+    one, other = base_config(), apply_overrides(base_config(), ["model.width=64", "data.mode=stream"])
+    assert config_hash(one) == config_hash(base_config()) != config_hash(other)
+    assert config_diff(one, base_config()) == []
+    assert config_diff(one, other) == ["data.mode: 'windows' -> 'stream'", "model.width: 128 -> 64"]
+    saved = json.loads(json.dumps(one.to_dict()))
+    assert config_diff(saved, one) == [] and config_hash(saved) == config_hash(one)
+    del saved["seed"]
+    assert config_diff(saved, one) == ["seed: '(none)' -> 0"]
+
+
+def test_flatten():
+    nested = ConfigDict({"a": {"b": {"c": 1}}, "d": (1, 2)})
+    assert flatten(nested) == {"a.b.c": 1, "d": [1, 2]}
+
+
+def test_an_experiment_takes_an_argument(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text(
+        "from hybrid_flax.config import base_config\n"
+        "def get_config(arg=''):\n"
+        "    config = base_config()\n"
+        "    config.model.pattern = arg or 'gru'\n"
+        "    return config\n"
+    )
+    assert load_config(f"{path}:cascade:lstm+attn").model.pattern == "cascade:lstm+attn"
+    assert load_config(str(path)).model.pattern == "gru"

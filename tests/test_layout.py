@@ -1,0 +1,111 @@
+"""The direction of imports, and what the package costs to import."""
+
+import ast
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+PACKAGE = tiny.ROOT / "hybrid_flax"
+
+# What each part may import from the package; a part is a folder or a file at the top.
+_BASE = {"typing", "ops", "cells", "mixers"}
+ALLOWED = {
+    "typing": set(),
+    "ops": {"typing"},
+    "cells": {"typing", "ops"},
+    "mixers": {"typing", "ops", "cells"},
+    "models": _BASE,
+    "data": {"typing"},
+    "config": {"mixers"},
+    "cost": set(),
+    "tasks": _BASE | {"models", "data"},
+    "train": _BASE | {"models", "data", "tasks", "config", "cost"},
+    "runs": _BASE | {"models", "data", "tasks", "config", "train"},
+    "generate": _BASE | {"models", "data", "train", "runs"},
+    "report": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
+    "cli": {"config", "train", "runs", "generate", "report"},
+    "__init__": {"typing", "mixers", "runs"},
+}
+
+# Who may know a library; a place is a file or a folder of the package.
+HOLDERS = {
+    "orbax": {"train/checkpoint.py"},
+    "optax": {"train/optimizer.py", "train/step.py", "ops/losses.py"},
+    "flax": {"models"},
+    "matplotlib": {"report"},
+    "tensorboardX": {"train/writers.py"},
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names of all modules that a source imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def wrong_imports(place: str, source: str) -> list[str]:
+    """The imports of the file at `place` that are against the direction or not its own."""
+    part = place.partition("/")[0].removesuffix(".py")
+    wrong = []
+    for name in sorted(imports(source)):
+        library, *rest = name.split(".")
+        if library == "hybrid_flax" and rest and (PACKAGE / rest[0]).exists() | (PACKAGE / f"{rest[0]}.py").exists():
+            if rest[0] != part and rest[0] not in ALLOWED[part]:
+                wrong.append(name)
+        elif library in HOLDERS and not HOLDERS[library] & {place, part}:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_direction_of_imports(path):
+    place = path.relative_to(PACKAGE).as_posix()
+    assert place.partition("/")[0].removesuffix(".py") in ALLOWED, "a new part: say what it may import"
+    assert wrong_imports(place, path.read_text(encoding="utf-8")) == []
+
+
+def test_wrong_directions_are_noticed():
+    assert wrong_imports("ops/norm.py", "from hybrid_flax.cells import gated")
+    assert wrong_imports("models/heads.py", "import hybrid_flax.train.step")
+    assert wrong_imports("train/loop.py", "from hybrid_flax import report")
+    assert wrong_imports("train/loop.py", "def f():\n    from orbax.checkpoint import v1")
+    assert wrong_imports("mixers/fusion.py", "import flax.linen as nn")
+    assert not wrong_imports("train/loop.py", "from hybrid_flax.models.build import make_model\nimport jax")
+
+
+def test_launch_holds_no_logic():
+    assert imports((tiny.ROOT / "launch.py").read_text()) == {"sys", "hybrid_flax.cli", "hybrid_flax.cli.main"}
+
+
+def test_file_names_say_what_is_inside():
+    assert not {"utils", "helpers", "common", "misc"} & {path.stem for path in FILES}
+
+
+def test_import_is_quick_and_light():
+    """Best of three fresh processes; flax, orbax and matplotlib wait until they are needed."""
+    code = (
+        "import time; since = time.perf_counter(); import hybrid_flax; seconds = time.perf_counter() - since\n"
+        "import sys; print(seconds, *({'flax', 'orbax', 'matplotlib', 'optax'} & set(sys.modules)))"
+    )
+    fastest = 60.0
+    for _ in range(3):
+        out = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=tiny.ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+        assert out[1:] == []
+        fastest = min(fastest, float(out[0]))
+        if fastest < 1.5:
+            break
+        time.sleep(1.0)
+    assert fastest < 1.5

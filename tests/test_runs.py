@@ -1,0 +1,127 @@
+"""Finished runs: loaded in a fresh process, with their running mean, their best step, and mixers of one's own."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from hybrid_flax import cli
+from hybrid_flax.config import ConfigError
+from hybrid_flax.runs import load_run
+from hybrid_flax.train.loop import train
+from hybrid_flax.train.writers import read_jsonl
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def workdir(text, tmp_path_factory):
+    """A finished run with a running mean; its learning rate makes it worse in the end."""
+    folder = tmp_path_factory.mktemp("runs") / "ema"
+    changes = {"train__steps": 8, "eval__every": 2, "optim__ema_decay": 0.3, "schedule__name": "constant"}
+    train(tiny.tiny_config(text, **changes, optim__name="sgd", optim__learning_rate=8.0), folder)
+    return folder
+
+
+def test_parameters_are_the_running_mean(workdir, tmp_path):
+    """And those of the best step where that is asked for; the same in a fresh process without flags."""
+    latest, best = load_run(workdir), load_run(workdir, "best")
+    losses = {row["step"]: row["eval/loss"] for row in read_jsonl(workdir / "metrics.jsonl") if "eval/loss" in row}
+    assert set(losses) == {2, 4, 6, 8}
+    assert best.step == min(losses, key=losses.get) and latest.step == 8
+    assert best.step != 8, "the run must get worse, or best and latest are one"
+    code = (
+        "import json, sys, jax, hybrid_flax\n"
+        "run = hybrid_flax.load_run(sys.argv[1])\n"
+        "print(json.dumps([float(abs(leaf).sum()) for leaf in jax.tree.leaves(run.params)]))\n"
+    )
+    code_path = tmp_path / "load.py"
+    code_path.write_text(code)
+    status, out, err = tiny.python(code_path, workdir, cache=tmp_path / "compiled")
+    assert status == 0, err
+    sums = [float(abs(leaf).sum()) for leaf in jax.tree.leaves(latest.params)]
+    np.testing.assert_allclose(json.loads(out), sums, rtol=1e-6)
+
+
+def test_evaluation_of_a_loaded_run_is_that_of_training(workdir, capsys):
+    """The final figures of the run, from the checkpoint alone: so the running mean is what was loaded."""
+    from hybrid_flax.report.evaluation import evaluate_run
+
+    saved = json.loads((workdir / "results.json").read_text())
+    found = evaluate_run(workdir, "valid", "latest")
+    assert found["windows"] == pytest.approx(saved["valid"], rel=1e-6)
+    assert set(found) == {"windows", "carried"}
+    best = evaluate_run(workdir, "valid", "best")["windows"]["loss"]
+    assert best < found["windows"]["loss"]
+    assert "after 8 steps" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_there(workdir, tmp_path):
+    with pytest.raises(ConfigError, match=f"is no run.*runs here: {workdir}"):
+        load_run(workdir.parent / "emma")
+    with pytest.raises(ConfigError, match="none of latest, best"):
+        load_run(workdir, "last")
+
+
+def test_a_config_of_an_older_version(workdir, tmp_path):
+    """Knobs that a saved config does not have yet take their defaults."""
+    config = json.loads((workdir / "config.json").read_text())
+    removed = config["sample"].pop("top_p")
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert load_run(workdir).config.sample.top_p == removed
+    (workdir / "config.json").write_text(json.dumps(config | {"sample": config["sample"] | {"top_p": removed}}))
+
+
+OWN_CELL = '''
+import jax.numpy as jnp
+from hybrid_flax import Cell, register_cell
+from hybrid_flax.cells.inputs import linear
+
+
+def leaky(width: int, *, rate: float = 0.5) -> Cell:
+    """h_t = tanh(W x_t + b) + rate h_tm1."""
+
+    def step(params, state, u_t):
+        h = jnp.tanh(u_t[:, 0]) + rate * state["h"]
+        return {"h": h}, h
+
+    def init_state(batch_size):
+        return {"h": jnp.zeros((batch_size, width))}
+
+    return Cell(linear(width, (1, width)), lambda key: {}, init_state, step, width)
+
+
+register_cell("leaky", leaky)
+'''
+
+
+@pytest.mark.slow
+def test_a_cell_of_ones_own_from_config_to_text(text, tmp_path):
+    """An experiment file registers it; training, evaluation and text need no more than the run folder."""
+    changes = {"model__pattern": "cascade:leaky+swa", "data__mode": "stream", "train__steps": 4}
+    experiment = tiny.write_experiment(tmp_path, text, head=OWN_CELL, **changes)
+    workdir, cache = tmp_path / "run", tmp_path / "compiled"
+    launch = tiny.ROOT / "launch.py"
+    override = "--config.mixers.leaky.rate=0.25"
+    status, out, err = tiny.python(launch, f"--config={experiment}", override, f"--workdir={workdir}", cache=cache)
+    assert (status, err) == (0, "")
+    status, out, err = tiny.python(launch, "generate", f"--workdir={workdir}", "--tokens=5", cache=cache)
+    assert (status, err) == (0, "")
+    status, out, err = tiny.python(launch, "eval", f"--workdir={workdir}", cache=cache)
+    assert (status, err) == (0, "") and "carried" in out
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["mixers"]["leaky"]["rate"] == 0.25
+
+
+def test_a_mixer_that_is_not_registered_is_named(text, tmp_path, capsys):
+    train(tiny.tiny_config(text, train__steps=1), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["pattern"] = "leaky"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cli.main(["generate", f"--workdir={tmp_path}"]) == 2
+    assert "unknown mixer 'leaky'" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""The train step: accumulation, the running mean of parameters, regularisers, and randomness by row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from hybrid_flax.models.build import init_params
+from hybrid_flax.models.layers import Dropout
+from hybrid_flax.ops.losses import cross_entropy
+from hybrid_flax.train import loop
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.step import make_train_step, row_keys
+from hybrid_flax.typing import Segments
+
+
+class Nothing:
+    """A folder without checkpoints."""
+
+    def latest(self):
+        return None
+
+
+def run(config, num_steps):
+    """The state after every step."""
+    experiment = make_experiment(config)
+    step = jax.jit(make_train_step(experiment.model, experiment.task, experiment.spec, None))
+    state, carry = loop._start_or_resume(experiment, config, Nothing())
+    states = [state]
+    for index in range(num_steps):
+        state, carry, _ = step(state, carry, experiment.batches.batch(index))
+        states.append(state)
+    return experiment, states
+
+
+def assert_near(one, other, bound):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.max(np.abs(a - b)) <= bound * np.max(np.abs(b))
+
+
+@pytest.fixture(scope="module")
+def whole(text):
+    """Three steps in stream mode with dropout and a running mean."""
+    return run(stream_config(text), 3)
+
+
+def stream_config(text, **changes):
+    changes = {"data__mode": "stream", "train__dropout": 0.3, "optim__ema_decay": 0.15} | changes
+    return tiny.tiny_config(text, **changes, train__log_every=3, schedule__name="constant")
+
+
+def test_accumulated_parts_are_the_whole(text, whole):
+    """Also with dropout, whose masks go by row, and with a carry, whose rows come back in order."""
+    _, parts = run(stream_config(text, optim__accumulate=4), 3)
+    assert_near(parts[3].params, whole[1][3].params, 1e-6)
+    assert_near(parts[3].sums, whole[1][3].sums, 1e-6)
+
+
+def test_running_mean(whole):
+    """ema_t = d ema_tm1 + (1 - d) p_t, d = min(decay, (1 + t) / (10 + t)) for t updates done before."""
+    mean = jax.device_get(whole[1][0].params)
+    for done, state in enumerate(whole[1][1:]):
+        decay = min(0.15, (1 + done) / (10 + done))
+        mean = jax.tree.map(lambda old, p, d=decay: d * old + (1 - d) * np.asarray(p), mean, state.params)
+        assert_near(state.ema, mean, 1e-6)
+        assert not np.array_equal(jax.tree.leaves(state.ema)[0], jax.tree.leaves(state.params)[0])
+
+
+def test_sums_start_again_after_a_log_row(text, whole):
+    experiment, states = whole
+    assert [float(state.sums["steps"]) for state in states] == [0, 1, 2, 3]
+    counts = [np.sum(experiment.batches.batch(index)["weights"]) for index in range(3)]
+    assert float(states[3].sums["count"]) == np.sum(counts)
+    _, every = run(tiny.tiny_config(text, train__log_every=1), 2)
+    assert [float(state.sums["steps"]) for state in every] == [0, 1, 1]
+
+
+def test_learning_rate_and_schedule_scale_the_update(text):
+    config = tiny.tiny_config(text, optim__name="sgd", optim__momentum=0.0, optim__learning_rate=0.25, train__steps=4)
+    config.schedule.name, config.schedule.warmup_steps = "linear", 2
+    experiment, states = run(config, 3)
+
+    def loss(params, batch):
+        segments = Segments(jnp.asarray(batch["segment_ids"]), jnp.asarray(batch["positions"]))
+        logits, _ = experiment.model.apply({"params": params}, jnp.asarray(batch["tokens"]), segments)
+        return jnp.mean(cross_entropy(logits, jnp.asarray(batch["targets"])))
+
+    grad = jax.jit(jax.grad(loss))
+    for index, factor in enumerate((0.5, 1.0, 1.0)):
+        grads = grad(states[index].params, experiment.batches.batch(index))
+        norm = np.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)))
+        rate = 0.25 * factor * min(1.0, 1.0 / norm)
+        wanted = jax.tree.map(lambda p, g, r=rate: p - r * g, states[index].params, grads)
+        assert_near(states[index + 1].params, wanted, 1e-5)
+
+
+def test_label_smoothing_and_z_loss_enter_the_loss(text):
+    config = tiny.tiny_config(text, loss__label_smoothing=0.1, loss__z_loss=0.01)
+    experiment, states = run(config, 1)
+    batch = experiment.batches.batch(0)
+    segments = Segments(jnp.asarray(batch["segment_ids"]), jnp.asarray(batch["positions"]))
+    logits, _ = experiment.model.apply({"params": states[0].params}, jnp.asarray(batch["tokens"]), segments)
+    logits = np.asarray(logits, np.float64)
+    log_z = np.log(np.sum(np.exp(logits), axis=-1))
+    log_p = logits - log_z[..., None]
+    target = np.take_along_axis(log_p, batch["targets"][..., None], axis=-1)[..., 0]
+    losses = -0.9 * target - 0.1 * np.mean(log_p, axis=-1) + 0.01 * log_z**2
+    assert float(states[1].sums["loss"]) == pytest.approx(np.sum(losses * batch["weights"]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dropped(whole):
+    """(model outputs, params, batch, keys): a function of rows with dropout."""
+    experiment, states = whole
+    batch = jax.tree.map(jnp.asarray, experiment.batches.batch(0))
+    keys = row_keys(jax.random.key(3), jnp.asarray(5, jnp.int32), batch["row"])
+
+    @jax.jit
+    def outputs(batch, keys, rate):
+        segments = Segments(batch["segment_ids"], batch["positions"])
+        return experiment.model.apply(
+            {"params": states[0].params}, batch["tokens"], segments, None, Dropout(keys, rate)
+        )[0]
+
+    return outputs, batch, keys
+
+
+def test_dropout_goes_by_row(dropped):
+    """Rows alone, or in another order, lose the same entries; other keys and steps lose others."""
+    outputs, batch, keys = dropped
+    whole = outputs(batch, keys, 0.4)
+    for rows in (slice(2, 4), slice(None, None, -1)):
+        part = outputs(jax.tree.map(lambda leaf, r=rows: leaf[r], batch), keys[rows], 0.4)
+        np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
+    other = row_keys(jax.random.key(3), jnp.asarray(6, jnp.int32), batch["row"])
+    assert float(jnp.max(jnp.abs(outputs(batch, other, 0.4) - whole))) > 1e-2
+    assert float(jnp.max(jnp.abs(outputs(batch, keys[::-1], 0.4) - whole))) > 1e-2
+
+
+def test_dropout_of_nothing_is_nothing(dropped, whole):
+    outputs, batch, keys = dropped
+    experiment, states = whole
+    segments = Segments(batch["segment_ids"], batch["positions"])
+    plain, _ = experiment.model.apply({"params": states[0].params}, batch["tokens"], segments)
+    np.testing.assert_allclose(outputs(batch, keys, 0.0), plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
+def test_rate_of_dropout(rate):
+    keys = row_keys(jax.random.key(0), jnp.asarray(0, jnp.int32), jnp.arange(8, dtype=jnp.int32))
+    x = jnp.ones((8, 50, 20))
+    first, second = (np.asarray(Dropout(keys, jnp.asarray(rate))(x, site)) for site in (1, 2))
+    share = np.mean(first == 0)
+    assert abs(share - rate) < 4 * np.sqrt(max(rate * (1 - rate), 1e-9) / x.size)
+    np.testing.assert_allclose(first[first != 0], 1 / (1 - rate), rtol=1e-6)
+    if rate:
+        assert abs(np.mean((first == 0) & (second == 0)) - rate**2) < 0.02
+        assert abs(np.mean((first[0] == 0) & (first[1] == 0)) - rate**2) < 0.05
+
+
+def test_initial_parameters_depend_on_the_seed_alone(text):
+    model = make_experiment(tiny.tiny_config(text)).model
+    init = jax.jit(init_params, static_argnums=0)
+    one, two, other = (init(model, jax.random.key(seed)) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert not np.array_equal(one["embed"]["embedding"], other["embed"]["embedding"])
