@@ -2,8 +2,8 @@
 
     python launch.py --config=experiments/griffin.py
 
-The data of shakespeare.py, about as many parameters, and a third of its steps: under a minute on two CPU cores; test loss
-about METRIC bits per character.
+The data of shakespeare.py, about as many parameters, and 300 of its 1000 steps: under a minute on two CPU cores; test
+loss about 2.67 bits per character.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
     python launch.py --config=experiments/tiny_shakespeare.py --config.data.path=FILE
 
 FILE is karpathy/char-rnn's input.txt (1.1 MB): the first 90 % of its characters train, the rest is validation.
-About a minute and a half on two CPU cores; validation loss about METRIC nats. `:ROW` after the file name takes
+About a minute and a half on two CPU cores; validation loss about 1.53 nats. `:ROW` after the file name takes
 another row of ROWS, all of the same number of parameters.
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config
+from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
 
@@ -61,7 +62,9 @@ def _eval(options, overrides) -> int:
     _set_up_jax(options)
     from hybrid_flax.report.evaluation import evaluate_run
 
-    evaluate_run(_need_workdir(options), split=options.split or "valid", checkpoint=options.checkpoint or "latest")
+    workdir = _need_workdir(options)
+    _register_own_mixers(workdir)
+    evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint or "latest")
     return 0
 
 
@@ -71,7 +74,9 @@ def _generate(options, overrides) -> int:
     from hybrid_flax.generate import generate
     from hybrid_flax.runs import load_run
 
-    run = load_run(_need_workdir(options), options.checkpoint or "latest")
+    workdir = _need_workdir(options)
+    _register_own_mixers(workdir)
+    run = load_run(workdir, options.checkpoint or "latest")
     sample = run.config.sample
     given = {
         "num_tokens": (options.tokens, sample.tokens),
@@ -159,6 +164,15 @@ def _need_workdir(options):
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
         raise ConfigError(f"no --workdir given; runs here: {', '.join(runs) or 'none'}")
     return options.workdir
+
+
+def _register_own_mixers(workdir):
+    """Run the experiment file of a run for the mixers that it registers, where there are any."""
+    from hybrid_flax.train.folder import RunFolder, read_json
+
+    folder = RunFolder(workdir)
+    if folder.config.exists() and read_json(folder.config)["mixers"].keys() - mixer_options().keys():
+        load_config(read_json(folder.about)["experiment"])
 
 
 def _default_workdir(spec, config):

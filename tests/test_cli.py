@@ -240,7 +240,7 @@ def spoil(checkpoint, what):
     assert files
     for path in files:
         is_metadata = path.name.startswith(("_", "."))
-        if what == "everything" or (what == "metadata") == is_metadata and what != "other":
+        if what == "everything" or ((what == "metadata") == is_metadata and what != "other"):
             path.write_bytes(b"spoilt")
     if what == "other":
         shutil.rmtree(checkpoint)

@@ -26,7 +26,7 @@ ALLOWED = {
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "report": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
-    "cli": {"config", "train", "runs", "generate", "report"},
+    "cli": {"mixers", "config", "train", "runs", "generate", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }
 
