@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
-from hybrid_flax.models.heads import LanguageModel
 from hybrid_flax.train.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Segments
 
@@ -87,7 +86,7 @@ def _generate(run, tokens, num_tokens, choice, key):
 
 
 @functools.cache
-def _make_read(model: LanguageModel):
+def _make_read(model):
     """(params, tokens[1,T], segments, state, last) -> (logits[V] after token `last`, state)."""
 
     def read(params, tokens, segments, state, last):
@@ -99,7 +98,7 @@ def _make_read(model: LanguageModel):
 
 
 @functools.cache
-def _make_write(model: LanguageModel, unknown_id: int | None):
+def _make_write(model, unknown_id):
     """(params, logits[V], state, position, key, ...) -> (the next tokens, the logits after them, state).
 
     The unknown token stands for no text and is never chosen.

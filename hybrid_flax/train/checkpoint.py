@@ -4,8 +4,10 @@ A checkpoint of step s holds everything that moves after s updates, as one tree 
 at s, where there was one, rank it. Saving is asynchronous; a save that was cut off is not a checkpoint.
 """
 
+import functools
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,7 @@ class Checkpoints:
     """The checkpoints in one folder: the latest `keep_latest` and the best by `metric` (lowest)."""
 
     def __init__(self, directory: str | os.PathLike, *, metric: str = "eval/loss", keep_latest: int = 1):
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # where Orbax leaves a traceback per unread array
+        _quieten()
         policies = ocp.training.preservation_policies
         self._metric = metric
         self._checkpointer = ocp.training.Checkpointer(
@@ -115,6 +116,20 @@ class Checkpoints:
         """Wait, and let go of the folder."""
         self._checkpointer.wait()
         self._checkpointer.close()
+
+
+@functools.cache
+def _quieten():
+    """Keep Orbax's tracebacks off the screen: where one array cannot be read, it leaves one for every other array."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(event):
+        if not (isinstance(event.exc_value, RuntimeError) and "Event loop is closed" in str(event.exc_value)):
+            show(event)
+
+    sys.unraisablehook = show_others
 
 
 def _nested(path, leaf):

@@ -12,7 +12,7 @@ from hybrid_flax.train.writers import read_jsonl
 SCRIPT = tiny.ROOT / "tests" / "train" / "maps_script.py"
 
 
-@pytest.fixture(scope="module", params=["packed", "stream"])
+@pytest.fixture(scope="module", params=["windows", "stream"])
 def report(request, text, cache):
     """What `maps_script` found, in one mode of data."""
     code, out, err = tiny.python(SCRIPT, text, request.param, cache=cache, num_devices=4)

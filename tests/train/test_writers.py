@@ -184,7 +184,7 @@ def test_plain_lines(monkeypatch):
 
 def test_plain_lines_are_thinned_but_never_lose_an_evaluation_or_the_end(monkeypatch):
     clock = Clock(monkeypatch)
-    out, progress = plain(total_steps=60, seconds_between_lines=10)
+    out, progress = plain(total_steps=60, seconds_between_lines=10.0)
     with progress:
         for step in range(1, 61):
             clock.now += 1
