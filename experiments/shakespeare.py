@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/shakespeare.py
 
-About two minutes on two CPU cores; test loss about 2.31 bits per character (hamlet and the tempest).
+Two to four minutes on two CPU cores; test loss about 2.31 bits per character (hamlet and the tempest).
 `--config=experiments/shakespeare.py:gate:lstm+attn` trains another pattern of layers.
 """
 

@@ -12,17 +12,18 @@ from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
 
-_USAGE = """python launch.py [train|eval|generate|plan] --config=experiments/x.py[:arg] [--config.a.b=value ...]
+_USAGE = """python launch.py [train|eval|generate|plan|certify] --config=experiments/x.py[:arg] [--config.a.b=value ...]
 
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
 plan      parameters, FLOPs, state and memory of a config, before anything trains
+certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; returns the exit code: 0 done, 1 training failed, 2 a mistake in the call, 128 + signal."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 a mistake in the call, 128 + signal."""
     try:
         options, overrides = _parse(argv)
         return _VERBS[options.verb](options, overrides)
@@ -110,7 +111,20 @@ def _plan(options, overrides) -> int:
     return 0
 
 
-_VERBS = {"train": _train, "eval": _eval, "generate": _generate, "plan": _plan}
+def _certify(options, overrides) -> int:
+    if overrides:
+        raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
+    _set_up_jax(options)
+    from hybrid_flax.report.certificate import certify_mixers
+
+    if options.config:
+        load_config(options.config)
+    names = [name for name in (options.mixers or "").split(",") if name]
+    cases = 2000 if options.cases is None else options.cases
+    return 0 if certify_mixers(names, cases, options.seed or 0, options.workdir or "runs/certificate") else 1
+
+
+_VERBS = {"train": _train, "eval": _eval, "generate": _generate, "plan": _plan, "certify": _certify}
 
 
 def _parse(argv):
@@ -127,7 +141,15 @@ def _parse(argv):
     parser.add_argument("--split")
     parser.add_argument("--checkpoint")
     parser.add_argument("--prompt")
-    for name, kind in (("tokens", int), ("temperature", float), ("top_k", int), ("top_p", float), ("seed", int)):
+    parser.add_argument("--mixers")
+    for name, kind in (
+        ("cases", int),
+        ("tokens", int),
+        ("temperature", float),
+        ("top_k", int),
+        ("top_p", float),
+        ("seed", int),
+    ):
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--coordinator", help="host:port of process 0, for runs of several processes")
     parser.add_argument("--num_processes", type=int)

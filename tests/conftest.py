@@ -4,12 +4,10 @@ import sys
 from pathlib import Path
 
 import jaxtyping
-import pytest
 
 # Before the package is first imported: every annotated function is checked while it is traced.
 jaxtyping.install_import_hook("hybrid_flax", "beartype.beartype")
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("conformance.certificate")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -247,6 +247,15 @@ def spoil(checkpoint, what):
         checkpoint.mkdir()
 
 
+def test_corrupted_arrays_leave_one_line_on_the_screen(copy, tmp_path):
+    """In a process of its own, where loggers and warnings would show."""
+    for path in (copy / "checkpoints" / "6").rglob("d/*"):
+        path.write_bytes(b"spoilt")
+    code, out, err = tiny.python(tiny.ROOT / "launch.py", "generate", f"--workdir={copy}", cache=tmp_path / "compiled")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: checkpoint ") and "cannot be read" in err
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_corrupted_run_folder(name, copy, experiment, capsys):
     (copy / name).write_text("{")

@@ -25,7 +25,8 @@ ALLOWED = {
     "train": _BASE | {"models", "data", "tasks", "config", "cost"},
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
-    "report": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
+    "certify": _BASE,
+    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
     "cli": {"mixers", "config", "train", "runs", "generate", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }

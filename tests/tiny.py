@@ -82,7 +82,7 @@ def start(*arguments: Any, cache: Path, num_devices: int = 1, output: Any = subp
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, timeout: float = 1200) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a process, killed where it takes too long."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -93,6 +93,6 @@ def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, s
     return process.returncode, out, err
 
 
-def python(*arguments: Any, cache: Path, num_devices: int = 1, timeout: float = 300) -> tuple[int, str, str]:
+def python(*arguments: Any, cache: Path, num_devices: int = 1, timeout: float = 1200) -> tuple[int, str, str]:
     """`finish` of `start`."""
     return finish(start(*arguments, cache=cache, num_devices=num_devices), timeout)

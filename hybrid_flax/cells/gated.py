@@ -120,7 +120,7 @@ def gru(width: int, *, state_width: int | None = None) -> Cell:
         }
 
     def update(params, state, u_t, product):
-        r, z = jnp.moveaxis(jax.nn.sigmoid(u_t[:, :2] + product[:, :2]), 1, 0)
+        r, z = _squash(u_t[:, :2] + product[:, :2], (True, True))
         n = jnp.tanh(u_t[:, 2] + r * (product[:, 2] + params["recurrent_bias"]))
         h = (1.0 - z) * n + z * state["h"]
         return {"h": h}, h
@@ -135,9 +135,18 @@ def gru(width: int, *, state_width: int | None = None) -> Cell:
 
 
 def _lstm_gates(pre, c):
-    i, f, o = (jax.nn.sigmoid(pre[:, gate]) for gate in (0, 1, 3))
-    c = f * c + i * jnp.tanh(pre[:, 2])
+    i, f, g, o = _squash(pre, (True, True, False, True))
+    c = f * c + i * g
     return c, o * jnp.tanh(c)
+
+
+def _squash(pre, sigmoid):
+    """tanh of every gate of pre[B, gates, N], σ where `sigmoid` says so: [gates, B, N].
+
+    σ(x) = (1 + tanh(x / 2)) / 2, and one vectorised tanh over all gates takes half the time of a function each.
+    """
+    half = jnp.where(jnp.asarray(sigmoid), 0.5, 1.0).astype(pre.dtype)[:, None]
+    return jnp.moveaxis(half * jnp.tanh(half * pre) + (1.0 - half), 1, 0)
 
 
 def _gated_cell(*, input, init, state_shape, update, width) -> Cell:

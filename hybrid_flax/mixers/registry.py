@@ -19,6 +19,7 @@ from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
     "canonical_layer",
+    "make_cell",
     "make_mixer",
     "mixer_options",
     "parse_layer",
@@ -26,6 +27,7 @@ __all__ = [
     "register_cell",
     "register_fusion",
     "register_mixer",
+    "registered_instances",
     "registered_mixers",
 ]
 
@@ -39,6 +41,7 @@ class Option(NamedTuple):
 
 class _Primitive(NamedTuple):
     build: Callable[..., Mixer]
+    build_cell: Callable[..., Cell] | None
     options: dict[str, Option]
     source: str
 
@@ -46,7 +49,7 @@ class _Primitive(NamedTuple):
 class _Fusion(NamedTuple):
     combine: Callable[..., Mixer]
     num_parts: int
-    canonical: str
+    instances: tuple[str, ...]
     source: str
 
 
@@ -61,7 +64,7 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     those of the builder under this name. Raises ValueError for a name that is taken by something else or that
     the grammar cannot hold.
     """
-    entry = _Primitive(functools.partial(build, **defaults), _options(build, defaults), _source(build))
+    entry = _Primitive(functools.partial(build, **defaults), None, _options(build, defaults), _source(build))
     _register(_primitives, name, entry, leaves)
 
 
@@ -75,26 +78,43 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
     _check_defaults(build, defaults, options)
     options |= {key: options[key]._replace(default=value) for key, value in defaults.items()}
 
+    def build_cell(width, **given):
+        values = {key: option.default for key, option in options.items()} | given
+        return build(width, **{key: values[key] for key in cell_options})
+
     def build_mixer(width, **given):
         values = {key: option.default for key, option in options.items()} | given
-        cell = build(width, **{key: values[key] for key in cell_options})
-        return recurrent(cell, width, **{key: values[key] for key in unroll_options})
+        return recurrent(build_cell(width, **given), width, **{key: values[key] for key in unroll_options})
 
-    _register(_primitives, name, _Primitive(build_mixer, options, _source(build)), leaves)
+    _register(_primitives, name, _Primitive(build_mixer, build_cell, options, _source(build)), leaves)
 
 
-def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str) -> None:
-    """Make `name:a+b` (or `name:a`) mean combine(a, b, width); `canonical` is its parts in `registered_mixers`.
+def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *others: str) -> None:
+    """Make `name:a+b` (or `name:a`) mean combine(a, b, width).
 
+    canonical: its parts in `registered_mixers`; others: parts over which it is certified as well.
     Raises as `register_mixer`.
     """
     num_parts = len(canonical.split("+"))
-    _register(_fusions, name, _Fusion(combine, num_parts, canonical, _source(combine)), {})
+    _register(_fusions, name, _Fusion(combine, num_parts, (canonical, *others), _source(combine)), {})
 
 
 def registered_mixers() -> list[str]:
     """Every primitive, and one canonical instance of every fusion; `make_mixer` accepts each of them."""
-    return sorted(_primitives) + [f"{name}:{entry.canonical}" for name, entry in sorted(_fusions.items())]
+    return sorted(_primitives) + [f"{name}:{entry.instances[0]}" for name, entry in sorted(_fusions.items())]
+
+
+def registered_instances() -> list[str]:
+    """Every primitive, and every fusion over all the parts that it was registered with."""
+    fusions = sorted(_fusions.items())
+    return sorted(_primitives) + [f"{name}:{parts}" for name, entry in fusions for parts in entry.instances]
+
+
+def make_cell(name: str, width: int, **options: Any) -> Cell | None:
+    """The cell under a registered name; None for a primitive that is no cell. Raises as `make_mixer`."""
+    make_mixer(name, width, **options)
+    build_cell = _primitives[name].build_cell
+    return None if build_cell is None else build_cell(width, **options)
 
 
 def mixer_options() -> dict[str, dict[str, Option]]:
@@ -245,9 +265,9 @@ register_mixer("conv", conv)
 register_mixer("attn", attention.attention)
 register_mixer("swa", attention.attention, window=64)
 register_mixer("tanhdot", attention.tanhdot)
-register_fusion("cascade", fusion.cascade, "lstm+attn")
-register_fusion("add", fusion.add, "lstm+attn")
-register_fusion("gate", fusion.gate, "rglru+swa")
-register_fusion("concat", fusion.concat, "gru+attn")
-register_fusion("context", fusion.context, "lstm+tanhdot")
-register_fusion("bi", fusion.bi, "lstm")
+register_fusion("cascade", fusion.cascade, "lstm+attn", "mingru+swa")
+register_fusion("add", fusion.add, "lstm+attn", "gru+swa")
+register_fusion("gate", fusion.gate, "rglru+swa", "lstm+attn")
+register_fusion("concat", fusion.concat, "gru+attn", "minlstm+swa")
+register_fusion("context", fusion.context, "lstm+tanhdot", "rglru+attn")
+register_fusion("bi", fusion.bi, "lstm", "attn")

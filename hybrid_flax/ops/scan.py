@@ -79,6 +79,7 @@ def _deferred_forward(recur, update, params, initial, state, u, reset, hold):
 def _deferred_backward(recur, update, residuals, cotangents):
     params, initial, u, reset, hold, before, products = residuals
     dy, dlast = cotangents
+    turned = _turn(params, 0, -1)  # the pullback reads matrices the other way round: turned once, not at every step
 
     def body(carry, xs):
         dh, dparams = carry
@@ -86,7 +87,7 @@ def _deferred_backward(recur, update, residuals, cotangents):
         (_, y_t), pullback = jax.vjp(update, params, h, u_t, product)
         dnew = _select(hold_t, jax.tree.map(jnp.zeros_like, dh), dh)
         dparams_t, dbefore, du_t, dproduct = pullback((dnew, dy_t))
-        _, recur_pullback = jax.vjp(lambda h: recur(params, h), h)
+        _, recur_pullback = jax.vjp(lambda h: recur(_turn(turned, -1, 0), h), h)
         dbefore = jax.tree.map(jnp.add, dbefore, recur_pullback(dproduct)[0])
         zeros = jax.tree.map(jnp.zeros_like, dbefore)
         dheld = _select(hold_t, dh, zeros)
@@ -134,6 +135,10 @@ def affine_scan(
 
 def _swap(x):
     return jnp.swapaxes(x, 0, 1)
+
+
+def _turn(params, source, destination):
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, source, destination) if leaf.ndim > 1 else leaf, params)
 
 
 def _expand(mask, x):

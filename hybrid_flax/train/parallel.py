@@ -98,7 +98,9 @@ def _make_pmap(devices):
         return jax.pmap(step, axis_name=_AXIS, devices=devices, donate_argnums=donate, **axes)
 
     def put_rows(tree):
-        return jax.tree.map(lambda leaf: leaf.reshape(num_devices, -1, *leaf.shape[1:]), tree)
+        # Where a step leaves a carry: one that lay elsewhere would compile the step a second time.
+        split = NamedSharding(_mesh(devices), P(_AXIS))
+        return jax.tree.map(lambda leaf: jax.device_put(leaf.reshape(num_devices, -1, *leaf.shape[1:]), split), tree)
 
     def get_rows(tree):
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)

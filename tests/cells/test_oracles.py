@@ -5,12 +5,13 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_same, noise, normal
 
 from hybrid_flax.cells.diagonal import rglru
 from hybrid_flax.cells.gated import elman, gru, lstm, lstmp
 from hybrid_flax.cells.inputs import conv
 from hybrid_flax.cells.minimal import mingru, minlstm
+from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.subjects import noise, normal
 from hybrid_flax.mixers.recurrent import recurrent, run_cell
 from hybrid_flax.typing import Segments
 
@@ -161,8 +162,8 @@ def test_cell_equals_its_paper(name):
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, state["cell"]))
     for b in range(BATCH):
         ys, last = loop(wide[0], wide[1][b], jax.tree.map(lambda leaf, b=b: leaf[b], wide[2]))
-        assert_close(np.asarray(y)[b], np.stack(ys) @ wide[0]["output"]["kernel"])
-        assert_close(jax.tree.map(lambda leaf, b=b: np.asarray(leaf)[b], after["cell"]), last)
+        check_close(np.asarray(y)[b], np.stack(ys) @ wide[0]["output"]["kernel"])
+        check_close(jax.tree.map(lambda leaf, b=b: np.asarray(leaf)[b], after["cell"]), last)
 
 
 def test_conv_equals_a_loop_over_taps():
@@ -178,7 +179,7 @@ def test_conv_equals_a_loop_over_taps():
         places = np.flatnonzero(ids[0] == document)
         for t, place in enumerate(places):
             wanted[place] = bias + sum(taps[j] * x[0, places[t - j]] for j in range(3) if t >= j)
-    assert_close(np.asarray(y)[0], wanted)
+    check_close(np.asarray(y)[0], wanted)
 
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm", "rglru"])
@@ -198,7 +199,7 @@ def test_zero_decay_is_no_memory(name):
         states = ({"h": size * normal(rng, BATCH, STATE)} for size in (0.0, 100.0))
         y, y_other = (program(params, u, off, off, state)[0] for state in states)
         assert np.all(np.asarray(y))
-        assert_same(y_other, y)
+        check_same(y_other, y)
 
 
 def test_initial_decay_of_rglru_lies_in_its_interval():

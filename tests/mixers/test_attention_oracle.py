@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_same, cut, noise, normal, segments_of
 
+from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.subjects import cut, noise, normal, segments_of
 from hybrid_flax.mixers.attention import attention, tanhdot
 
 LENGTH, WIDTH = 9, 16
@@ -100,7 +101,7 @@ def test_attention_equals_its_paper(case):
         qk_norm=options.get("qk_norm", False),
         base=options.get("rope_base", 10_000.0),
     )
-    assert_close(y, wanted)
+    check_close(y, wanted)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -115,7 +116,7 @@ def test_tanhdot_equals_its_formula(causal):
         places = list(readable(segments, b, t, causal, None))
         query = np.tanh(wide[b, t] @ kernel)
         wanted[b, t] = softmax_average([query @ wide[b, s] for s in places], [wide[b, s] for s in places])
-    assert_close(y, wanted)
+    check_close(y, wanted)
 
 
 def test_a_window_as_long_as_the_row_is_full_attention():
@@ -125,7 +126,7 @@ def test_a_window_as_long_as_the_row_is_full_attention():
     wanted, _ = jax.jit(full.apply)(params, x, segments, None)
     for window in (LENGTH, 10 * LENGTH):
         y, _ = jax.jit(attention(WIDTH, window=window).apply)(params, x, segments, None)
-        assert_close(y, wanted, 1e-6)
+        check_close(y, wanted, 1e-6)
     shorter, _ = jax.jit(attention(WIDTH, window=LENGTH - 1).apply)(params, x, segments, None)
     assert not np.allclose(shorter, wanted, atol=1e-3)
 
@@ -136,7 +137,7 @@ def test_a_window_of_one_reads_itself():
     params, x = prepare(mixer)
     y, _ = jax.jit(mixer.apply)(params, x, segments_of(["." * LENGTH] * 3), None)
     values = np.einsum("btd,dhk->bthk", x.astype(np.float64), params["input"]["kernel"][:, 8:])
-    assert_close(y, values.reshape(*x.shape[:2], -1) @ params["output"]["kernel"])
+    check_close(y, values.reshape(*x.shape[:2], -1) @ params["output"]["kernel"])
 
 
 def test_the_cache_of_a_window_is_a_ring_of_its_slots():
@@ -158,7 +159,7 @@ def test_the_cache_of_a_window_is_a_ring_of_its_slots():
             slot, place = rank % window, live[rank]
             assert state["ids"][b, slot] == segments.ids[b, place]
             assert state["positions"][b, slot] == segments.positions[b, place]
-            assert_close(np.asarray(state["memory"]["key"])[b, slot], keys[b, place])
+            check_close(np.asarray(state["memory"]["key"])[b, slot], keys[b, place])
 
 
 @pytest.mark.parametrize("window", [None, 6])
@@ -190,7 +191,7 @@ def test_a_window_forgets_without_nan():
     for t in range(LENGTH):
         y, state = program(params, x[:, t : t + 1], cut(segments, t, t + 1), state)
         pieces.append(y)
-    assert_close(np.concatenate(pieces, axis=1), wanted)
+    check_close(np.concatenate(pieces, axis=1), wanted)
 
 
 def test_rope_sees_only_relative_positions():
@@ -200,12 +201,12 @@ def test_rope_sees_only_relative_positions():
     segments = segments_of(ROWS)
     y, _ = program(params, x, segments, None)
     moved, _ = program(params, x, segments._replace(positions=segments.positions + 100), None)
-    assert_close(moved, y, 3e-5)  # angles near 100 are rounded to 1e-5
+    check_close(moved, y, 3e-5)  # angles near 100 are rounded to 1e-5
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), (params, x))
         y, _ = program(*wide, segments, None)
         moved, _ = program(*wide, segments._replace(positions=segments.positions + 100), None)
-        assert_close(np.asarray(moved), np.asarray(y), 1e-12)
+        check_close(np.asarray(moved), np.asarray(y), 1e-12)
 
 
 def test_rows_of_equal_tokens_get_that_token_back():
@@ -214,7 +215,7 @@ def test_rows_of_equal_tokens_get_that_token_back():
     params, x = prepare(mixer)
     x = np.repeat(x[:, :1], LENGTH, axis=1)
     y, _ = jax.jit(mixer.apply)(params, x, segments_of(["." * LENGTH] * 3), None)
-    assert_close(y, x, 1e-6)
+    check_close(y, x, 1e-6)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -262,4 +263,4 @@ def test_padding_in_the_cache_of_one_step():
     _, state = program(params, x[:, :1], segments_of(["."] * 3), state)
     y, after = program(params, x[:, 1:2], segments_of(["p"] * 3), state)
     assert not np.any(np.asarray(y))
-    assert_same(after, state)
+    check_same(after, state)

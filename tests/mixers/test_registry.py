@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance import certificate
 
 from hybrid_flax import (
     Cell,
@@ -19,9 +18,11 @@ from hybrid_flax import (
 )
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import linear
+from hybrid_flax.certify.mixers import any_split, causality, initial_parameters, packing
+from hybrid_flax.certify.subjects import make_subject
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.registry import canonical_layer, mixer_options, parse_layer
-from hybrid_flax.typing import LEAF_KINDS
+from hybrid_flax.typing import LEAF_KINDS, Segments
 
 WIDTH = 16
 
@@ -168,12 +169,12 @@ def test_a_user_cell_has_the_certificate(scratch):
     register_cell("decaying", decaying)
     assert "decaying" in registered_mixers()
     assert mixer_options()["decaying"]["memory"] == (0.5, float)
-    subject = certificate.make_subject("decaying", make_mixer("decaying", WIDTH, state_width=8))
+    subject = make_subject("decaying", make_mixer("decaying", WIDTH, state_width=8))
     rows = ["..n..p..p.n....p", "pp.........n....", "................"]
-    certificate.any_split(subject, rows, (5, 5, 1, 5), 0)
-    certificate.packing(subject, [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], [(0, 1, 2), (3, 9, 15), (7, 8, 12)], 0)
-    certificate.causality(subject, rows, 9, 0)
-    certificate.initial_parameters(subject)
+    any_split(subject, rows, (8, 1, 3, 3, 1), 0)
+    packing(subject, [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], [(0, 1, 2), (3, 9, 15), (7, 8, 12)], 0)
+    causality(subject, rows, 9, 0)
+    initial_parameters(subject)
     fused = make_mixer("cascade:decaying+attn", WIDTH, **{"decaying.memory": 0.9})
     assert fused.traits.spec[1] == ("decaying", WIDTH, ("memory", 0.9))
 
@@ -190,7 +191,7 @@ def test_a_user_mixer_with_a_leaf_of_its_own(scratch):
     assert "scaled" in registered_mixers() and LEAF_KINDS["gain"] == "vector"
     mixer = make_mixer("scaled", WIDTH)
     x, ids = np.ones((1, 2, WIDTH), np.float32), np.array([[1, 0]], np.int32)
-    y, _ = jax.jit(mixer.apply)({"gain": np.full(WIDTH, 2.0, np.float32)}, x, certificate.Segments(ids, ids), None)
+    y, _ = jax.jit(mixer.apply)({"gain": np.full(WIDTH, 2.0, np.float32)}, x, Segments(ids, ids), None)
     assert np.all(np.asarray(y)[0, 0] == 6.0) and np.all(np.asarray(y)[0, 1] == 0.0)
     assert "table" in message_of(lambda: register_mixer("other", scaled, leaves={"gain": "scalar"}))
     assert "gain" in message_of(lambda: register_mixer("other", scaled, leaves={"gain": "matrix"}))

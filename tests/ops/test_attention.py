@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_finite, assert_zero, normal, segments_of
 
+from hybrid_flax.certify.compare import check_close, check_finite, check_zero
+from hybrid_flax.certify.subjects import normal, segments_of
 from hybrid_flax.ops.attention import attend, visible
 
 attend_jit = jax.jit(attend, static_argnames=("scale", "implementation"))
@@ -28,7 +29,7 @@ def test_implementations_agree():
         wanted = np.asarray(attend_jit(*wide, scale=0.4, implementation="einsum"))
     assert wanted.dtype == np.float64
     for implementation in ("einsum", "xla", "auto"):
-        assert_close(attend_jit(*arrays, scale=0.4, implementation=implementation), wanted)
+        check_close(attend_jit(*arrays, scale=0.4, implementation=implementation), wanted)
 
 
 @pytest.mark.parametrize("implementation", ["einsum", "xla"])
@@ -41,9 +42,9 @@ def test_a_query_that_sees_nothing_gets_zero_and_finite_gradients(implementation
 
     mask_array = jnp.asarray(mask)
     gradients, context = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(query, key, value)
-    assert_zero(np.asarray(context)[:, 1])
-    assert_zero(np.asarray(gradients[0])[:, 1])
-    assert_finite(gradients)
+    check_zero(np.asarray(context)[:, 1])
+    check_zero(np.asarray(gradients[0])[:, 1])
+    check_finite(gradients)
 
 
 def test_values_may_have_a_width_of_their_own():

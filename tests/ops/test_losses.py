@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_same, normal
 
+from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.losses import cross_entropy, squared_error
 
 SHAPE, VOCABULARY = (2, 3), 5
@@ -34,25 +35,25 @@ def test_cross_entropy(label_smoothing, z_loss, traced):
         loss = jax.jit(cross_entropy)(logits, targets, np.float32(label_smoothing), np.float32(z_loss))
     else:
         loss = jax.jit(lambda *arrays: cross_entropy(*arrays, label_smoothing, z_loss))(logits, targets)
-    assert_close(loss, formula(logits, targets, label_smoothing, z_loss), 1e-6)
+    check_close(loss, formula(logits, targets, label_smoothing, z_loss), 1e-6)
 
 
 def test_uniform_logits_cost_the_log_of_the_vocabulary():
     loss = jax.jit(cross_entropy)(np.zeros((4, VOCABULARY), np.float32), np.arange(4, dtype=np.int32))
-    assert_close(loss, np.full(4, np.log(VOCABULARY)), 1e-6)
+    check_close(loss, np.full(4, np.log(VOCABULARY)), 1e-6)
 
 
 def test_gradient_is_the_difference_of_probabilities():
     logits, targets = inputs()
     gradient = jax.jit(jax.grad(lambda logits, targets: jnp.sum(cross_entropy(logits, targets))))(logits, targets)
     p = np.exp(logits.astype(np.float64))
-    assert_close(gradient, p / p.sum(-1, keepdims=True) - np.eye(VOCABULARY)[targets])
+    check_close(gradient, p / p.sum(-1, keepdims=True) - np.eye(VOCABULARY)[targets])
 
 
 def test_large_logits_stay_finite():
     logits = np.array([[1e4, -1e4, 0.0]], np.float32)
     loss = jax.jit(cross_entropy)(np.repeat(logits, 2, axis=0), np.array([0, 1], np.int32))
-    assert_close(loss, np.array([0.0, 2e4]), 1e-6)
+    check_close(loss, np.array([0.0, 2e4]), 1e-6)
 
 
 def test_losses_are_float32_at_least():
@@ -60,11 +61,11 @@ def test_losses_are_float32_at_least():
     narrow = jnp.asarray(logits, jnp.bfloat16)
     loss = jax.jit(cross_entropy)(narrow, targets)
     assert loss.dtype == jnp.float32
-    assert_close(loss, formula(np.asarray(narrow, np.float64), targets, 0.0, 0.0), 1e-6)
+    check_close(loss, formula(np.asarray(narrow, np.float64), targets, 0.0, 0.0), 1e-6)
     assert jax.jit(squared_error)(narrow, narrow).dtype == jnp.float32
     with jax.enable_x64(True):
         assert jax.jit(cross_entropy)(logits.astype(np.float64), targets).dtype == np.float64
 
 
 def test_squared_error():
-    assert_same(jax.jit(squared_error)(np.array([1.0, 5.0], "f"), np.array([3.0, 4.0], "f")), np.array([4.0, 1.0], "f"))
+    check_same(jax.jit(squared_error)(np.array([1.0, 5.0], "f"), np.array([3.0, 4.0], "f")), np.array([4.0, 1.0], "f"))

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from conformance.certificate import assert_close, assert_same, normal
 
+from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.rope import rope
 
 WIDTH = 8
@@ -29,20 +30,20 @@ def test_only_the_distance_counts(shift):
 
 def test_position_zero_leaves_a_vector_as_it_is():
     x = normal(np.random.default_rng(0), 2, 3, 2, WIDTH)
-    assert_same(rotate(x, np.zeros((2, 3), np.int32)), x)
+    check_same(rotate(x, np.zeros((2, 3), np.int32)), x)
 
 
 def test_lengths_stay():
     x = normal(np.random.default_rng(0), 2, 3, 2, WIDTH)
     y = rotate(x, np.arange(6, dtype=np.int32).reshape(2, 3))
-    assert_close(np.linalg.norm(y, axis=-1), np.linalg.norm(x, axis=-1), 1e-6)
+    check_close(np.linalg.norm(y, axis=-1), np.linalg.norm(x, axis=-1), 1e-6)
 
 
 def test_a_pair_turns_by_its_frequency():
     """base = 4 and K = 4: pair 0 turns by p, pair 1 by p / 2."""
     x = np.array([1.0, 1.0, 0.0, 0.0], np.float32).reshape(1, 1, 1, 4)
     y = np.asarray(jax.jit(lambda x, positions: rope(x, positions, 4.0))(x, np.full((1, 1), 3, np.int32))).ravel()
-    assert_close(y, np.array([np.cos(3.0), np.cos(1.5), np.sin(3.0), np.sin(1.5)]), 1e-6)
+    check_close(y, np.array([np.cos(3.0), np.cos(1.5), np.sin(3.0), np.sin(1.5)]), 1e-6)
 
 
 def test_dtype_stays_and_angles_are_wide():
@@ -51,7 +52,7 @@ def test_dtype_stays_and_angles_are_wide():
     position = np.full((1, 1), 1001, np.int32)
     y = rotate(jax.numpy.asarray(x, jax.numpy.bfloat16), position)
     assert y.dtype == jax.numpy.bfloat16
-    assert_close(y.astype(np.float32), np.asarray(rotate(x, position)), 0.02)
+    check_close(y.astype(np.float32), np.asarray(rotate(x, position)), 0.02)
 
 
 def test_an_odd_width_is_refused():

@@ -5,10 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conformance.certificate import assert_close, assert_same, assert_zero, normal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hybrid_flax.certify.compare import check_close, check_same, check_zero
+from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.scan import affine_scan, unroll, unroll_deferred
 
 BATCH, LENGTH, WIDTH = 2, 11, 3
@@ -77,7 +78,7 @@ def test_affine_scan_equals_a_loop(reset, hold, seed):
     h, _ = affine_pull(arrays, grid(reset), grid(hold) & ~grid(reset), dy)
     wide = [np.asarray(leaf, np.float64) for leaf in arrays]
     wanted = affine_loop(wide[0], wide[1], grid(reset), grid(hold) & ~grid(reset), wide[2], wide[3])
-    assert_close(h, wanted)
+    check_close(h, wanted)
 
 
 @example(NONE, NONE, 0)
@@ -92,7 +93,7 @@ def test_affine_scan_has_the_gradients_of_the_sequential_one(reset, hold, seed):
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), (arrays, dy))
         _, wanted = jax.device_get(sequential_pull(wide[0], grid(reset), hold, wide[1]))
-    assert_close(gradients, wanted)
+    check_close(gradients, wanted)
 
 
 def test_complex_decays_turn():
@@ -101,7 +102,7 @@ def test_complex_decays_turn():
     off = np.zeros((1, 8), bool)
     zero = np.zeros((1, 1), np.complex64)
     h = jax.jit(affine_scan)(decay, np.zeros_like(decay), off, off, zero, zero + 1)
-    assert_close(np.asarray(h)[0, :, 0].real, np.array([0, -1, 0, 1, 0, -1, 0, 1.0]), 1e-6)
+    check_close(np.asarray(h)[0, :, 0].real, np.array([0, -1, 0, 1, 0, -1, 0, 1.0]), 1e-6)
 
 
 def recur(params, state):
@@ -163,8 +164,8 @@ def test_deferred_gradients_are_those_of_autodiff(reset, hold, seed):
         params, initial, state, u, dy, dlast = arrays
         values, gradients = jax.device_get(DEFERRED(params, initial, state, u, reset, hold, dy, dlast))
         wanted, wanted_gradients = jax.device_get(PLAIN(params, initial, state, u, reset, hold, dy, dlast))
-    assert_close(values, wanted, 1e-14)
-    assert_close(gradients, wanted_gradients, 1e-12)
+    check_close(values, wanted, 1e-14)
+    check_close(gradients, wanted_gradients, 1e-12)
 
 
 def test_deferred_gradients_where_a_held_step_has_a_cotangent():
@@ -176,14 +177,14 @@ def test_deferred_gradients_where_a_held_step_has_a_cotangent():
         params, initial, state, u, dy, dlast = arrays
         gradients = jax.device_get(DEFERRED(params, initial, state, u, *masks, dy, dlast)[1])
         wanted = jax.device_get(PLAIN(params, initial, state, u, *masks, dy, dlast)[1])
-    assert_close(gradients, wanted, 1e-12)
+    check_close(gradients, wanted, 1e-12)
 
 
 def test_deferred_values_are_those_of_the_loop_bit_for_bit():
     params, initial, state, u, _, _ = gated_inputs(1)
     masks = grid(SOME), grid(SOME[::-1])
     values = jax.jit(partial(unroll_deferred, recur, update))(params, initial, state, u, *masks)
-    assert_same(values, jax.jit(plain)(params, initial, state, u, *masks))
+    check_same(values, jax.jit(plain)(params, initial, state, u, *masks))
 
 
 def test_unroll_counts():
@@ -208,7 +209,7 @@ def test_nothing_flows_through_a_reset():
     dy[:, :5] = 0.0
     for program in (PLAIN, DEFERRED):
         _, (_, dstate, du) = program(params, initial, state, u, reset, hold, dy, dlast)
-        assert_zero((dstate, np.asarray(du)[:, :5]))
+        check_zero((dstate, np.asarray(du)[:, :5]))
         assert np.all(np.asarray(du)[:, 5:])
 
 
@@ -217,6 +218,6 @@ def test_a_row_of_holds_hands_its_state_through():
     reset, hold = np.zeros((BATCH, LENGTH), bool), np.ones((BATCH, LENGTH), bool)
     for program in (PLAIN, DEFERRED):
         (_, last), (dparams, dstate, du) = program(params, initial, state, u, reset, hold, 0.0 * dy, dlast)
-        assert_same(last, state)
-        assert_same(dstate, dlast)
-        assert_zero((dparams, du))
+        check_same(last, state)
+        check_same(dstate, dlast)
+        check_zero((dparams, du))

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance.certificate import assert_same, normal, segments_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hybrid_flax import Segments
+from hybrid_flax.certify.compare import check_same
+from hybrid_flax.certify.subjects import normal, segments_of
 from hybrid_flax.ops import segments as ops
 from hybrid_flax.ops.segments import FRESH
 
@@ -33,16 +34,16 @@ def test_documents_before_each_token(rows, carried):
                 reset[b, t] = latest[b] not in (FRESH, ids[b, t])
                 latest[b] = ids[b, t]
     given_ids = np.array(carried, np.int32)
-    assert_same(previous_ids(ids, given_ids), before)
-    assert_same(last_live_id(ids, given_ids), latest)
-    assert_same(resets(ids, given_ids), reset)
+    check_same(previous_ids(ids, given_ids), before)
+    check_same(last_live_id(ids, given_ids), latest)
+    check_same(resets(ids, given_ids), reset)
 
 
 @example(["pp...n.p.n", "p" * LENGTH])
 @given(ROWS)
 def test_positions_count_live_tokens(rows):
     segments = segments_of(rows)
-    assert_same(document_positions(segments.ids), segments.positions)
+    check_same(document_positions(segments.ids), segments.positions)
 
 
 @given(ROWS)
@@ -70,8 +71,8 @@ def test_permute_and_its_gradient(rows, seed):
     wanted = np.zeros_like(x)
     for b in range(BATCH):
         wanted[b][order[b]] = dy[b]
-    assert_same(y, np.take_along_axis(x, order[..., None], axis=1))
-    assert_same(dx, wanted)
+    check_same(y, np.take_along_axis(x, order[..., None], axis=1))
+    check_same(dx, wanted)
 
 
 def test_permute_takes_integers():

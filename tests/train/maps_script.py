@@ -20,6 +20,12 @@ from tiny import tiny_config
 
 MAPS = [("jit", 1), ("pmap", 2), ("pmap", 4), ("shard_map", 1), ("shard_map", 2), ("shard_map", 4)]
 NUM_STEPS = 200
+PATTERNS = {"windows": "gru", "packed": "gru", "stream": "cascade:lstm+swa"}
+
+_compilations = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compilations.append(event) if event.endswith("backend_compile_duration") else None
+)
 
 
 class NoCheckpoints:
@@ -42,22 +48,24 @@ def equal_rows(batch):
 
 
 def run(experiment, config, kind, num_devices, change=lambda batch: batch):
-    """(loss of every step, final parameters, final carry, evaluation) under one map."""
+    """(loss of every step, final parameters, final carry, evaluation, late compilations) under one map."""
     parallel = make_parallel(kind, jax.devices()[:num_devices])
     experiment = experiment._replace(parallel=parallel)
     step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
     state, carry = _start_or_resume(experiment, config, NoCheckpoints())
-    losses = []
+    losses, compiled = [], 0
     for step in range(NUM_STEPS):
         batch = parallel.put_rows(change(uneven(experiment.batches.batch(step), step)))
         state, carry, _ = step_fn(state, carry, batch)
         jax.block_until_ready(state.step)
         losses.append(float(state.sums["loss"]) / float(state.sums["count"]))
+        compiled = compiled or len(_compilations)
+    compiled = len(_compilations) - compiled
     tokens = experiment.tokens["valid"]
     sizes = {"batch_size": 8, "length": 8, "carried": experiment.carried, "max_batches": 4}
     metrics = evaluate(experiment.model, experiment.task, state.params, tokens, parallel, **sizes)
     params, carry = jax.device_get((state.params, parallel.get_rows(carry)))
-    return losses, params, carry, metrics["loss"]
+    return losses, params, carry, metrics["loss"], compiled
 
 
 def distance(one, other):
@@ -76,6 +84,7 @@ def main():
     config = tiny_config(
         text_file,
         data__mode=mode,
+        model__pattern=PATTERNS[mode],
         data__batch_size=8,
         data__document="paragraph",
         eval__batch_size=8,
@@ -86,7 +95,7 @@ def main():
     )
     experiment = make_experiment(config)
     runs = {f"{kind} {num_devices}": run(experiment, config, kind, num_devices) for kind, num_devices in MAPS}
-    losses, params, carry, metric = runs["jit 1"]
+    losses, params, carry, metric, _ = runs["jit 1"]
     wrong = run(experiment, config, "jit", 1, equal_rows)
     report = {
         "targets per row": np.sum(uneven(experiment.batches.batch(0), 0)["weights"], axis=1).tolist(),
@@ -96,6 +105,7 @@ def main():
         "params": {name: distance(other[1], params) for name, other in runs.items()},
         "carry": {name: distance(other[2], carry) for name, other in runs.items()},
         "eval": {name: abs(other[3] - metric) / metric for name, other in runs.items()},
+        "late compilations": {name: other[4] for name, other in runs.items()},
         "same bits": {str(n): same_bits(runs[f"pmap {n}"], runs[f"shard_map {n}"]) for n in (2, 4)},
     }
     report["wrong mean"] = distance(wrong[1], params)

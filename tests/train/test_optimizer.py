@@ -129,9 +129,7 @@ def test_unknown_names():
 @pytest.fixture(scope="module")
 def scanned_params():
     """Parameters of four scanned layers and one left over."""
-    model = make_model(
-        vocab_size=6, width=8, depth=5, pattern="gru,conv"[:3], mlp="swiglu", mlp_ratio=1.0, norm="layer"
-    )
+    model = make_model(vocab_size=6, width=8, depth=5, pattern="gru", norm="layer")
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)

@@ -33,6 +33,7 @@ def test_maps_agree_over_two_hundred_steps(report):
         assert difference < 1e-5, name
     for name, difference in report["eval"].items():
         assert difference < 1e-6, name
+    assert not any(report["late compilations"].values()), "the second step must not compile again"
     assert report["same bits"] == {"2": True, "4": True}
     assert report["wrong mean"] > 1e-3, "the comparison must notice a wrong mean"
 
@@ -56,7 +57,7 @@ def test_two_processes_learn_the_same(mode, text, cache, tmp_path):
     ]
     try:
         for process in processes:
-            code, out, err = tiny.finish(process, timeout=400)
+            code, out, err = tiny.finish(process, timeout=1200)
             assert code == 0, err
     finally:
         for process in processes:

@@ -1,0 +1,197 @@
+"""Random cases over the registry: which property of which mixer, on what; the smallest case where one fails."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hybrid_flax.certify import cells, mixers
+from hybrid_flax.certify.compare import Violation
+from hybrid_flax.certify.subjects import BATCH, CHUNKS, DOCUMENTS, LENGTH, registered, registered_cell
+from hybrid_flax.mixers.registry import make_cell, parse_layer, registered_instances
+
+__all__ = ["PROPERTIES", "Failure", "Outcome", "Property", "certify", "prove"]
+
+_SIMPLER_TRIES = 60  # cases that are run to find the smallest failing one
+
+
+class Property(NamedTuple):
+    """One column of the certificate: the function that proves it, and the mixers that it is asked of.
+
+    kind: "all", "causal", "anticausal" (reads the future), "cell", for the cell alone.
+    """
+
+    prove: Callable[..., float]
+    kind: str = "all"
+
+
+PROPERTIES = {
+    "split": Property(mixers.any_split, "causal"),
+    "packed": Property(mixers.packing),
+    "padded": Property(mixers.left_padding),
+    "rows": Property(mixers.rows_independent),
+    "dirty": Property(mixers.garbage_in_padding),
+    "causal": Property(mixers.causality),
+    "reach": Property(mixers.reach),
+    "cut": Property(mixers.state_is_cut, "causal"),
+    "state": Property(mixers.state_contract, "causal"),
+    "refuse": Property(mixers.refuses_state, "anticausal"),
+    "once": Property(mixers.compiles_once),
+    "bf16": Property(mixers.bfloat16),
+    "jit": Property(mixers.jit_equals_eager),
+    "finite": Property(mixers.finite_gradients),
+    "params": Property(mixers.initial_parameters),
+    "bits": Property(cells.recurrence_bits, "cell"),
+    "forms": Property(cells.forms_agree, "cell"),
+}
+
+
+class Failure(NamedTuple):
+    """The smallest case found in which a property does not hold: the arguments of `prove`, and what it said."""
+
+    arguments: dict[str, Any]
+    message: str
+
+
+class Outcome(NamedTuple):
+    """One property of one mixer: how many cases, the worst relative error among them, the failure if there is one."""
+
+    mixer: str
+    property: str
+    cases: int
+    worst: float
+    failure: Failure | None
+
+
+def certify(names: Sequence[str] = (), cases: int = 2000, seed: int = 0) -> Iterator[list[Outcome]]:
+    """Prove the properties of mixers by random cases; gives the outcomes of one mixer at a time.
+
+    names: layers, all `registered_instances()` by default. cases: their number in all, spread evenly over the
+    mixers; every property is asked once, as far as they go, before one is asked again.
+    Raises ValueError for an unknown name.
+    """
+    names = list(names) or registered_instances()
+    for name in names:
+        parse_layer(name)
+    for place, name in enumerate(names):
+        share = cases * (place + 1) // len(names) - cases * place // len(names)
+        yield _certify_mixer(name, share, np.random.default_rng([seed, place]))
+
+
+def prove(name: str, property: str, **arguments: Any) -> float:
+    """One case: the worst relative error of `property` of the mixer `name`. Raises Violation where it does not hold."""
+    entry = PROPERTIES[property]
+    subject = registered_cell(name) if entry.kind == "cell" else registered(name)
+    return entry.prove(subject, **arguments)
+
+
+def _certify_mixer(name, share, rng):
+    asked = [key for key, entry in PROPERTIES.items() if entry.kind in _kinds(name)]
+    varied = [key for key in asked if _varies(key)]
+    order = asked[:share] + [varied[index % len(varied)] for index in range(share - len(asked))]
+    outcomes = []
+    for key in sorted(set(order), key=asked.index):
+        count, worst, failure = 0, 0.0, None
+        for index in range(order.count(key)):
+            arguments = _draw_arguments(name, key, index, rng)
+            count += 1
+            error, failure = _attempt(name, key, arguments)
+            if failure is not None:
+                failure = _simplest(name, key, failure)
+                break
+            worst = max(worst, error)
+        outcomes.append(Outcome(name, key, count, worst, failure))
+    return outcomes
+
+
+def _kinds(name):
+    kinds = {"all", "causal" if registered(name).mixer.traits.causal else "anticausal"}
+    is_cell = ":" not in name and make_cell(name, 8) is not None
+    return kinds | {"cell"} if is_cell else kinds
+
+
+def _parameters(key):
+    return list(inspect.signature(PROPERTIES[key].prove).parameters)[1:]
+
+
+def _varies(key):
+    return bool(_parameters(key)) and key not in ("once", "jit")  # these compile, whatever they are given
+
+
+def _attempt(name, key, arguments):
+    """(worst error, None) or (infinity, failure)."""
+    try:
+        return prove(name, key, **arguments), None
+    except Violation as violation:
+        return np.inf, Failure(arguments, str(violation))
+    except Exception as error:  # a mixer under test may raise anything
+        return np.inf, Failure(arguments, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+
+
+def _draw_arguments(name, key, index, rng):
+    draws = {
+        "rows": lambda: tuple("".join(rng.choice(list("......nnpp"), LENGTH)) for _ in range(BATCH)),
+        "split": lambda: _draw_split(rng),
+        "orders": lambda: tuple(tuple(int(i) for i in rng.permutation(len(DOCUMENTS))) for _ in range(BATCH)),
+        "pads": lambda: tuple(_draw_pads(rng) for _ in range(BATCH)),
+        "order": lambda: tuple(int(i) for i in rng.permutation(BATCH)),
+        "t": lambda: int(rng.integers(LENGTH)),
+        "seed": lambda: int(rng.integers(2**32)),
+        "form": lambda: _form(name, key, index),
+    }
+    return {parameter: draws[parameter]() for parameter in _parameters(key)}
+
+
+def _form(name, key, index):
+    """Forms take turns. Bits are compared of those that compute step by step."""
+    forms = list(registered_cell(name).run)
+    if key == "bits":
+        forms = [form for form in forms if form in ("sequential", "deferred")]
+    return forms[index % len(forms)]
+
+
+def _draw_split(rng):
+    lengths = []
+    while (left := LENGTH - sum(lengths)) > 0:
+        lengths.append(int(rng.choice([length for length in CHUNKS if length <= left])))
+    return tuple(lengths)
+
+
+def _draw_pads(rng):
+    return tuple(sorted(int(i) for i in rng.choice(LENGTH, LENGTH - sum(DOCUMENTS), replace=False)))
+
+
+def _simplest(name, key, failure):
+    """The failure after greedy simplification: fewer documents, less padding, longer chunks."""
+    tries = _SIMPLER_TRIES
+    improved = True
+    while improved and tries > 0:
+        improved = False
+        for simpler in _simpler(failure.arguments):
+            tries -= 1
+            _, smaller = _attempt(name, key, simpler)
+            if smaller is not None:
+                failure, improved = smaller, True
+                break
+            if tries <= 0:
+                break
+    return failure
+
+
+def _simpler(arguments):
+    """Arguments that are a little simpler, the simplest first."""
+    rows, split = arguments.get("rows"), arguments.get("split")
+    if split is not None:
+        for candidate in ((8, 8), (1,) * 8 + (8,), (8,) + (1,) * 8):
+            if len(candidate) < len(split):
+                yield arguments | {"split": candidate}
+    if rows is not None:
+        for place, row in enumerate(rows):
+            plain = "." * LENGTH
+            if row != plain:
+                yield arguments | {"rows": (*rows[:place], plain, *rows[place + 1 :])}
+        for place, row in enumerate(rows):
+            for t, letter in enumerate(row):
+                if letter != ".":
+                    yield arguments | {"rows": (*rows[:place], f"{row[:t]}.{row[t + 1 :]}", *rows[place + 1 :])}

@@ -1,0 +1,119 @@
+"""The certificate as a table on the screen, as JSON and as Markdown."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_flax.certify.run import PROPERTIES, Outcome, certify
+from hybrid_flax.config import ConfigError
+
+__all__ = ["certify_mixers"]
+
+_NAME_WIDTH, _CELL_WIDTH = 28, 7
+_LEGEND = """each cell: worst relative error (0 = exact)
+split   one call = any split into chunks with carried state
+packed  documents packed in a row, padding anywhere = each alone
+padded  padding in front, behind or within = none
+rows    rows of a batch are independent
+dirty   contents of padding change nothing, bit for bit
+causal  no gradient to the future or to other documents
+reach   a gradient to the past, and to the future where it is read
+cut     gradients stop at a state from outside
+state   shapes and dtypes of the state stay as they are
+refuse  what reads the future takes no state
+once    equal shapes compile once
+bf16    bfloat16 in and out, state in float32, within 10 %
+jit     compiled = eager
+finite  finite gradients with rows of padding
+params  initial parameters are named, float32 and finite
+bits    the recurrence alone = any split, bit for bit
+forms   every form = sequential in float64, values and gradients
+"""
+
+
+def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | os.PathLike) -> bool:
+    """Run `certify`, print its table, write certificate.json and certificate.md to `workdir`; whether all holds.
+
+    Raises ConfigError in one line for an unknown mixer or fewer cases than one a mixer.
+    """
+    if cases < 1:
+        raise ConfigError(f"--cases={cases} must be at least 1")
+    console = Console(width=max(Console().width, _NAME_WIDTH + _CELL_WIDTH * len(PROPERTIES)))
+    since = time.perf_counter()
+    print(_LEGEND)
+    print("mixer".ljust(_NAME_WIDTH) + "".join(name.rjust(_CELL_WIDTH) for name in PROPERTIES))
+    outcomes: list[Outcome] = []
+    try:
+        for row in certify(names, cases, seed):
+            outcomes += row
+            print(_line(row), flush=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    seconds = time.perf_counter() - since
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "certificate.json").write_text(json.dumps(_record(outcomes, seed, seconds), indent=1) + "\n")
+    (folder / "certificate.md").write_text(_markdown(outcomes, seed))
+    total = sum(outcome.cases for outcome in outcomes)
+    mixers = len({outcome.mixer for outcome in outcomes})
+    print(f"\n{total} cases, {mixers} mixers, {len(failed)} failures, {seconds:.0f} s; {folder}/certificate.md, .json")
+    if failed:
+        table = Table("mixer", "property", "what", "smallest case", title="failures")
+        for outcome in failed:
+            given = ", ".join(f"{key}={value!r}" for key, value in outcome.failure.arguments.items())
+            table.add_row(outcome.mixer, outcome.property, outcome.failure.message, given)
+        console.print(table)
+        first = failed[0]
+        given = ", ".join(f"{key}={value!r}" for key, value in first.failure.arguments.items())
+        print(f"again: hybrid_flax.certify.run.prove({first.mixer!r}, {first.property!r}, {given})")
+    return not failed
+
+
+def _line(row):
+    by_property = {outcome.property: outcome for outcome in row}
+    cells = (_cell(by_property.get(name)) for name in PROPERTIES)
+    return row[0].mixer.ljust(_NAME_WIDTH) + "".join(cell.rjust(_CELL_WIDTH) for cell in cells)
+
+
+def _cell(outcome):
+    if outcome is None:
+        return "-"
+    if outcome.failure is not None:
+        return "FAIL"
+    return "0" if outcome.worst == 0.0 else f"{outcome.worst:.0e}".replace("e-0", "e-")
+
+
+def _markdown(outcomes: Iterable[Outcome], seed: int) -> str:
+    rows: dict[str, dict[str, Outcome]] = {}
+    for outcome in outcomes:
+        rows.setdefault(outcome.mixer, {})[outcome.property] = outcome
+    lines = [
+        f"Worst relative error (cases), seed {seed}, jax {jax.__version__} on {jax.default_backend()}.",
+        "",
+        "| mixer | " + " | ".join(PROPERTIES) + " |",
+        "|---" * (len(PROPERTIES) + 1) + "|",
+    ]
+    for name, row in rows.items():
+        cells = (f"{_cell(row[key])} ({row[key].cases})" if key in row else "" for key in PROPERTIES)
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    failures = [outcome for outcome in outcomes if outcome.failure is not None]
+    lines += ["", *(f"* `{f.mixer}` {f.property}: {f.failure.message}; {f.failure.arguments}" for f in failures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _record(outcomes, seed, seconds) -> dict[str, Any]:
+    def entry(outcome):
+        failure = None if outcome.failure is None else outcome.failure._asdict()
+        return outcome._asdict() | {"failure": failure, "worst": outcome.worst if failure is None else None}
+
+    about = {"jax": jax.__version__, "python": platform.python_version(), "backend": jax.default_backend()}
+    return {**about, "seed": seed, "seconds": round(seconds, 1), "outcomes": [entry(outcome) for outcome in outcomes]}

@@ -1,0 +1,57 @@
+"""The certificate over the registry: a name added to it is tested here without another line."""
+
+import jax
+import numpy as np
+import pytest
+
+from hybrid_flax import make_mixer, registered_mixers
+from hybrid_flax.certify import compare, subjects
+from hybrid_flax.certify.run import PROPERTIES, certify, prove
+from hybrid_flax.mixers.registry import make_cell, mixer_options, registered_instances
+from hybrid_flax.typing import Segments
+
+ROWS = ("..n..p..p.n....p", "pp.........n....", "n....p.....ppp..")
+DECODE = (1,) * subjects.LENGTH
+CELLS = [name for name in mixer_options() if make_cell(name, subjects.WIDTH) is not None]
+
+
+@pytest.mark.parametrize("name", registered_instances())
+def test_registered(name):
+    (outcomes,) = certify([name], cases=40)
+    assert [(outcome.property, outcome.failure) for outcome in outcomes if outcome.failure is not None] == []
+    assert {outcome.property for outcome in outcomes} >= PROPERTIES.keys() - {
+        "split",
+        "cut",
+        "state",
+        "bits",
+        "forms",
+        "refuse",
+    }
+    assert make_mixer(name, subjects.WIDTH, **subjects.narrowed(name)) is subjects.registered(name).mixer
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in registered_mixers() if subjects.registered(name).mixer.traits.causal]
+)
+def test_decoding_equals_one_call(name):
+    prove(name, "split", rows=ROWS, split=DECODE, seed=0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_decoding_is_the_same_bit_for_bit(name):
+    prove(name, "bits", form="sequential", rows=ROWS, split=DECODE, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registered_mixers())
+def test_long_sequences_have_finite_gradients(name):
+    """At initial parameters: a ReLU recurrence with noise in it grows without bound, rightly."""
+    length, width = 4096, 8
+    mixer = make_mixer(name, width, **subjects.narrowed(name, num_heads=1))
+    subject = subjects.make_subject(name, mixer, batch=1, capacity=1)
+    rng = np.random.default_rng(0)
+    x, dy = subjects.normal(rng, 2, 1, length, width)
+    segments = jax.tree.map(np.asarray, Segments.single(1, length))
+    y, *gradients = subject.pull(subject.base, x, segments, None, dy)
+    compare.check_finite((y, gradients))
+    assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients))

@@ -1,1 +1,0 @@
-"""What "a mixer works" means, as functions; and the proof that each of them can fail."""
