@@ -50,6 +50,8 @@ LEAF_KINDS: dict[str, str] = {
     "recurrent_bias": "vector",
     "scale": "vector",
     "decay": "vector",
+    "timescale": "vector",
+    "phase": "vector",
     "embedding": "table",
 }
 """What a parameter's name says it is; weight decay, Muon and sharding go by this and never by the number of axes.
@@ -116,6 +118,7 @@ class Cell(NamedTuple):
     width: N, the width of y_t; `recurrent` maps it back to D.
     forms: other ways to compute the same recurrence over a whole sequence, by name:
         (params, u, reset[B,T], hold[B,T], state) -> (y[B,T,N], state).
+    heads: how many equal parts y_t consists of, each normalised on its own.
     """
 
     input: Mixer
@@ -124,6 +127,7 @@ class Cell(NamedTuple):
     step: Callable[[Params, State, Any], tuple[State, Any]]
     width: int
     forms: Mapping[str, Callable[..., tuple[Any, State]]] = MappingProxyType({})
+    heads: int = 1
 
 
 def state_dtype(dtype: Any) -> Any:

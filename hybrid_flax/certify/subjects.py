@@ -43,6 +43,7 @@ __all__ = [
 
 BATCH, LENGTH, WIDTH, WINDOW = 3, 16, 16, 5
 CHUNKS = (1, 3, 8)  # lengths of a call besides LENGTH, and of the documents in `packing`
+SHORT = {"window": WINDOW, "chunk": 4, "block": 4}  # options that say how far a mixer reaches in one piece
 DOCUMENTS = (8, 3, 1, 1)  # lengths of the documents of a row in `packing`
 
 
@@ -129,12 +130,13 @@ def registered_cell(name: str) -> CellSubject:
 
 
 def narrowed(name: str, **options: Any) -> dict[str, Any]:
-    """`options`, and WINDOW for every part that has a window by default, as far as the parts of `name` have them."""
+    """`options` as far as the parts of `name` have them, and short windows, chunks and blocks where they have any."""
     given = {}
     for part in registry.parse_layer(name)[1]:
         known = registry.mixer_options()[part]
-        if "window" in known and known["window"].default is not None:
-            given[f"{part}.window"] = WINDOW
+        for key, length in SHORT.items():
+            if key in known and known[key].default is not None:
+                given[f"{part}.{key}"] = length
         given |= {f"{part}.{key}": value for key, value in options.items() if key in known}
     return given
 

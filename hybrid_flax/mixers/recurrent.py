@@ -6,33 +6,48 @@ from jax import lax
 
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import project
+from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.scan import unroll
 from hybrid_flax.ops.segments import FRESH, last_live_id, resets
 from hybrid_flax.typing import Cell, Mixer, Traits, promote_state
 
-__all__ = ["GATES", "recurrent", "run_cell"]
+__all__ = ["GATES", "NORMS", "recurrent", "run_cell"]
 
 GATES = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "sigmoid": jax.nn.sigmoid}
+NORMS = ("rms", "layer")
 
 
-def recurrent(cell: Cell, width: int, *, form: str = "auto", output_gate: str | None = None) -> Mixer:
+def recurrent(
+    cell: Cell,
+    width: int,
+    *,
+    form: str = "auto",
+    output_norm: str | None = None,
+    output_gate: str | None = None,
+) -> Mixer:
     """Unroll `cell` over the tokens of each document; y_t is mapped back to `width` where it must be.
 
-    form: "sequential", one of cell.forms, or "auto" (see `choose_form`). output_gate: y ⊙ act(x W_g) with
-    act one of GATES (Dauphin et al. 2017), followed by the output map.
+    form: "sequential", one of cell.forms, or "auto" (see `choose_form`). output_norm: "rms" or "layer", over each
+    head of y. output_gate: y ⊙ act(x W_g) with act one of GATES (Dauphin et al. 2017), followed by the output map.
     Documents reset the state to `cell.init_state`; padding leaves it alone and gives zero.
-    Parameters: input, cell, gate and output where there is one. State: input, cell, id (last document).
-    Raises ValueError for an unknown form or gate.
+    Parameters: input, cell, norm, gate and output where there is one. State: input, cell, id (last document).
+    Raises ValueError for an unknown form, norm or gate.
     """
     if form not in ("auto", "sequential", *cell.forms):
         raise ValueError(f"form={form!r} is none of {', '.join(('auto', 'sequential', *cell.forms))}")
     if output_gate is not None and output_gate not in GATES:
         raise ValueError(f"output_gate={output_gate!r} is none of {', '.join(GATES)}")
+    if output_norm is not None and output_norm not in NORMS:
+        raise ValueError(f"output_norm={output_norm!r} is none of {', '.join(NORMS)}")
     has_output = output_gate is not None or cell.width != width
 
     def init(key):
         key_input, key_cell, key_gate, key_output = jax.random.split(key, 4)
         params = {"input": cell.input.init(key_input), "cell": cell.init(key_cell)}
+        if output_norm:
+            params["norm"] = {"scale": jnp.ones(cell.width)}
+        if output_norm == "layer":
+            params["norm"]["bias"] = jnp.zeros(cell.width)
         if output_gate:
             params["gate"] = {"kernel": fan_in_normal(key_gate, (width, cell.width))}
         if has_output:
@@ -58,7 +73,10 @@ def recurrent(cell: Cell, width: int, *, form: str = "auto", output_gate: str | 
         reset = resets(segments.ids, carried_id)
         cell_state = promote_state(cell_state, x.dtype)
         y, cell_state = run_cell(cell, form, params["cell"], u, reset, ~live, cell_state)
-        y = jnp.where(live[..., None], y, 0).astype(x.dtype)
+        y = jnp.where(live[..., None], y, 0)
+        if output_norm:
+            y = jnp.where(live[..., None], _normalise(y, params["norm"], cell.heads), 0)
+        y = y.astype(x.dtype)
         if output_gate:
             y = y * GATES[output_gate](project(x, params["gate"]["kernel"]))
         if has_output:
@@ -68,7 +86,18 @@ def recurrent(cell: Cell, width: int, *, form: str = "auto", output_gate: str | 
         return y, {"input": input_state, "cell": cell_state, "id": last_live_id(segments.ids, carried_id)}
 
     parts = (("input", cell.input),)
-    return Mixer(init, init_state, apply, Traits(cell.input.traits.causal, parts, ("recurrent", form, output_gate)))
+    return Mixer(init, init_state, apply, Traits(cell.input.traits.causal, parts, ("recurrent", form)))
+
+
+def _normalise(y, params, heads):
+    """Every head of y[B,T,N] by itself, then scale and bias per feature."""
+    parts = y.reshape(*y.shape[:-1], heads, -1)
+    scale = params["scale"].reshape(heads, -1)
+    if "bias" in params:
+        parts = layer_norm(parts, scale, params["bias"].reshape(heads, -1))
+    else:
+        parts = rms_norm(parts, scale)
+    return parts.reshape(y.shape)
 
 
 def run_cell(cell: Cell, form: str, params, u, reset, hold, state):
@@ -83,13 +112,15 @@ def run_cell(cell: Cell, form: str, params, u, reset, hold, state):
 def choose_form(cell: Cell, length: int) -> str:
     """The form that "auto" runs: one step is sequential, then by what the cell has and the device is.
 
-    A parallel scan does O(log T) times the work of a sequential one, which only an accelerator hides; on a CPU
-    the sequential scan is two to three times faster at every length.
+    A chunked form is matrix products, which every device does best. A parallel scan does O(log T) times the work
+    of a sequential one, which only an accelerator hides; on a CPU the sequential scan is two to three times faster
+    at every length.
     """
     if length == 1:
         return "sequential"
-    if "deferred" in cell.forms:
-        return "deferred"
+    for form in ("chunked", "deferred"):
+        if form in cell.forms:
+            return form
     if "associative" in cell.forms and jax.default_backend() != "cpu":
         return "associative"
     return "sequential"

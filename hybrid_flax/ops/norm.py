@@ -8,7 +8,7 @@ from hybrid_flax.typing import Array, Float, state_dtype
 __all__ = ["layer_norm", "rms_norm"]
 
 
-def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], epsilon: float = 1e-6) -> Float[Array, "*B D"]:
+def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "*H D"], epsilon: float = 1e-6) -> Float[Array, "*B D"]:
     """x / sqrt(mean(x²) + epsilon) * scale (Zhang & Sennrich 2019, equation 4)."""
     wide = x.astype(state_dtype(x.dtype))
     inverse = lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
@@ -16,7 +16,7 @@ def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], epsilon: float =
 
 
 def layer_norm(
-    x: Float[Array, "*B D"], scale: Float[Array, "D"], bias: Float[Array, "D"], epsilon: float = 1e-6
+    x: Float[Array, "*B D"], scale: Float[Array, "*H D"], bias: Float[Array, "*H D"], epsilon: float = 1e-6
 ) -> Float[Array, "*B D"]:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias (Ba et al. 2016, equation 4)."""
     wide = x.astype(state_dtype(x.dtype))
