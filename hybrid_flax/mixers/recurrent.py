@@ -93,10 +93,8 @@ def _normalise(y, params, heads):
     """Every head of y[B,T,N] by itself, then scale and bias per feature."""
     parts = y.reshape(*y.shape[:-1], heads, -1)
     scale = params["scale"].reshape(heads, -1)
-    if "bias" in params:
-        parts = layer_norm(parts, scale, params["bias"].reshape(heads, -1))
-    else:
-        parts = rms_norm(parts, scale)
+    bias = params["bias"].reshape(heads, -1) if "bias" in params else None
+    parts = rms_norm(parts, scale) if bias is None else layer_norm(parts, scale, bias)
     return parts.reshape(y.shape)
 
 
