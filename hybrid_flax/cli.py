@@ -107,7 +107,8 @@ def _plan(options, overrides) -> int:
 
     config = _config(options, overrides)
     experiment = make_experiment(config)
-    print_plan(make_plan(experiment, config.data.length, config.train.steps), config.data.length)
+    length = experiment.batches.tokens_per_step // experiment.batch_size
+    print_plan(make_plan(experiment, length, config.train.steps), length)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Runs as they are used after training."""
 
 import os
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict

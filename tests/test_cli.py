@@ -61,6 +61,7 @@ OVERRIDES = {
     "data.mode=window": "windows, stream, packed",
     "data.tokenizer=chars": "did you mean 'char'",
     "data.document=chapter": "file, paragraph, line",
+    "data.path=synthetic:parrity": "nearest: parity",
     "optim.name=adamm": "adam, adamw, rmsprop, sgd, lion, adafactor, muon",
     "schedule.name=cosinus": "constant, exponential, step, linear, cosine, wsd, rsqrt",
     "model.norm=batch": "rms, layer",

@@ -43,6 +43,7 @@ class Batches(NamedTuple):
     """The training batches of one run."""
 
     batch: Callable  # (step, rows=slice(None)) -> dict; `rows` are the global rows that this process builds
+    batch_size: int  # B
     steps_per_epoch: int  # rounded up: the last batch of an epoch may begin the next one
     tokens_per_step: int  # B * T, padding included
 
@@ -84,7 +85,7 @@ def make_batches(mode: str, tokens: Tokens, *, batch_size: int, length: int, see
             raise ValueError(f"step {step} is negative")
         return rows_of_step(int(step), np.arange(batch_size)[rows])
 
-    return Batches(batch, steps_per_epoch, batch_size * length)
+    return Batches(batch, batch_size, steps_per_epoch, batch_size * length)
 
 
 def eval_windows(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[dict]:

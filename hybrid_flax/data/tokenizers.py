@@ -168,6 +168,40 @@ class WordTokenizer(Tokenizer):
         return {piece: i for i, piece in enumerate(self.pieces, start=1)}
 
 
+@dataclasses.dataclass(frozen=True)
+class SymbolTokenizer(Tokenizer):
+    """The symbols of a formal language, written with spaces between them.
+
+    Attributes:
+      symbols: the vocabulary; its i-th symbol has the id i.
+    """
+
+    symbols: tuple[str, ...]
+    name = "symbol"
+    unknown_id = None
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Raises ValueError for a symbol that is not in the vocabulary."""
+        for symbol in text.split():
+            if symbol not in self.symbols:
+                raise ValueError(f"symbol {symbol!r} is none of {' '.join(self.symbols)}")
+        return np.fromiter((self.symbols.index(symbol) for symbol in text.split()), np.int32)
+
+    def decode(self, ids: Iterable) -> str:
+        return " ".join(self.symbols[i] for i in self._checked(ids).tolist())
+
+    def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        sizes = np.fromiter((len(piece) for piece in re.findall(r"\s*\S+(?:\s+$)?", text)), np.int32)
+        return sizes, sizes
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "symbols": list(self.symbols)}
+
+
 def split_words(text: str) -> list[str]:
     """Runs of letters, digits and apostrophes with up to one space before, and single other characters."""
     return _PIECE.findall(text)
@@ -185,8 +219,8 @@ def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000,
     Raises:
       ValueError: an unknown name, texts without any vocabulary, or numbers out of range.
     """
-    if name not in _KINDS:
-        raise ValueError(_unknown_name(name))
+    if name not in _FROM_TEXT:
+        raise ValueError(_unknown_name(name, _FROM_TEXT))
     if vocab_size < 2 or min_count < 1:
         raise ValueError(f"vocab_size {vocab_size} must be at least 2 and min_count {min_count} at least 1")
     if name == "byte":
@@ -211,7 +245,7 @@ def tokenizer_from_dict(d: dict) -> Tokenizer:
     options = dict(d)
     name = options.pop("name", None)
     if name not in _KINDS:
-        raise ValueError(_unknown_name(name))
+        raise ValueError(_unknown_name(name, _KINDS))
     fields = [field.name for field in dataclasses.fields(_KINDS[name])]
     if sorted(options) != fields:
         raise ValueError(f"a {name} tokenizer is made of {fields}, not of {sorted(options)}")
@@ -231,7 +265,10 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
     return lambda ids, final=False: decoder.decode(tokenizer._checked(ids).astype(np.uint8).tobytes(), final)
 
 
-_KINDS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer)}
+_KINDS: dict[str, type[Tokenizer]] = {
+    kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, SymbolTokenizer)
+}
+_FROM_TEXT = ("byte", "char", "word")
 
 # [^\W_] is a letter or digit of any script; the straight and the typographic apostrophe belong to words.
 _PIECE = re.compile(r" ?(?:[^\W_]|['\u2019])+|.", re.DOTALL)
@@ -241,7 +278,7 @@ def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
-def _unknown_name(name: object) -> str:
-    message = f"unknown tokenizer {name!r}: one of {', '.join(_KINDS)}"
-    nearest = difflib.get_close_matches(str(name), _KINDS, n=1)
+def _unknown_name(name: object, known: Iterable[str]) -> str:
+    message = f"unknown tokenizer {name!r}: one of {', '.join(known)}"
+    nearest = difflib.get_close_matches(str(name), known, n=1)
     return message + (f"; did you mean {nearest[0]!r}?" if nearest else "")

@@ -2,15 +2,11 @@
 
 import os
 
-import numpy as np
-
 from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import model_is_bounded
-from hybrid_flax.report.finish import format_metrics
 from hybrid_flax.runs import load_run
-from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment import read_tokens
+from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
 
 __all__ = ["evaluate_run"]
@@ -24,36 +20,36 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dic
     run = load_run(workdir, checkpoint)
     config = run.config
     try:
-        _, tokens = read_tokens(config.data, run.tokenizer)
+        source = read_source(config, run.tokenizer)
         parallel = make_parallel(config.train.parallel)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    filled = [name for name in tokens if len(tokens[name].ids)]
-    if split not in filled:
-        raise ConfigError(f"split {split!r} of {config.data.path} has no text; one of {', '.join(filled)}")
+    if split not in source.splits:
+        raise ConfigError(
+            f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
+        )
+    task = make_task(config)
     length = config.eval.length or config.data.length
-    how = {"windows": f"windows of {length}, each from nothing"}
-    if model_is_bounded(run.model):
+    how = {"windows": f"rows of at most {length} tokens, each from nothing"}
+    if task.generates and model_is_bounded(run.model):
         how["carried"] = f"{config.eval.batch_size} streams with carried state"
     params = parallel.put_state(run.params)
     print(f"{workdir} after {run.step} steps, {split} split of {config.data.path}")
-    unknown = run.tokenizer.unknown_id
-    if unknown is not None and (missed := int(np.sum(tokens[split].ids == unknown))):
-        print(f"{missed} of {len(tokens[split].ids)} tokens are unknown to the {config.data.tokenizer} tokenizer")
+    missed, total = source.splits[split].unknown
+    if missed:
+        print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")
     results = {}
     for name, words in how.items():
         results[name] = evaluate(
             run.model,
-            make_language_modelling(config.loss.name),
+            task,
             params,
-            tokens[split],
+            source.splits[split].batches(config.eval.batch_size, length, name == "carried"),
             parallel,
-            batch_size=config.eval.batch_size,
-            length=length,
             carried=name == "carried",
         )
-        print(f"{words}: {format_metrics(results[name])}")
-    if "carried" not in results:
+        print(f"{words}: {task.describe(results[name])}")
+    if task.generates and "carried" not in results:
         print("carried state: not for this model, the cache of full attention would grow with the text")
     return results

@@ -6,18 +6,31 @@ import jax
 
 from hybrid_flax.generate import generate
 from hybrid_flax.report.curves import plot_loss_curve
+from hybrid_flax.train.experiment import make_task
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["finish_run", "format_metrics"]
+__all__ = ["finish_run"]
 
 
 def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str, float]]) -> None:
-    """Draw loss.png, write sample.txt, and print both with the final metrics (process 0 alone)."""
+    """Draw loss.png, sample where the task is text, and print it with the final metrics (process 0 alone)."""
     if jax.process_index() != 0:
         return
     folder = RunFolder(workdir)
     plot_loss_curve(read_jsonl(folder.metrics), folder.plot, title=run.config.model.pattern)
+    task = make_task(run.config)
+    files = [folder.plot, folder.metrics]
+    if task.generates:
+        print(f"--- sample ---\n{_write_sample(folder, run).strip()}")
+        files.append(folder.sample)
+    print(f"--- after {run.step} steps, every row from nothing ---")
+    for split, metrics in results.items():
+        print(f"{split:5}  {task.describe(metrics)}")
+    print(", ".join(map(str, files)))
+
+
+def _write_sample(folder, run):
     sample = run.config.sample
     pieces = generate(
         run,
@@ -30,16 +43,4 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
     )
     text = sample.prompt + "".join(pieces)
     folder.sample.write_text(text, encoding="utf-8")
-    print(f"--- sample ---\n{text.strip()}\n--- after {run.step} steps, windows without carried state ---")
-    for split, metrics in results.items():
-        print(f"{split:5}  {format_metrics(metrics)}")
-    print(f"{folder.plot}, {folder.sample}, {folder.metrics}")
-
-
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Metrics on one line, with their units."""
-    return (
-        f"loss {metrics['loss']:.4f} nats/token  perplexity {metrics['perplexity']:.3f}  "
-        f"{metrics['bits_per_char']:.4f} bits/char  {metrics['bits_per_byte']:.4f} bits/byte  "
-        f"accuracy {100 * metrics['accuracy']:.2f} %"
-    )
+    return text

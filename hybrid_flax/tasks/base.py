@@ -16,8 +16,12 @@ class Task(NamedTuple):
     loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count".
     evaluate: (outputs, batch) -> sums for `metrics`.
     metrics: (sums on the host) -> metrics by name, without prefix.
+    describe: (metrics) -> one line for people, with units.
+    generates: whether outputs are next tokens, so that text can be sampled.
     """
 
     loss: Callable[..., Sums]
     evaluate: Callable[[Any, Mapping[str, Any]], Sums]
     metrics: Callable[[Mapping[str, float]], dict[str, float]]
+    describe: Callable[[Mapping[str, float]], str]
+    generates: bool = False

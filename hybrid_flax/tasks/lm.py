@@ -23,7 +23,9 @@ def make_language_modelling(loss: str = "cross_entropy") -> Task:
     """
     if loss not in LOSSES:
         raise ValueError(f"loss.name={loss!r} is none of {', '.join(LOSSES)}")
-    return Task(_cross_entropy if loss == "cross_entropy" else _squared_error, _evaluate, _metrics)
+    return Task(
+        _cross_entropy if loss == "cross_entropy" else _squared_error, _evaluate, _metrics, _describe, generates=True
+    )
 
 
 def _cross_entropy(logits, batch, label_smoothing=0.0, z_loss=0.0):
@@ -61,3 +63,11 @@ def _metrics(sums):
         "bits_per_byte": nats / math.log(2) / sums["bytes"],
         "accuracy": sums["correct"] / count,
     }
+
+
+def _describe(metrics):
+    return (
+        f"loss {metrics['loss']:.4f} nats/token  perplexity {metrics['perplexity']:.3f}  "
+        f"{metrics['bits_per_char']:.4f} bits/char  {metrics['bits_per_byte']:.4f} bits/byte  "
+        f"accuracy {100 * metrics['accuracy']:.2f} %"
+    )

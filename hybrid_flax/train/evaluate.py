@@ -1,11 +1,10 @@
-"""Evaluation of a split: in windows that start from nothing, or as streams with carried state."""
+"""Evaluation: batches that start from nothing, or streams with carried state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from hybrid_flax.data.pipeline import Tokens, eval_stream, eval_windows
 from hybrid_flax.models.build import CARRIED_CAPACITY
 from hybrid_flax.models.heads import LanguageModel
 from hybrid_flax.tasks.base import Task
@@ -20,20 +19,17 @@ def evaluate(
     model: LanguageModel,
     task: Task,
     params: Params,
-    tokens: Tokens,
+    batches: Sequence[dict],
     parallel: Parallel,
     *,
-    batch_size: int,
-    length: int,
     carried: bool = False,
     max_batches: int = 0,
 ) -> dict[str, float]:
-    """Metrics of `params` on `tokens`, every target once.
+    """Metrics of `params` over `batches`, all of one shape.
 
-    carried: the split as `batch_size` contiguous streams whose state is carried from batch to batch, else
-    windows of `length` that each start from nothing. max_batches: stop there; 0 reads the whole split.
+    carried: whether states go from batch to batch. max_batches: stop there; 0 reads them all.
     """
-    batches = (eval_stream if carried else eval_windows)(tokens, batch_size=batch_size, length=length)
+    batch_size = len(batches[0]["row"])
     step = parallel.wrap(make_eval_step(model, task, parallel.axis_name), donate=(1,))
     rows = parallel.rows(batch_size)
     carry = parallel.put_rows(_local(model.init_state(batch_size, CARRIED_CAPACITY), rows)) if carried else ()

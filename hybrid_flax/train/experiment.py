@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
-from hybrid_flax.data.corpora import Corpus, load_corpus
-from hybrid_flax.data.pipeline import Batches, Tokens, make_batches, tokenize
-from hybrid_flax.data.tokenizers import Tokenizer, make_tokenizer
+from hybrid_flax.data.pipeline import Batches
+from hybrid_flax.data.sources import SYNTHETIC, Source, language_source, text_source
+from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.tasks.answer import make_answering
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
@@ -18,14 +17,13 @@ from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepSpec
 
-__all__ = ["Experiment", "has_targets", "make_experiment", "model_from_config", "read_tokens"]
+__all__ = ["Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
 
 
 class Experiment(NamedTuple):
     """Everything that a config determines. batch_size: rows a step; carried: whether states go from step to step."""
 
-    tokens: dict[str, Tokens]
-    tokenizer: Tokenizer
+    source: Source
     model: LanguageModel
     task: Task
     spec: StepSpec
@@ -40,10 +38,11 @@ def make_experiment(config: Any) -> Experiment:
     """Build all parts of an experiment; raises ConfigError in one line for whatever does not fit."""
     validate(config)
     try:
-        tokenizer, tokens = read_tokens(config.data)
-        batch_size = config.data.batch_size or _whole_set(len(tokens["train"].ids), config.data.length)
-        model = model_from_config(config, tokenizer.vocab_size)
-        task = make_language_modelling(config.loss.name)
+        source = read_source(config)
+        batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
+        batch_size = batches.batch_size
+        model = model_from_config(config, source.tokenizer.vocab_size)
+        task = make_task(config)
         spec = _step_spec(config)
         hparams = _hparams(config)
         make_unit_schedule(**dict(spec.schedule))
@@ -51,32 +50,38 @@ def make_experiment(config: Any) -> Experiment:
         parallel = make_parallel(config.train.parallel)
         check_rows(parallel, batch_size, spec.accumulate)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
-        if config.eval.every and not has_targets(tokens["valid"]):
+        if config.eval.every and "valid" not in source.splits:
             raise ValueError(
                 f"eval.every={config.eval.every} needs validation text and {config.data.path!r} has none at "
                 f"data.valid_fraction={config.data.valid_fraction}: raise it, or set eval.every=0"
             )
         carried = config.data.mode == "stream"
-        _check_model(model, carried)
-        batches = make_batches(
-            config.data.mode, tokens["train"], batch_size=batch_size, length=config.data.length, seed=config.seed
-        )
+        _check_model(model, task, carried)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(tokens, tokenizer, model, task, spec, hparams, parallel, batches, batch_size, carried)
+    return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
 
 
-def read_tokens(data: Any, tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, dict[str, Tokens]]:
-    """(tokenizer, tokens by split) of config.data; the tokenizer is made from the training text unless given."""
-    corpus = load_corpus(
+def read_source(config: Any, tokenizer: Tokenizer | None = None) -> Source:
+    """The data of config.data; the tokenizer is made as it says unless one is given."""
+    data = config.data
+    if data.path.startswith(SYNTHETIC):
+        test_length = config.eval.length or data.length
+        return language_source(data.path.removeprefix(SYNTHETIC), length=data.length, test_length=test_length)
+    return text_source(
         data.path,
         document=data.document,
         valid_fraction=float(data.valid_fraction),
         test_fraction=float(data.test_fraction),
+        tokenizer=tokenizer or data.tokenizer,
+        vocab_size=data.vocab_size,
+        min_count=data.min_count,
     )
-    if tokenizer is None:
-        tokenizer = make_tokenizer(data.tokenizer, corpus.train, vocab_size=data.vocab_size, min_count=data.min_count)
-    return tokenizer, {split: tokenize(getattr(corpus, split), tokenizer) for split in Corpus._fields}
+
+
+def make_task(config: Any) -> Task:
+    """What is learnt from config.data: the answers of a synthetic language, or the next token of a text."""
+    return make_answering() if config.data.path.startswith(SYNTHETIC) else make_language_modelling(config.loss.name)
 
 
 def model_from_config(config: Any, vocab_size: int) -> LanguageModel:
@@ -87,11 +92,6 @@ def model_from_config(config: Any, vocab_size: int) -> LanguageModel:
         options=mixer_option_pairs(config.mixers),
         **{name: config.model[name] for name in fields},
     )
-
-
-def has_targets(tokens: Tokens) -> bool:
-    """Whether there is a token that follows another in its document."""
-    return bool(np.any(tokens.document[1:] == tokens.document[:-1]))
 
 
 def _step_spec(config) -> StepSpec:
@@ -126,13 +126,8 @@ def _hparams(config) -> Hparams:
     )
 
 
-def _whole_set(num_tokens, length):
-    """Rows of one epoch of windows, so that a step sees them all."""
-    return max(1, num_tokens // length - 1)
-
-
-def _check_model(model, carried):
-    if not model_is_causal(model):
+def _check_model(model, task, carried):
+    if task.generates and not model_is_causal(model):
         raise ValueError("language modelling needs causal mixers: take `bi:` and causal=false out of model.pattern")
     if carried and not model_is_bounded(model):
         raise ValueError(

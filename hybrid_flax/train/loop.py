@@ -16,7 +16,7 @@ from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment import Experiment, has_targets, make_experiment
+from hybrid_flax.train.experiment import Experiment, make_experiment
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.optimizer import make_unit_schedule
 from hybrid_flax.train.state import TrainState
@@ -52,7 +52,7 @@ def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[
     """
     experiment = make_experiment(config)
     folder = RunFolder(workdir)
-    folder.open(config, experiment.tokenizer, experiment_name)
+    folder.open(config, experiment.source.tokenizer, experiment_name)
     with ExitStack() as stack:
         checkpoints = Checkpoints(folder.checkpoints)
         stack.callback(checkpoints.close)
@@ -72,7 +72,7 @@ def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[
         results = {
             split: evaluate_split(experiment, config, params, split)
             for split in ("valid", "test")
-            if has_targets(experiment.tokens[split])
+            if split in experiment.source.splits
         }
     if jax.process_index() == 0:
         folder.write_results(results, config.train.steps)
@@ -83,14 +83,13 @@ def evaluate_split(
     experiment: Experiment, config: Any, params: PyTree, split: str, *, carried: bool = False, max_batches: int = 0
 ) -> dict[str, float]:
     """Metrics of `params` on one split, as config.eval says."""
+    length = config.eval.length or config.data.length
     return evaluate(
         experiment.model,
         experiment.task,
         params,
-        experiment.tokens[split],
+        experiment.source.splits[split].batches(config.eval.batch_size, length, carried),
         experiment.parallel,
-        batch_size=config.eval.batch_size,
-        length=config.eval.length or config.data.length,
         carried=carried,
         max_batches=max_batches,
     )
@@ -169,7 +168,7 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
 
 def _finished(experiment, config, position) -> Run:
     params = jax.device_get(_eval_params(position.state))
-    return Run(experiment.model, params, experiment.tokenizer, config, int(position.state.step))
+    return Run(experiment.model, params, experiment.source.tokenizer, config, int(position.state.step))
 
 
 def _eval_params(state):

@@ -61,9 +61,9 @@ def run(experiment, config, kind, num_devices, change=lambda batch: batch):
         losses.append(float(state.sums["loss"]) / float(state.sums["count"]))
         compiled = compiled or len(_compilations)
     compiled = len(_compilations) - compiled
-    tokens = experiment.tokens["valid"]
-    sizes = {"batch_size": 8, "length": 8, "carried": experiment.carried, "max_batches": 4}
-    metrics = evaluate(experiment.model, experiment.task, state.params, tokens, parallel, **sizes)
+    batches = experiment.source.splits["valid"].batches(8, 8, experiment.carried)
+    how = {"carried": experiment.carried, "max_batches": 4}
+    metrics = evaluate(experiment.model, experiment.task, state.params, batches, parallel, **how)
     params, carry = jax.device_get((state.params, parallel.get_rows(carry)))
     return losses, params, carry, metrics["loss"], compiled
 

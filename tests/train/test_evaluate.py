@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hybrid_flax.data.pipeline import tokenize
+from hybrid_flax.data.pipeline import eval_stream, eval_windows, tokenize
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.tasks.lm import make_language_modelling
@@ -17,6 +17,7 @@ from hybrid_flax.typing import Segments
 
 TEXTS = ["naïve café — déjà vu, 日本語 or 🙂", "x", "", "the second one is a little longer than the first was"]
 PARALLEL = make_parallel("jit")
+TASK = make_language_modelling()
 
 
 @pytest.fixture(scope="module", params=["char", "byte", "word"])
@@ -50,9 +51,10 @@ def direct(model, params, tokens):
     return sums
 
 
-def run(case, **sizes):
+def run(case, task=TASK, *, carried=False, max_batches=0, **sizes):
     model, params, tokens = case
-    return evaluate(model, make_language_modelling(), params, tokens, PARALLEL, **sizes)
+    batches = (eval_stream if carried else eval_windows)(tokens, **sizes)
+    return evaluate(model, task, params, batches, PARALLEL, carried=carried, max_batches=max_batches)
 
 
 def test_carried_is_every_document_as_a_whole(case):
@@ -69,18 +71,16 @@ def test_carried_is_every_document_as_a_whole(case):
 
 def test_every_target_counts_once(case):
     """A task that counts instead of measuring, over batches of many shapes."""
-    model, params, tokens = case
-    task = make_language_modelling()
+    model, _, tokens = case
     wanted = np.bincount(tokens.ids[tokens.position > 0], minlength=model.vocab_size)
 
     def evaluation(logits, batch):
         one_hot = jax.nn.one_hot(batch["targets"], model.vocab_size) * batch["weights"][..., None]
         return {f"target {i}": jnp.sum(one_hot[..., i]) for i in range(model.vocab_size)}
 
-    counting = task._replace(evaluate=evaluation, metrics=lambda sums: {name: float(v) for name, v in sums.items()})
+    counting = TASK._replace(evaluate=evaluation, metrics=lambda sums: {name: float(v) for name, v in sums.items()})
     for carried in (False, True):
-        sizes = {"batch_size": 3, "length": 5, "carried": carried}
-        found = evaluate(model, counting, params, tokens, PARALLEL, **sizes)
+        found = run(case, counting, batch_size=3, length=5, carried=carried)
         assert [found[f"target {i}"] for i in range(model.vocab_size)] == wanted.tolist()
 
 

@@ -1,0 +1,107 @@
+"""Sources: what a data set gives to training and evaluation, whatever it was made from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from hybrid_flax.data.corpora import Corpus, load_corpus
+from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
+from hybrid_flax.data.synthetic import eval_language, find_language, make_language_batches
+from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
+
+__all__ = ["SYNTHETIC", "Source", "Split", "language_source", "text_source"]
+
+SYNTHETIC = "synthetic:"  # what a data.path that names a language begins with
+
+
+class Split(NamedTuple):
+    """What is evaluated together.
+
+    batches: (batch_size, length, carried) -> batches, in order where states are carried. unknown: (tokens that
+    the vocabulary has not, all tokens).
+    """
+
+    batches: Callable[[int, int, bool], Sequence[dict]]
+    unknown: tuple[int, int] = (0, 0)
+
+
+class Source(NamedTuple):
+    """A data set.
+
+    train: (mode, batch_size, length, seed) -> the batches of a run; batch_size 0 is the whole set.
+    splits: those with anything to evaluate, by name: "train" (of texts), "valid", "test".
+    """
+
+    tokenizer: Tokenizer
+    train: Callable[[str, int, int, int], Batches]
+    splits: Mapping[str, Split]
+
+
+def text_source(
+    path: str,
+    *,
+    document: str,
+    valid_fraction: float,
+    test_fraction: float,
+    tokenizer: Tokenizer | str,
+    vocab_size: int,
+    min_count: int,
+) -> Source:
+    """Text by `load_corpus`, one token after another; `tokenizer` is one, or the kind to make of the training text.
+
+    Raises FileNotFoundError and ValueError as `load_corpus` and `make_tokenizer` do.
+    """
+    corpus = load_corpus(path, document=document, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    if isinstance(tokenizer, str):
+        tokenizer = make_tokenizer(tokenizer, corpus.train, vocab_size=vocab_size, min_count=min_count)
+    tokens = {name: tokenize(getattr(corpus, name), tokenizer) for name in Corpus._fields}
+
+    def train(mode, batch_size, length, seed):
+        # One epoch of windows, so that a step sees them all.
+        batch_size = batch_size or max(1, len(tokens["train"].ids) // length - 1)
+        return make_batches(mode, tokens["train"], batch_size=batch_size, length=length, seed=seed)
+
+    splits = {name: _text_split(part, tokenizer.unknown_id) for name, part in tokens.items() if _has_targets(part)}
+    return Source(tokenizer, train, splits)
+
+
+def language_source(name: str, *, length: int, test_length: int) -> Source:
+    """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
+
+    The test split has lengths up to `test_length`; there is none where that is not more than `length`.
+    Raises ValueError for an unknown name.
+    """
+    language = find_language(name)
+
+    def train(mode, batch_size, length, seed):
+        if mode != "windows" or not batch_size:
+            raise ValueError(f"a synthetic language needs data.mode=windows and a data.batch_size, not {mode!r}")
+        return make_language_batches(language, batch_size=batch_size, length=length, seed=seed)
+
+    lengths = {"valid": (language.shortest, length)}
+    if test_length > length:
+        lengths["test"] = (length + 1, test_length)
+    splits = {split: Split(partial(_language_batches, language, both)) for split, both in lengths.items()}
+    return Source(SymbolTokenizer(language.symbols), train, splits)
+
+
+def _language_batches(language, lengths, batch_size, length, carried):
+    del length
+    if carried:
+        raise ValueError("examples of a synthetic language stand alone: no state is carried from one to the next")
+    return eval_language(language, batch_size=batch_size, lengths=lengths)
+
+
+def _text_split(tokens: Tokens, unknown_id: int | None) -> Split:
+    def batches(batch_size, length, carried):
+        return (eval_stream if carried else eval_windows)(tokens, batch_size=batch_size, length=length)
+
+    missed = 0 if unknown_id is None else int(np.sum(tokens.ids == unknown_id))
+    return Split(batches, (missed, len(tokens.ids)))
+
+
+def _has_targets(tokens: Tokens) -> bool:
+    """Whether there is a token that follows another in its document."""
+    return bool(np.any(tokens.document[1:] == tokens.document[:-1]))
