@@ -17,7 +17,8 @@ _USAGE = """python launch.py [train|eval|generate|plan|certify] --config=experim
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
-plan      parameters, FLOPs, state and memory of a config, before anything trains
+plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
+          mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -102,6 +103,13 @@ def _generate(options, overrides) -> int:
 
 def _plan(options, overrides) -> int:
     _set_up_jax(options)
+    if options.mixers:
+        _refuse_config(options, overrides, "plan --mixers")
+        from hybrid_flax.report.costs import write_costs
+
+        names = [] if options.mixers == "all" else options.mixers.split(",")
+        write_costs(names, options.width or 256, options.length or 1024, options.workdir)
+        return 0
     from hybrid_flax.report.plan import make_plan, print_plan
     from hybrid_flax.train.experiment import make_experiment
 
@@ -145,6 +153,8 @@ def _parse(argv):
     parser.add_argument("--mixers")
     for name, kind in (
         ("cases", int),
+        ("width", int),
+        ("length", int),
         ("tokens", int),
         ("temperature", float),
         ("top_k", int),
@@ -179,7 +189,7 @@ def _config(options, overrides):
 
 def _refuse_config(options, overrides, verb):
     if options.config or overrides:
-        raise ConfigError(f"{verb} takes the config of the run in --workdir: leave out --config")
+        raise ConfigError(f"{verb} takes no config of its own: leave out --config")
 
 
 def _need_workdir(options):
