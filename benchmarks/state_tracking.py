@@ -4,9 +4,9 @@
     python benchmarks/state_tracking.py --layers=lstm,gla --languages=parity --seeds=1
 
 Every layer gets the config of experiments/state_tracking.py, the same learning rates, steps and seeds. The figure is
-the test accuracy in % (all targets of 512 rows of 41 to 256 symbols) of the best run: the one that is most often right
-on rows as long as those of training, an accuracy that stands behind it in brackets, then on the test rows. All runs are
-in one process, where a program is compiled once for a layer and a language.
+the test accuracy in % (the targets from the 41st symbol on, in 512 rows of 41 to 256 symbols) of the best run: the one
+that is most often right on rows as long as those of training (that accuracy stands behind it in brackets), then on the
+test rows. All runs are in one process, where a program is compiled once for a layer and a language.
 """
 
 import argparse
@@ -44,7 +44,7 @@ LAYERS = (
     "attn",
     "cascade:lstm+attn",
 )
-LANGUAGES = ("parity", "count3", "count5")
+LANGUAGES = ("parity", "counting,modulus=3", "counting,modulus=5")
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "state_tracking.py"
 
 
@@ -52,12 +52,12 @@ def main() -> None:
     """Train the grid and print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", default=",".join(LAYERS))
-    parser.add_argument("--languages", default=",".join(LANGUAGES))
+    parser.add_argument("--languages", default=" ".join(LANGUAGES))
     parser.add_argument("--rates", default="3e-3,1e-2")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
-    languages = options.languages.split(",")
+    languages = options.languages.split()
     rates = [float(rate) for rate in options.rates.split(",")]
     print(
         f"Learning rates {options.rates}, seeds 0 to {options.seeds - 1}, {options.steps} steps of 64 rows; "
@@ -82,7 +82,7 @@ def run(language: str, layer: str, rate: float, seed: int, steps: int) -> tuple[
     layer, dot, option = layer.partition(".")
     overrides = [f"seed={seed}", f"optim.learning_rate={rate}", f"train.steps={steps}"]
     overrides += [f"mixers.{layer}.{option}"] if dot else []
-    config = apply_overrides(load_config(f"{EXPERIMENT}:{language},{layer}"), overrides)
+    config = apply_overrides(load_config(f"{EXPERIMENT}:{layer}@{language}"), overrides)
     experiment = make_experiment(config)
     model, task, spec = experiment.model, experiment.task, experiment.spec
     step = _compiled(make_train_step(model, task, spec, None))

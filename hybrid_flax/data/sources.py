@@ -8,7 +8,7 @@ import numpy as np
 
 from hybrid_flax.data.corpora import Corpus, load_corpus
 from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
-from hybrid_flax.data.synthetic import eval_language, find_language, make_language_batches
+from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
 
 __all__ = ["SYNTHETIC", "Source", "Split", "language_source", "text_source"]
@@ -67,31 +67,32 @@ def text_source(
     return Source(tokenizer, train, splits)
 
 
-def language_source(name: str, *, length: int, test_length: int) -> Source:
+def language_source(spec: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    The test split has lengths up to `test_length`; there is none where that is not more than `length`.
-    Raises ValueError for an unknown name.
+    spec: as `make_language` reads it. The test split has lengths up to `test_length`, and targets under every symbol
+    are scored beyond `length` alone; there is none where `test_length` is not more than `length`.
+    Raises ValueError as `make_language`.
     """
-    language = find_language(name)
+    language = make_language(spec)
 
     def train(mode, batch_size, length, seed):
         if mode != "windows" or not batch_size:
             raise ValueError(f"a synthetic language needs data.mode=windows and a data.batch_size, not {mode!r}")
         return make_language_batches(language, batch_size=batch_size, length=length, seed=seed)
 
-    lengths = {"valid": (language.shortest, length)}
+    lengths = {"valid": (length if language.one_length else language.shortest, length, 0)}
     if test_length > length:
-        lengths["test"] = (length + 1, test_length)
-    splits = {split: Split(partial(_language_batches, language, both)) for split, both in lengths.items()}
+        lengths["test"] = (length + 1, test_length, length)
+    splits = {split: Split(partial(_language_batches, language, *three)) for split, three in lengths.items()}
     return Source(SymbolTokenizer(language.symbols), train, splits)
 
 
-def _language_batches(language, lengths, batch_size, length, carried):
+def _language_batches(language, shortest, longest, beyond, batch_size, length, carried):
     del length
     if carried:
         raise ValueError("examples of a synthetic language stand alone: no state is carried from one to the next")
-    return eval_language(language, batch_size=batch_size, lengths=lengths)
+    return eval_language(language, batch_size=batch_size, lengths=(shortest, longest), beyond=beyond)
 
 
 def _text_split(tokens: Tokens, unknown_id: int | None) -> Split:
