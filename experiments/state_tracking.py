@@ -17,7 +17,9 @@ def get_config(arg: str = "lstm@parity") -> ConfigDict:
     """arg: LAYER@LANGUAGE."""
     layer, _, language = (arg or "lstm@parity").partition("@")
     config = base_config()
+    config.task.name = "answer"
     config.data.path = f"synthetic:{language or 'parity'}"
+    config.data.mode = "padded"
     config.data.length = 40
     config.data.batch_size = 64
     config.model.pattern = layer

@@ -115,8 +115,7 @@ def _plan(options, overrides) -> int:
 
     config = _config(options, overrides)
     experiment = make_experiment(config)
-    length = experiment.batches.tokens_per_step // experiment.batch_size
-    print_plan(make_plan(experiment, length, config.train.steps), length)
+    print_plan(make_plan(experiment, config.train.steps))
     return 0
 
 

@@ -39,8 +39,18 @@ def base_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of parameters, dropout and the order of data
 
+    config.task = ConfigDict()
+    config.task.name = "lm"  # lm | answer (synthetic languages) | classify | multilabel | regress | tag
+    config.task.pooling = "mean"  # of rows to one vector: last | mean | max | attention (classify, multilabel, regress)
+    config.task.crf = False  # a linear-chain CRF over the tags (tag)
+
     config.data = ConfigDict()
-    config.data.path = "shakespeare"  # "shakespeare" (embedded), a text file, or a folder of *.txt files
+    # lm: "shakespeare" (embedded), a text file, or a folder of *.txt files. answer: "synthetic:LANGUAGE". Others:
+    # "vader" (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, or of a folder by label.
+    config.data.path = "shakespeare"
+    config.data.text = "text"  # column or key of the text; a number where a table has no header
+    config.data.label = "label"  # likewise
+    config.data.split_seed = 0  # of the random split of labelled examples
     config.data.document = "file"  # what a document is: file | paragraph | line
     config.data.valid_fraction = (
         0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
@@ -49,9 +59,10 @@ def base_config() -> ConfigDict:
     config.data.tokenizer = "char"  # byte | char | word
     config.data.vocab_size = 10_000  # at most, for words
     config.data.min_count = 1  # rarer words are unknown
-    config.data.mode = "windows"  # windows | stream (carried state, truncated backpropagation) | packed (documents)
+    # lm: windows | stream (carried state, truncated backpropagation) | packed (documents). Others: padded (examples).
+    config.data.mode = "windows"
     config.data.length = 256  # tokens a row
-    config.data.batch_size = 32  # rows a step, over all devices; 0: the whole training set (mode "windows")
+    config.data.batch_size = 32  # rows a step, over all devices; 0: the whole training set (modes "windows", "padded")
 
     config.model = ConfigDict()
     config.model.pattern = "cascade:lstm+attn"  # layers, comma-separated, repeated to the depth
@@ -226,19 +237,26 @@ def validate(config: ConfigDict) -> None:
     for key, (low, high) in _WITHIN.items():
         if not low <= flat[key] < high:
             raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
-    if flat["data.batch_size"] == 0 and flat["data.mode"] != "windows":
-        raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows")
+    if flat["data.batch_size"] == 0 and flat["data.mode"] not in ("windows", "padded"):
+        raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows or padded")
     if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
         )
-    if flat["data.mode"] not in ("windows", "stream", "packed"):
-        raise ConfigError(f"data.mode={flat['data.mode']!r} is none of windows, stream, packed")
+    if flat["task.name"] not in TASKS:
+        raise ConfigError(f"task.name={flat['task.name']!r} is none of {', '.join(TASKS)}")
+    modes = ("windows", "stream", "packed") if flat["task.name"] == "lm" else ("padded",)
+    if flat["data.mode"] not in modes:
+        raise ConfigError(
+            f"data.mode={flat['data.mode']!r} is none of {', '.join(modes)}, for task.name={flat['task.name']}"
+        )
 
 
+TASKS = ("lm", "answer", "classify", "multilabel", "regress", "tag")
 _AT_LEAST = {
     "seed": 0,
     "data.length": 1,
+    "data.split_seed": 0,
     "data.batch_size": 0,
     "model.depth": 1,
     "model.width": 1,

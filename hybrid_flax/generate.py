@@ -33,6 +33,8 @@ def generate(
     that hold this much probability (Holtzman et al. 2020, section 3.1). Raises ValueError for an empty prompt and
     for values out of range.
     """
+    if run.config.task.name != "lm":
+        raise ValueError(f"a run of task.name={run.config.task.name} has no next token to generate")
     tokens = np.asarray(run.tokenizer.encode(prompt), np.int32)
     if not len(tokens):
         raise ValueError("the prompt is empty: give at least one token to go on from")

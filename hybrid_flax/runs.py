@@ -30,7 +30,8 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     config = ConfigDict(_merge(base_config().to_dict(), read_json(folder.config)))
     try:
         tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
-        model = model_from_config(config, tokenizer.vocab_size)
+        labels = tuple(read_json(folder.labels))
+        model = model_from_config(config, tokenizer.vocab_size, labels)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
     checkpoints = Checkpoints(folder.checkpoints)
@@ -45,7 +46,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         raise ConfigError(str(error)) from error
     finally:
         checkpoints.close()
-    return Run(model, params, tokenizer, config, step)
+    return Run(model, params, tokenizer, config, step, labels)
 
 
 def _nearest_runs(path):

@@ -66,7 +66,7 @@ def load_corpus(
     elif Path(path).exists():
         texts = _split_by_characters([_text_of(Path(path))], valid_fraction, test_fraction)
     else:
-        raise FileNotFoundError(_missing(Path(path)))
+        raise FileNotFoundError(missing_path(Path(path)))
 
     corpus = Corpus(*(tuple(_documents(part, document)) for part in texts))
     if not corpus.train:
@@ -105,7 +105,7 @@ def _folder(folder: Path, valid_fraction: float, test_fraction: float) -> Corpus
     files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
     if not files:
         raise ValueError(f"{str(folder)!r} is a folder without any *.txt file")
-    texts = [text for text in map(_decoded, files) if text.strip()]
+    texts = [text for text in map(read_text, files) if text.strip()]
     if not texts:
         raise ValueError(f"{str(folder)!r} has {len(files)} *.txt files, all of them empty")
     return _split_by_characters(texts, valid_fraction, test_fraction)
@@ -142,13 +142,14 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _text_of(file: Path) -> str:
-    text = _decoded(file)
+    text = read_text(file)
     if not text.strip():
         raise ValueError(f"{str(file)!r} is empty")
     return text
 
 
-def _decoded(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file; raises ValueError with file and line where it is not."""
     raw = file.read_bytes()
     try:
         text = raw.decode("utf-8")
@@ -160,7 +161,7 @@ def _decoded(file: Path) -> str:
     return text.removeprefix("\N{BYTE ORDER MARK}").replace("\r\n", "\n")
 
 
-def _missing(path: Path) -> str:
+def missing_path(path: Path) -> str:
     """One line on a path that is not there, with the name that was perhaps meant."""
     message = f"no file or folder {str(path)!r}"
     siblings = ["shakespeare"] if path.parent == Path() else []

@@ -7,11 +7,19 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_flax.data.corpora import Corpus, load_corpus
+from hybrid_flax.data.examples import (
+    eval_examples,
+    label_names,
+    make_example_batches,
+    make_examples,
+    split_records,
+)
 from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
+from hybrid_flax.data.readers import read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
 
-__all__ = ["SYNTHETIC", "Source", "Split", "language_source", "text_source"]
+__all__ = ["SYNTHETIC", "Source", "Split", "labelled_source", "language_source", "text_source"]
 
 SYNTHETIC = "synthetic:"  # what a data.path that names a language begins with
 
@@ -31,12 +39,14 @@ class Source(NamedTuple):
     """A data set.
 
     train: (mode, batch_size, length, seed) -> the batches of a run; batch_size 0 is the whole set.
-    splits: those with anything to evaluate, by name: "train" (of texts), "valid", "test".
+    splits: those with anything to evaluate, by name: "train", "valid", "test". labels: the names of what is predicted,
+    () where it is numbers or symbols.
     """
 
     tokenizer: Tokenizer
     train: Callable[[str, int, int, int], Batches]
     splits: Mapping[str, Split]
+    labels: tuple[str, ...] = ()
 
 
 def text_source(
@@ -77,8 +87,9 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
     language = make_language(spec)
 
     def train(mode, batch_size, length, seed):
-        if mode != "windows" or not batch_size:
-            raise ValueError(f"a synthetic language needs data.mode=windows and a data.batch_size, not {mode!r}")
+        del mode
+        if not batch_size:
+            raise ValueError("a synthetic language has no end: data.batch_size must be at least 1")
         return make_language_batches(language, batch_size=batch_size, length=length, seed=seed)
 
     lengths = {"valid": (length if language.one_length else language.shortest, length, 0)}
@@ -86,6 +97,63 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
         lengths["test"] = (length + 1, test_length, length)
     splits = {split: Split(partial(_language_batches, language, *three)) for split, three in lengths.items()}
     return Source(SymbolTokenizer(language.symbols), train, splits)
+
+
+def labelled_source(
+    path: str,
+    kind: str,
+    *,
+    text: str,
+    label: str,
+    valid_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    tokenizer: Tokenizer | str,
+    vocab_size: int,
+    min_count: int,
+    labels: tuple[str, ...] | None = None,
+) -> Source:
+    """Labelled examples by `read_splits`; what has no splits of its own is split at random by `split_seed`.
+
+    kind: one of `examples.KINDS`. A validation split is taken from the training one where there is none. The ratings
+    of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those of a run,
+    else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
+    """
+    splits = read_splits(path, text=text, label=label, tagged=kind == "tags")
+    if path == "vader" and kind == "class":
+        splits = {name: [_by_sign(record) for record in part] for name, part in splits.items()}
+    fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    if "all" in splits:
+        splits = split_records(splits["all"], **fractions)
+    elif "valid" not in splits and valid_fraction:
+        splits |= {k: v for k, v in split_records(splits["train"], **fractions | {"test_fraction": 0.0}).items() if v}
+    if isinstance(tokenizer, str):
+        texts = (piece for r in splits["train"] for piece in ([r.text] if isinstance(r.text, str) else r.text))
+        tokenizer = make_tokenizer(tokenizer, texts, vocab_size=vocab_size, min_count=min_count)
+    names = label_names(splits["train"], kind) if labels is None else labels
+    examples = {name: make_examples(part, tokenizer, kind, names) for name, part in splits.items() if part}
+
+    def train(mode, batch_size, length, seed):
+        del mode
+        batch_size = batch_size or len(examples["train"].tokens)
+        return make_example_batches(examples["train"], batch_size=batch_size, length=length, seed=seed)
+
+    made = {name: _labelled_split(part, tokenizer.unknown_id) for name, part in examples.items()}
+    return Source(tokenizer, train, made, names)
+
+
+def _labelled_split(examples, unknown_id):
+    def batches(batch_size, length, carried):
+        if carried:
+            raise ValueError("labelled examples stand alone: no state is carried from one to the next")
+        return eval_examples(examples, batch_size=batch_size, length=length)
+
+    missed = 0 if unknown_id is None else sum(int(np.sum(ids == unknown_id)) for ids in examples.tokens)
+    return Split(batches, (missed, sum(map(len, examples.tokens))))
+
+
+def _by_sign(record):
+    return record._replace(label="positive" if float(record.label) > 0 else "negative")
 
 
 def _language_batches(language, shortest, longest, beyond, batch_size, length, carried):

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from hybrid_flax.mixers.registry import make_mixer, parse_pattern
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import NORMS, Block
 from hybrid_flax.ops.mlp import MLPS
+from hybrid_flax.ops.pool import POOLINGS
 from hybrid_flax.typing import Params, Segments
 
 __all__ = [
@@ -40,21 +41,32 @@ def make_model(
     scan_layers: bool = True,
     remat: bool = False,
     dtype: str = "float32",
-) -> LanguageModel:
+    num_outputs: int | None = None,
+    pooling: str = "none",
+    crf: bool = False,
+) -> SequenceModel:
     """The model; equal arguments give the identical object.
 
     options: sorted ("name.option", value) pairs for the mixers of the pattern; those of other names are ignored.
+    num_outputs, pooling, crf: as `SequenceModel` has them.
     Raises ValueError for unknown names and for sizes that do not fit, before anything is computed.
     """
     layers = parse_pattern(pattern, depth)
-    for field, value, known in (("norm", norm, NORMS), ("mlp", mlp, MLPS)):
+    known_values = (
+        ("model.norm", norm, NORMS),
+        ("model.mlp", mlp, MLPS),
+        ("task.pooling", pooling, ("none", *POOLINGS)),
+    )
+    for field, value, known in known_values:
         if value not in known:
-            raise ValueError(f"model.{field}={value!r} is none of {', '.join(known)}")
+            raise ValueError(f"{field}={value!r} is none of {', '.join(known)}")
+    if tied and num_outputs is not None:
+        raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16")
     used = {name for layer in layers for name in layer.rpartition(":")[2].split("+")}
     options = tuple((key, value) for key, value in options if key.partition(".")[0] in used)
-    model = LanguageModel(
+    model = SequenceModel(
         vocab_size=vocab_size,
         width=width,
         layers=layers,
@@ -67,13 +79,16 @@ def make_model(
         scan_layers=scan_layers,
         remat=remat,
         dtype=dtype,
+        num_outputs=num_outputs,
+        pooling=pooling,
+        crf=crf,
     )
     for layer in layers:
         layer_mixer(model, layer)
     return model
 
 
-def init_params(model: LanguageModel, key: jax.Array) -> Params:
+def init_params(model: SequenceModel, key: jax.Array) -> Params:
     """Parameters of the model; output maps into the residual stream start smaller by sqrt(number of them).
 
     (Radford et al. 2019, section 2.3.) Mixers know nothing of the depth they stand at, so this is done here.
@@ -90,12 +105,12 @@ def init_params(model: LanguageModel, key: jax.Array) -> Params:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def layer_mixer(model: LanguageModel, layer: str):
+def layer_mixer(model: SequenceModel, layer: str):
     """The mixer that stands in `model` for `layer`."""
     return make_mixer(layer, model.width, **_layer_options(model, layer))
 
 
-def layer_block(model: LanguageModel, layer: str) -> Block:
+def layer_block(model: SequenceModel, layer: str) -> Block:
     """The residual layer that stands in `model` for `layer`."""
     fields = ("width", "norm", "mlp", "mlp_ratio")
     options = tuple(sorted(_layer_options(model, layer).items()))
@@ -108,12 +123,12 @@ def is_bounded(mixer) -> bool:
     return jax.tree.map(lambda leaf: leaf.shape, sizes[0]) == jax.tree.map(lambda leaf: leaf.shape, sizes[1])
 
 
-def model_is_causal(model: LanguageModel) -> bool:
+def model_is_causal(model: SequenceModel) -> bool:
     """Whether every layer is."""
     return all(layer_mixer(model, layer).traits.causal for layer in model.layers)
 
 
-def model_is_bounded(model: LanguageModel) -> bool:
+def model_is_bounded(model: SequenceModel) -> bool:
     """Whether the state of every layer is."""
     return all(is_bounded(layer_mixer(model, layer)) for layer in model.layers)
 

@@ -7,18 +7,23 @@ import jax.numpy as jnp
 
 from hybrid_flax.models.backbone import Backbone
 from hybrid_flax.models.layers import Dropout, init_kernel
+from hybrid_flax.ops.crf import Transitions
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract
-from hybrid_flax.typing import Array, Float, Int, Segments, State
+from hybrid_flax.ops.pool import pool
+from hybrid_flax.typing import Array, Int, Segments, State
 
-__all__ = ["LanguageModel"]
+__all__ = ["SequenceModel"]
 
 
-class LanguageModel(nn.Module):
-    """Token ids to logits: embedding, backbone, and a head that is tied to the embedding or its own.
+class SequenceModel(nn.Module):
+    """Token ids to outputs: embedding, backbone, and a head that is tied to the embedding or its own.
 
-    dtype: the compute dtype, "float32" or "bfloat16"; parameters, states and logits stay float32.
-    Parameters: embed.embedding [V, D], backbone, head.kernel [D, V] (untied), head.bias [V].
+    num_outputs: None for one a symbol of the vocabulary. pooling: "none" for outputs [B, T, num_outputs], else one of
+    POOLINGS for [B, num_outputs]. crf: outputs are (emissions, `Transitions`). dtype: the compute dtype, "float32" or
+    "bfloat16"; parameters, states and outputs stay float32.
+    Parameters: embed.embedding [V, D], backbone, head.kernel [D, outputs] (untied), head.bias [outputs],
+    pool.kernel [D, 1] (pooling "attention"), crf.start, crf.between, crf.end.
     """
 
     vocab_size: int
@@ -30,6 +35,9 @@ class LanguageModel(nn.Module):
     mlp: str = "none"
     mlp_ratio: float = 4.0
     tied: bool = True
+    num_outputs: int | None = None
+    pooling: str = "none"
+    crf: bool = False
     scan_layers: bool = True
     remat: bool = False
     dtype: str = "float32"
@@ -37,7 +45,12 @@ class LanguageModel(nn.Module):
     def setup(self):
         self.backbone = Backbone(**self._backbone_fields())
         self.embed = self.param("embed", _init_embedding, self.vocab_size, self.width)
-        self.head = self.param("head", _init_head, self.width, self.vocab_size, self.tied)
+        outputs = self.num_outputs or self.vocab_size
+        self.head = self.param("head", _init_head, self.width, outputs, self.tied)
+        if self.pooling == "attention":
+            self.pool = self.param("pool", init_kernel, (self.width, 1))
+        if self.crf:
+            self.transitions = self.param("crf", _init_transitions, outputs)
 
     def __call__(
         self,
@@ -45,12 +58,18 @@ class LanguageModel(nn.Module):
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
-    ) -> tuple[Float[Array, "B T V"], State]:
+    ) -> tuple[Any, State]:
         x = self.embed["embedding"][tokens].astype(self.dtype)
         x = x if dropout is None else dropout(x, 0)
         x, state = self.backbone(x, segments, state, dropout)
+        if self.pooling != "none":
+            scores = contract(x, self.pool["kernel"], x.dtype)[..., 0] if self.pooling == "attention" else None
+            x = pool(x, segments.ids > 0, self.pooling, scores)
         kernel = self.embed["embedding"].T if self.tied else self.head["kernel"]
-        return contract(x, kernel, x.dtype) + self.head["bias"], state
+        outputs = contract(x, kernel, x.dtype) + self.head["bias"]
+        if self.crf:
+            outputs = (outputs, Transitions(*(self.transitions[name]["bias"] for name in Transitions._fields)))
+        return outputs, state
 
     @nn.nowrap
     def init_state(self, batch_size: int, capacity: int) -> State:
@@ -67,6 +86,12 @@ def _init_embedding(key, vocab_size, width):
     return {"embedding": fan_in_normal(key, (vocab_size, width), width)}
 
 
-def _init_head(key, width, vocab_size, tied):
-    bias = {"bias": jnp.zeros(vocab_size)}
-    return bias if tied else init_kernel(key, (width, vocab_size)) | bias
+def _init_head(key, width, num_outputs, tied):
+    bias = {"bias": jnp.zeros(num_outputs)}
+    return bias if tied else init_kernel(key, (width, num_outputs)) | bias
+
+
+def _init_transitions(key, num_tags):
+    del key
+    shapes = {"start": (num_tags,), "between": (num_tags, num_tags), "end": (num_tags,)}
+    return {name: {"bias": jnp.zeros(shape)} for name, shape in shapes.items()}

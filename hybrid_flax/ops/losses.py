@@ -6,7 +6,7 @@ import optax
 
 from hybrid_flax.typing import Array, Float, Int, state_dtype
 
-__all__ = ["cross_entropy", "squared_error"]
+__all__ = ["binary_cross_entropy", "cross_entropy", "squared_error"]
 
 
 def cross_entropy(
@@ -25,6 +25,14 @@ def cross_entropy(
     log_z = jax.nn.logsumexp(logits, axis=-1)
     uniform = log_z - jnp.mean(logits, axis=-1)
     return (1.0 - label_smoothing) * loss + label_smoothing * uniform + z_loss * jnp.square(log_z)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*B"], labels: Float[Array, "*B"], label_smoothing: Float[Array, ""] | float = 0.0
+) -> Float[Array, "*B"]:
+    """-log p(label) in nats of yes (1) or no (0), p(yes) = σ(logit), with label smoothing towards 1/2."""
+    labels = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    return optax.sigmoid_binary_cross_entropy(logits.astype(state_dtype(logits.dtype)), labels)
 
 
 def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:

@@ -20,7 +20,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dic
     run = load_run(workdir, checkpoint)
     config = run.config
     try:
-        source = read_source(config, run.tokenizer)
+        source = read_source(config, run.tokenizer, run.labels)
         parallel = make_parallel(config.train.parallel)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
     except (ValueError, FileNotFoundError) as error:
@@ -29,7 +29,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dic
         raise ConfigError(
             f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
         )
-    task = make_task(config)
+    task = make_task(config, run.labels)
     length = config.eval.length or config.data.length
     how = {"windows": f"rows of at most {length} tokens, each from nothing"}
     if task.generates and model_is_bounded(run.model):

@@ -19,7 +19,7 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
         return
     folder = RunFolder(workdir)
     plot_loss_curve(read_jsonl(folder.metrics), folder.plot, title=run.config.model.pattern)
-    task = make_task(run.config)
+    task = make_task(run.config, run.labels)
     files = [folder.plot, folder.metrics]
     if task.generates:
         print(f"--- sample ---\n{_write_sample(folder, run).strip()}")

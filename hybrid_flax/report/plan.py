@@ -37,7 +37,7 @@ class ModelPlan(NamedTuple):
     """layers: every layer, then what is left; parameters and train_flops (per token, with the update) of the whole.
 
     optimizer_bytes: parameters and optimizer state. activation_bytes: kept for the backward pass of one device's
-    rows. tokens_per_step, num_steps: of the training run.
+    rows. length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
     """
 
     layers: tuple[LayerCost, ...]
@@ -46,16 +46,18 @@ class ModelPlan(NamedTuple):
     train_flops: float
     optimizer_bytes: int
     activation_bytes: int
+    length: int
     tokens_per_step: int
     num_steps: int
 
 
-def make_plan(experiment: Experiment, length: int, num_steps: int) -> ModelPlan:
-    """The plan of an experiment whose rows are `length` tokens; nothing is compiled or run."""
+def make_plan(experiment: Experiment, num_steps: int) -> ModelPlan:
+    """The plan of an experiment; nothing is compiled or run."""
     model, task, spec = experiment.model, experiment.task, experiment.spec
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     state = jax.eval_shape(lambda p: init_train_state(p, experiment.hparams, spec, jax.random.key(0)), params)
     rows = experiment.batch_size // experiment.parallel.num_devices
+    length = experiment.batches.tokens_per_step // experiment.batch_size
     part_rows = rows // spec.accumulate
 
     def carry(num_rows):
@@ -67,18 +69,19 @@ def make_plan(experiment: Experiment, length: int, num_steps: int) -> ModelPlan:
         layers=layers,
         parameters=tree_size(params),
         forward_flops=sum(row.forward_flops for row in layers),
-        train_flops=flops(step, state, carry(rows), _batch(rows, length)) / (rows * length),
+        train_flops=flops(step, state, carry(rows), _batch(experiment, rows)) / (rows * length),
         optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
-        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(part_rows, length)),
+        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(experiment, part_rows)),
+        length=length,
         tokens_per_step=experiment.batches.tokens_per_step,
         num_steps=num_steps,
     )
 
 
-def print_plan(plan: ModelPlan, length: int, console: Console | None = None) -> None:
+def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
     """The plan as a table and the totals below it."""
     console = console or Console()
-    table = Table(title=f"Plan for sequences of {length} tokens", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"Plan for sequences of {plan.length} tokens", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for name in ("parameters", "FLOPs/token", "decoding", "state", "cache"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -163,12 +166,8 @@ def _segments(rows, length):
     return _ids(rows, length), _ids(rows, length)
 
 
-def _batch(rows, length):
-    names = ("tokens", "targets", "segment_ids", "positions")
-    return {name: _ids(rows, length) for name in names} | {
-        "weights": jax.ShapeDtypeStruct((rows, length), jnp.float32),
-        "row": jax.ShapeDtypeStruct((rows,), jnp.int32),
-    }
+def _batch(experiment, rows):
+    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, experiment.batches.batch(0, slice(0, rows))))
 
 
 def _count(value):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.state import TrainState
@@ -19,7 +19,7 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on: one line with the step, the metric and the place."""
 
 
-def explain_failure(model: LanguageModel, task: Task, state: TrainState, carry: Any, batch: Any, dropout: bool) -> str:
+def explain_failure(model: SequenceModel, task: Task, state: TrainState, carry: Any, batch: Any, dropout: bool) -> str:
     """What was not finite in the step at which `state` stopped moving, and the first layer where it happened.
 
     carry, batch: all rows of that step, on one device.
@@ -44,7 +44,7 @@ def explain_failure(model: LanguageModel, task: Task, state: TrainState, carry: 
     for index, layer, finite in _layers(model, diagnostics):
         if not finite:
             return f"step {step}: train/loss is not finite, first in layer {index} ({layer})"
-    if not jnp.all(jnp.isfinite(logits)):
+    if not all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(logits)):
         return f"step {step}: train/loss is not finite, first in the head (all {len(model.layers)} layers are finite)"
     if not jnp.isfinite(value):
         return f"step {step}: train/loss is not finite, first in the loss itself (all logits are finite)"

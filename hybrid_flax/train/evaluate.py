@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from hybrid_flax.models.build import CARRIED_CAPACITY
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.parallel import Parallel
 from hybrid_flax.train.step import make_eval_step
@@ -16,7 +17,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: LanguageModel,
+    model: SequenceModel,
     task: Task,
     params: Params,
     batches: Sequence[dict],
@@ -38,9 +39,9 @@ def evaluate(
         batch = parallel.put_rows(_local(batches[index], rows))
         _, carry, sums = step(params, carry, batch)
         # Sums are added on the host in float64: a split has more characters than float32 counts exactly.
-        sums = {name: float(value) for name, value in jax.device_get(sums).items()}
+        sums = {name: np.asarray(value, np.float64) for name, value in jax.device_get(sums).items()}
         total = sums if total is None else {name: total[name] + sums[name] for name in total}
-    return task.metrics(total)
+    return {name: float(value) for name, value in task.metrics(total).items()}
 
 
 def _local(tree, rows):

@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.pipeline import Batches
-from hybrid_flax.data.sources import SYNTHETIC, Source, language_source, text_source
+from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import make_model, model_is_bounded, model_is_causal
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.answer import make_answering
 from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.lm import make_language_modelling
+from hybrid_flax.tasks.regress import make_regression
+from hybrid_flax.tasks.tag import make_tagging
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
@@ -20,11 +23,14 @@ from hybrid_flax.train.step import StepSpec
 __all__ = ["Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
 
 
+_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
+
+
 class Experiment(NamedTuple):
     """Everything that a config determines. batch_size: rows a step; carried: whether states go from step to step."""
 
     source: Source
-    model: LanguageModel
+    model: SequenceModel
     task: Task
     spec: StepSpec
     hparams: Hparams
@@ -41,8 +47,8 @@ def make_experiment(config: Any) -> Experiment:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        model = model_from_config(config, source.tokenizer.vocab_size)
-        task = make_task(config)
+        model = model_from_config(config, source.tokenizer.vocab_size, source.labels)
+        task = make_task(config, source.labels)
         spec = _step_spec(config)
         hparams = _hparams(config)
         make_unit_schedule(**dict(spec.schedule))
@@ -62,35 +68,62 @@ def make_experiment(config: Any) -> Experiment:
     return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
 
 
-def read_source(config: Any, tokenizer: Tokenizer | None = None) -> Source:
-    """The data of config.data; the tokenizer is made as it says unless one is given."""
-    data = config.data
-    if data.path.startswith(SYNTHETIC):
+def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Source:
+    """The data of config.data; tokenizer and labels are made from its training part unless those of a run are given.
+
+    Raises ValueError and FileNotFoundError in one line.
+    """
+    data, task = config.data, config.task.name
+    synthetic = data.path.startswith(SYNTHETIC)
+    if synthetic != (task == "answer"):
+        raise ValueError(
+            f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
+        )
+    if synthetic:
         test_length = config.eval.length or data.length
         return language_source(data.path.removeprefix(SYNTHETIC), length=data.length, test_length=test_length)
-    return text_source(
-        data.path,
-        document=data.document,
-        valid_fraction=float(data.valid_fraction),
-        test_fraction=float(data.test_fraction),
-        tokenizer=tokenizer or data.tokenizer,
-        vocab_size=data.vocab_size,
-        min_count=data.min_count,
-    )
+    given = {
+        "valid_fraction": float(data.valid_fraction),
+        "test_fraction": float(data.test_fraction),
+        "tokenizer": tokenizer or data.tokenizer,
+        "vocab_size": data.vocab_size,
+        "min_count": data.min_count,
+    }
+    if task == "lm":
+        return text_source(data.path, document=data.document, **given)
+    columns = {"text": data.text, "label": data.label, "split_seed": data.split_seed, "labels": labels}
+    return labelled_source(data.path, _KINDS[task], **columns, **given)
 
 
-def make_task(config: Any) -> Task:
-    """What is learnt from config.data: the answers of a synthetic language, or the next token of a text."""
-    return make_answering() if config.data.path.startswith(SYNTHETIC) else make_language_modelling(config.loss.name)
+def make_task(config: Any, labels: tuple[str, ...]) -> Task:
+    """What config.task says is learnt; `labels` are those of the source."""
+    name = config.task.name
+    if name == "lm":
+        return make_language_modelling(config.loss.name)
+    if name == "answer":
+        return make_answering()
+    if name == "regress":
+        return make_regression()
+    if name == "tag":
+        return make_tagging(labels)
+    return make_classification(labels, multi_label=name == "multilabel")
 
 
-def model_from_config(config: Any, vocab_size: int) -> LanguageModel:
-    """The model of config.model and config.mixers. Raises ValueError as `make_model` does."""
+def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> SequenceModel:
+    """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
     fields = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat", "dtype")
+    head = {}
+    if config.task.name not in ("lm", "answer"):
+        head = {"num_outputs": len(labels) or 1}
+    if config.task.name in ("classify", "multilabel", "regress"):
+        head["pooling"] = config.task.pooling
+    if config.task.name == "tag":
+        head["crf"] = config.task.crf
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
         **{name: config.model[name] for name in fields},
+        **head,
     )
 
 

@@ -13,27 +13,31 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.config import ConfigError, config_diff
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.typing import Params
 
 __all__ = ["Run", "RunFolder", "read_json"]
 
 
 class Run(NamedTuple):
-    """A run as it can be used: model.apply({"params": params}, tokens, segments, state). step: updates done."""
+    """A run as it can be used: model.apply({"params": params}, tokens, segments, state).
 
-    model: LanguageModel
+    step: updates done. labels: the names of what is predicted, () where it is numbers or symbols.
+    """
+
+    model: SequenceModel
     params: Params
     tokenizer: Tokenizer
     config: ConfigDict
     step: int
+    labels: tuple[str, ...] = ()
 
 
 class RunFolder:
     """Paths of a run folder.
 
-    config.json, run.json (versions, git revision), tokenizer.json, metrics.jsonl (every figure that does not
-    depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, tensorboard/, results.json, loss.png,
+    config.json, run.json (versions, git revision), tokenizer.json, labels.json, metrics.jsonl (every figure that does
+    not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, tensorboard/, results.json, loss.png,
     sample.txt.
     """
 
@@ -42,6 +46,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.about = self.path / "run.json"
         self.tokenizer = self.path / "tokenizer.json"
+        self.labels = self.path / "labels.json"
         self.metrics = self.path / "metrics.jsonl"
         self.perf = self.path / "perf.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -50,7 +55,7 @@ class RunFolder:
         self.plot = self.path / "loss.png"
         self.sample = self.path / "sample.txt"
 
-    def open(self, config: ConfigDict, tokenizer: Tokenizer, experiment_name: str) -> None:
+    def open(self, config: ConfigDict, tokenizer: Tokenizer, labels: tuple[str, ...], experiment_name: str) -> None:
         """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
         new = config.to_dict()
         if self.config.exists():
@@ -68,6 +73,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}") from error
         _write_json(self.tokenizer, tokenizer.to_dict())
+        _write_json(self.labels, labels)
         _write_json(self.about, _about(experiment_name))
         _write_json(self.config, new)
 

@@ -52,7 +52,7 @@ def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[
     """
     experiment = make_experiment(config)
     folder = RunFolder(workdir)
-    folder.open(config, experiment.source.tokenizer, experiment_name)
+    folder.open(config, experiment.source.tokenizer, experiment.source.labels, experiment_name)
     with ExitStack() as stack:
         checkpoints = Checkpoints(folder.checkpoints)
         stack.callback(checkpoints.close)
@@ -167,8 +167,8 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
 
 
 def _finished(experiment, config, position) -> Run:
-    params = jax.device_get(_eval_params(position.state))
-    return Run(experiment.model, params, experiment.source.tokenizer, config, int(position.state.step))
+    params, source = jax.device_get(_eval_params(position.state)), experiment.source
+    return Run(experiment.model, params, source.tokenizer, config, int(position.state.step), source.labels)
 
 
 def _eval_params(state):

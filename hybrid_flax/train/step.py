@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from hybrid_flax.models.heads import LanguageModel
+from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
@@ -58,7 +58,7 @@ def init_train_state(params: Params, hparams: Hparams, spec: StepSpec, key: Key[
 
 
 @functools.cache
-def make_train_step(model: LanguageModel, task: Task, spec: StepSpec, axis_name: str | None) -> Callable:
+def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name: str | None) -> Callable:
     """The train step of one device; `axis_name` is the mapped axis to sum over, None where there is none.
 
     Equal arguments give the identical function.
@@ -108,7 +108,7 @@ def make_train_step(model: LanguageModel, task: Task, spec: StepSpec, axis_name:
 
 
 @functools.cache
-def make_eval_step(model: LanguageModel, task: Task, axis_name: str | None) -> Callable:
+def make_eval_step(model: SequenceModel, task: Task, axis_name: str | None) -> Callable:
     """(params, carry, batch) -> (params, carry, sums): as a train step, so that one wrapper maps both."""
 
     def eval_step(params, carry, batch):

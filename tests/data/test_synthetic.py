@@ -179,9 +179,8 @@ def test_wrong_uses_are_refused():
         lambda: make_language("modular_arithmetic,modulus=1"),
         lambda: make_language("bucket_sort,values=1"),
         lambda: make_language("mqar,pairs=128"),
-        lambda: source.train("stream", 8, 10, 0),
-        lambda: source.train("windows", 0, 10, 0),
-        lambda: source.train("windows", 8, 0, 0),
+        lambda: source.train("padded", 0, 10, 0),
+        lambda: source.train("padded", 8, 0, 0),
         lambda: source.splits["test"].batches(8, 0, True),
     ):
         with pytest.raises(ValueError) as caught:

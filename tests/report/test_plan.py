@@ -27,9 +27,13 @@ def text(tmp_path_factory):
     return tiny.write_text(tmp_path_factory.mktemp("text"))
 
 
+def make(pattern, text, **changes):
+    return make_experiment(tiny.tiny_config(text, model__pattern=pattern, **PATTERNS.get(pattern, {}), **changes))
+
+
 @pytest.fixture(scope="module", params=PATTERNS)
 def experiment(request, text):
-    return make_experiment(tiny.tiny_config(text, model__pattern=request.param, **PATTERNS[request.param]))
+    return make(request.param, text, data__length=16)
 
 
 def nbytes(tree):
@@ -37,8 +41,8 @@ def nbytes(tree):
 
 
 def test_sizes_are_those_of_real_arrays(experiment):
-    model, length = experiment.model, 24
-    plan = make_plan(experiment, length, 10)
+    model, length = experiment.model, 16
+    plan = make_plan(experiment, 10)
     params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(0))
@@ -51,22 +55,24 @@ def test_sizes_are_those_of_real_arrays(experiment):
 
 
 def test_rows_sum_to_the_whole(experiment):
-    plan = make_plan(experiment, 16, 10)
+    plan = make_plan(experiment, 10)
     assert sum(row.parameters for row in plan.layers) == plan.parameters
     assert sum(row.forward_flops for row in plan.layers) == pytest.approx(plan.forward_flops)
     assert len(plan.layers) == len(experiment.model.layers) + 1
     assert all(row.forward_flops > 0 and row.decode_flops > 0 for row in plan.layers)
     assert plan.train_flops > 2 * plan.forward_flops
-    assert plan.tokens_per_step == 4 * 8
+    assert plan.tokens_per_step == 4 * 16
     printed = io.StringIO()
-    print_plan(plan, 16, Console(file=printed, width=120))
+    print_plan(plan, Console(file=printed, width=120))
     assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.layers[0] in printed.getvalue()
 
 
 @pytest.mark.parametrize("length", [8, 20])
-def test_forward_flops_within_five_percent_of_the_unrolled_program(experiment, length, monkeypatch):
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_forward_flops_within_five_percent_of_the_unrolled_program(pattern, length, text, monkeypatch):
+    experiment = make(pattern, text, data__length=length)
     model = experiment.model
-    ours = make_plan(experiment, length, 10).forward_flops
+    ours = make_plan(experiment, 10).forward_flops
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
     scan = jax.lax.scan
@@ -82,16 +88,17 @@ def test_forward_flops_within_five_percent_of_the_unrolled_program(experiment, l
 
 
 def test_decoding_costs_do_not_depend_on_the_length_where_the_state_does_not(text):
-    config = tiny.tiny_config(text, model__pattern="lstm")
-    short, long = (make_plan(make_experiment(config), length, 10).layers[0] for length in (8, 64))
+    def layer(pattern, length, **changes):
+        return make_plan(make(pattern, text, data__length=length, **changes), 10).layers[0]
+
+    short, long = (layer("lstm", length) for length in (8, 64))
     assert short == long._replace(forward_flops=short.forward_flops)
-    config = tiny.tiny_config(text, model__pattern="attn", mixers__attn__num_heads=2)
-    short, long = (make_plan(make_experiment(config), length, 10).layers[0] for length in (8, 64))
+    short, long = (layer("attn", length, mixers__attn__num_heads=2) for length in (8, 64))
     assert long.cache_bytes == 8 * short.cache_bytes and long.decode_flops > short.decode_flops
     assert long.forward_flops > short.forward_flops
 
 
 def test_accumulation_keeps_fewer_activations(text):
-    plans = [make_plan(make_experiment(tiny.tiny_config(text, optim__accumulate=k)), 8, 10) for k in (1, 4)]
+    plans = [make_plan(make_experiment(tiny.tiny_config(text, optim__accumulate=k)), 10) for k in (1, 4)]
     assert plans[1].activation_bytes < 0.5 * plans[0].activation_bytes
     assert plans[1].parameters == plans[0].parameters

@@ -1,0 +1,182 @@
+"""Labelled examples as padded batches, one example a row: pure functions of (seed, step), as all batches.
+
+A batch is a dict of numpy arrays: tokens, segment_ids, positions [B, T] and row [B] as in `pipeline`, and
+
+  labels   what is to be predicted: int32 [B] (a class), float32 [B, C] (several classes), float32 [B] (a number),
+           int32 [B, T] (tags)
+  weights  float32 [B], or [B, T] for tags: 1 where there is a label to predict, else 0
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hybrid_flax.data.pipeline import Batches
+from hybrid_flax.data.readers import Record
+from hybrid_flax.data.tokenizers import Tokenizer
+
+__all__ = [
+    "KINDS",
+    "Examples",
+    "eval_examples",
+    "label_names",
+    "make_example_batches",
+    "make_examples",
+    "split_records",
+]
+
+KINDS = ("class", "classes", "number", "tags")
+
+
+class Examples(NamedTuple):
+    """Encoded examples.
+
+    tokens: int32 arrays, one an example. labels: [N], [N, C], or for tags one int32 array an example, -1 where a token
+    has no tag of its own.
+    """
+
+    tokens: tuple[np.ndarray, ...]
+    labels: np.ndarray | tuple[np.ndarray, ...]
+
+
+def split_records(
+    records: Sequence[Record], *, valid_fraction: float, test_fraction: float, seed: int
+) -> dict[str, list[Record]]:
+    """A random split by `seed`: first the test part, then the validation part, the rest trains."""
+    order = np.random.default_rng(seed).permutation(len(records))
+    num_test, num_valid = (round(fraction * len(records)) for fraction in (test_fraction, valid_fraction))
+    places = {"test": order[:num_test], "valid": order[num_test : num_test + num_valid]}
+    places["train"] = order[num_test + num_valid :]
+    if not len(places["train"]):
+        raise ValueError(f"no training examples are left of {len(records)}: lower the fractions of valid and test")
+    return {split: [records[place] for place in sorted(places[split])] for split in ("train", "valid", "test")}
+
+
+def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
+    """The sorted labels of training records; "O" comes first among tags, and every span type has its B- and I-.
+
+    Raises ValueError for a kind that has names but fewer than two of them.
+    """
+    if kind == "number":
+        return ()
+    found = {name for record in records for name in _as_list(record.label)}
+    if kind == "tags":
+        types = sorted({name[2:] for name in found if name != "O"})
+        if not types:
+            raise ValueError("tagging needs tags other than O in the training data")
+        return ("O", *(f"{mark}-{name}" for name in types for mark in "BI"))
+    if len(found) < 2:
+        raise ValueError(f"classification needs two labels in the training data, there is only {sorted(found)}")
+    return tuple(sorted(found))
+
+
+def make_examples(records: Sequence[Record], tokenizer: Tokenizer, kind: str, names: tuple[str, ...]) -> Examples:
+    """Encode records. A tag stands at the first piece of its token. Raises ValueError with the place of a bad label."""
+    if kind == "tags":
+        return Examples(*_tagged(records, tokenizer, names))
+    # An example without any known piece still needs a token to stand for it.
+    tokens = tuple(_encode(tokenizer, record.text) for record in records)
+    if kind == "number":
+        return Examples(tokens, np.array([_number(record) for record in records], np.float32))
+    index = {name: place for place, name in enumerate(names)}
+    if kind == "class":
+        return Examples(tokens, np.array([_index(index, record.label, record) for record in records], np.int32))
+    labels = np.zeros((len(records), len(names)), np.float32)
+    for row, record in zip(labels, records):
+        row[[_index(index, name, record) for name in _as_list(record.label)]] = 1.0
+    return Examples(tokens, labels)
+
+
+def make_example_batches(examples: Examples, *, batch_size: int, length: int, seed: int) -> Batches:
+    """Training batches: every epoch all examples in a random order; what is longer than `length` is cut at its end."""
+    count = len(examples.tokens)
+
+    @functools.lru_cache(maxsize=4)
+    def order_of(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(count)
+
+    def batch(step: int, rows: slice = slice(None)) -> dict:
+        row = np.arange(batch_size)[rows]
+        epochs, places = np.divmod(step * batch_size + row, count)
+        return _batch(examples, [order_of(epoch)[place] for epoch, place in zip(epochs.tolist(), places)], row, length)
+
+    return Batches(batch, batch_size, -(-count // batch_size), batch_size * length)
+
+
+def eval_examples(examples: Examples, *, batch_size: int, length: int) -> Sequence[dict]:
+    """All examples once, in order; the last batch is filled up with rows of padding."""
+    count = len(examples.tokens)
+    row = np.arange(batch_size)
+
+    def batch(step: int) -> dict:
+        places = step * batch_size + row
+        return _batch(examples, np.where(places < count, places, -1), row, length)
+
+    return [batch(step) for step in range(-(-count // batch_size))]
+
+
+def _batch(examples, places, row, length):
+    """Rows of the examples at `places`; -1 is a row of padding."""
+    tagged = isinstance(examples.labels, tuple)
+    tokens, segment_ids = np.zeros((2, len(row), length), np.int32)
+    shape = (len(row), length) if tagged else (len(row), *examples.labels.shape[1:])
+    labels = np.zeros(shape, np.int32 if tagged else examples.labels.dtype)
+    weights = np.zeros(shape[: 2 if tagged else 1], np.float32)
+    for b, place in enumerate(places):
+        if place < 0:
+            continue
+        ids = examples.tokens[place][:length]
+        tokens[b, : len(ids)], segment_ids[b, : len(ids)] = ids, 1
+        if tagged:
+            tags = examples.labels[place][:length]
+            labels[b, : len(ids)], weights[b, : len(ids)] = np.maximum(tags, 0), tags >= 0
+        else:
+            labels[b], weights[b] = examples.labels[place], 1.0
+    return {
+        "tokens": tokens,
+        "segment_ids": segment_ids,
+        "positions": np.arange(length, dtype=np.int32) * segment_ids,
+        "labels": labels,
+        "weights": weights,
+        "row": row.astype(np.int32),
+    }
+
+
+def _tagged(records, tokenizer, names):
+    index = {name: place for place, name in enumerate(names)}
+    tokens, labels = [], []
+    for record in records:
+        pieces = [_encode(tokenizer, word) for word in record.text]
+        tags = np.full(sum(map(len, pieces)), -1, np.int32)
+        firsts = np.cumsum([0, *map(len, pieces[:-1])])
+        tags[firsts] = [_index(index, tag, record) for tag in record.label]
+        tokens.append(np.concatenate(pieces))
+        labels.append(tags)
+    return tuple(tokens), tuple(labels)
+
+
+def _encode(tokenizer, text):
+    ids = tokenizer.encode(text)
+    return ids.astype(np.int32) if len(ids) else np.zeros(1, np.int32)
+
+
+def _as_list(label):
+    return [label] if isinstance(label, str) else list(label)
+
+
+def _index(index, name, record):
+    if name not in index:
+        raise ValueError(f"{record.where}: label {name!r} does not occur in the training data")
+    return index[name]
+
+
+def _number(record):
+    try:
+        value = float(record.label)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{record.where}: label {record.label!r} is no number")
+    return value

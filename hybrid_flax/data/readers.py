@@ -1,0 +1,236 @@
+"""Readers: labelled examples from files, each with the place that an error message names.
+
+| format | what an example is |
+|---|---|
+| .csv, .tsv | a row; its text and label are columns, by name (a header) or by number (no header) |
+| .jsonl | a line; text and label are keys; the label of one example may be a list |
+| .parquet | a row, columns by name (needs pyarrow) |
+| .conll, .iob, .iob2, .bio, .bmes, .annotated | a block of lines between blank ones: token first, tag last |
+| a folder of folders | a *.txt file; its label is the name of its folder |
+"""
+
+import csv
+import difflib
+import functools
+import importlib.resources
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hybrid_flax.data.corpora import missing_path, read_text
+
+__all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "to_bio2"]
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated")
+_MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
+
+
+class Record(NamedTuple):
+    """An example as it was read.
+
+    text: a text, or the tokens of a tagged sentence. label: a text, a list of them, or a tag for every token.
+    where: the file and the line.
+    """
+
+    text: str | tuple[str, ...]
+    label: Any
+    where: str
+
+
+def read_splits(
+    path: str, *, text: str = "text", label: str = "label", tagged: bool = False
+) -> dict[str, list[Record]]:
+    """Records by split: "train", "valid", "test" as the files of a folder are named, "all" where nothing says.
+
+    path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (train,
+    valid or dev, test somewhere in its name), or a folder with a folder for each label. tagged: read tables without
+    a known ending, and .tsv, as CoNLL columns.
+    Raises FileNotFoundError and ValueError in one line with file and line.
+    """
+    if path == "vader":
+        return {"all": _vader()}
+    place = Path(path)
+    if place.is_file():
+        return {"all": read_records(place, text=text, label=label, tagged=tagged)}
+    if not place.is_dir():
+        raise FileNotFoundError(missing_path(place))
+    files = _files_of_splits(place, tagged)
+    if files:
+        return {split: read_records(file, text=text, label=label, tagged=tagged) for split, file in files.items()}
+    folders = sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+    if not folders:
+        raise ValueError(
+            f"{path!r} has neither a file named for the train split ({', '.join((*TABLES, *CONLL))}) "
+            "nor a folder of *.txt files for each label"
+        )
+    return {
+        "all": [
+            Record(read_text(file).strip(), folder.name, str(file))
+            for folder in folders
+            for file in sorted(folder.rglob("*.txt"))
+        ]
+    }
+
+
+def read_records(file: Path, *, text: str = "text", label: str = "label", tagged: bool = False) -> list[Record]:
+    """The records of one file by its ending. Raises ValueError in one line with file and line."""
+    ending = file.suffix.lower()
+    if tagged and ending not in (".jsonl", ".parquet", ".csv"):
+        records = list(_conll(file))
+    elif ending in (".csv", ".tsv"):
+        records = list(_table(file, "," if ending == ".csv" else "\t", text, label))
+    elif ending == ".jsonl":
+        records = list(_json_lines(file, text, label))
+    elif ending == ".parquet":
+        records = list(_parquet(file, text, label))
+    else:
+        raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(TABLES)}")
+    if not records:
+        raise ValueError(f"{str(file)!r} has no examples")
+    for record in records if tagged else ():
+        if isinstance(record.text, str) or len(record.text) != len(record.label):
+            raise ValueError(f"{record.where}: tagging needs a list of tokens and as many tags")
+    return records
+
+
+def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
+    """Tags in the BIO2 scheme from IOB1, BIO2, BIOES or BILOU ones: every span begins with B-.
+
+    An I- that continues nothing begins a span. Raises ValueError for a tag of another form.
+    """
+    given = []
+    for tag in tags:
+        match = re.fullmatch(r"O|([BIESLUM])-(.+)", tag)
+        if match is None:
+            raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
+        given.append((match[1], match[2]) if match[1] else ("O", ""))
+    converted, before = [], ("O", "")
+    for mark, kind in given:
+        goes_on = mark in "IELM" and before[1] == kind and before[0] in "BIM"
+        converted.append("O" if mark == "O" else f"{'I' if goes_on else 'B'}-{kind}")
+        before = (mark, kind)
+    return tuple(converted)
+
+
+def _files_of_splits(folder, tagged):
+    patterns = {"train": r"train", "valid": r"valid|dev|(^|[^a-z])val([^a-z]|$)", "test": r"test"}
+    known = (*TABLES, *CONLL, ".txt") if tagged else TABLES
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        splits = [split for split, pattern in patterns.items() if re.search(pattern, file.stem.lower())]
+        if not file.is_file() or file.suffix.lower() not in known or not splits:
+            continue
+        if splits[0] in found:
+            raise ValueError(
+                f"{str(folder)!r} has two files for the {splits[0]} split: {found[splits[0]].name}, {file.name}"
+            )
+        found[splits[0]] = file
+    return found if "train" in found else {}
+
+
+def _table(file, delimiter, text, label) -> Iterator[Record]:
+    by_number = text.isdecimal() and label.isdecimal()
+    # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(read_text(file)), delimiter=delimiter, quoting=quoting, strict=True)
+    width, places = None, (int(text), int(label)) if by_number else None
+    previous = csv.field_size_limit(_MOST_CHARACTERS)
+    try:
+        for row in reader:
+            where = f"{file}:{reader.line_num}"
+            if not row:
+                continue
+            if places is None:
+                places = _columns(row, (text, label), where)
+                width = len(row)
+                continue
+            width = width or len(row)
+            if len(row) != width or max(places) >= width:
+                raise ValueError(f"{where}: {len(row)} columns, not {max(width, 1 + max(places))}")
+            yield Record(row[places[0]], row[places[1]], where)
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _columns(header, wanted, where):
+    places = []
+    for name in wanted:
+        if name not in header:
+            near = difflib.get_close_matches(name, header, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(header[:8])}"
+            raise ValueError(f"{where}: no column {name!r} in the header{hint}")
+        places.append(header.index(name))
+    return tuple(places)
+
+
+def _json_lines(file, text, label) -> Iterator[Record]:
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        where = f"{file}:{number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: no JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: {type(value).__name__}, not an object with {text!r} and {label!r}")
+        yield _record(value, text, label, where)
+
+
+def _parquet(file, text, label) -> Iterator[Record]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(f"{str(file)!r}: reading parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        rows = parquet.read_table(file).to_pylist()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is no parquet file: {str(error).splitlines()[0]}") from None
+    for number, value in enumerate(rows):
+        yield _record(value, text, label, f"{file}, row {number}")
+
+
+def _record(value, text, label, where):
+    for key in (text, label):
+        if value.get(key) is None:
+            near = difflib.get_close_matches(key, value, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
+            raise ValueError(f"{where}: no {key!r}{hint}")
+    words, given = value[text], value[label]
+    if isinstance(words, list):
+        return Record(tuple(map(str, words)), tuple(map(str, given)), where)
+    return Record(str(words), tuple(map(str, given)) if isinstance(given, list) else str(given), where)
+
+
+def _conll(file) -> Iterator[Record]:
+    """Blocks of "token ... tag" lines; tabs separate columns where there are any, else spaces."""
+    tokens, tags, begin = [], [], 0
+    for number, line in enumerate([*read_text(file).split("\n"), ""], start=1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if tokens:
+                yield Record(tuple(tokens), to_bio2(tags, f"{file}:{begin}"), f"{file}:{begin}")
+            tokens, tags = [], []
+            continue
+        columns = line.strip("\n").split("\t") if "\t" in line else line.split()
+        if len(columns) < 2 or not columns[-1].strip():
+            raise ValueError(f"{file}:{number}: {len(columns)} column, not a token and a tag")
+        begin = number if not tokens else begin
+        tokens.append(columns[0])
+        tags.append(columns[-1].strip())
+
+
+@functools.lru_cache(maxsize=1)
+def _vader() -> list[Record]:
+    name = "movieReviewSnippets_GroundTruth.txt"
+    packed = importlib.resources.files("hybrid_flax.data").joinpath("vader.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        lines: Iterable[str] = archive.read(name).decode("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if line.strip()]
+    return [Record(text, rating, f"vader:{number}") for number, (_, rating, text) in enumerate(rows, start=1)]

@@ -1,0 +1,88 @@
+"""Classification of whole sequences: one class, or any number of them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hybrid_flax.ops.losses import binary_cross_entropy, cross_entropy
+from hybrid_flax.tasks.base import Task
+
+__all__ = ["f1_scores", "make_classification"]
+
+
+@functools.cache
+def make_classification(names: tuple[str, ...], multi_label: bool = False) -> Task:
+    """The task; equal arguments give the identical object.
+
+    Outputs are logits [B, C]. multi_label: every class is a question of its own, answered yes above 0.
+    Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro, weighted and of every class.
+    """
+    if multi_label:
+        return Task(_binary_loss, _evaluate_binary, functools.partial(_metrics, names), _describe)
+    return Task(_loss, _evaluate, functools.partial(_metrics, names), _describe)
+
+
+def f1_scores(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> dict[str, float]:
+    """F1 "macro" (of the classes that occur or are predicted), "micro" and "weighted" (by actual counts), in [0, 1].
+
+    Counts are per class [C]. A class that neither occurs nor is predicted has no say in "macro", as in scikit-learn.
+    """
+    both = predicted + actual
+    f1 = np.divide(2.0 * true_positive, both, out=np.zeros(len(both)), where=both > 0)
+    total = max(both.sum(), 1.0)
+    return {
+        "f1_macro": float(f1[both > 0].mean()) if np.any(both > 0) else 0.0,
+        "f1_micro": float(2.0 * true_positive.sum() / total),
+        "f1_weighted": float((f1 * actual).sum() / max(actual.sum(), 1.0)),
+    }
+
+
+def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
+    losses = cross_entropy(logits, batch["labels"], label_smoothing, z_loss)
+    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+
+
+def _binary_loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
+    del z_loss
+    losses = jnp.sum(binary_cross_entropy(logits, batch["labels"], label_smoothing), axis=-1)
+    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+
+
+def _evaluate(logits, batch):
+    num_classes = logits.shape[-1]
+    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    actual = jax.nn.one_hot(batch["labels"], num_classes)
+    return _counts(_loss(logits, batch), predicted, actual, batch["weights"])
+
+
+def _evaluate_binary(logits, batch):
+    return _counts(_binary_loss(logits, batch), (logits > 0).astype(jnp.float32), batch["labels"], batch["weights"])
+
+
+def _counts(sums, predicted, actual, weights):
+    """confusion[i, j]: examples of class i in whose prediction class j is."""
+    confusion = jnp.einsum("bi,bj,b->ij", actual, predicted, weights)
+    right = jnp.all(predicted == actual, axis=-1)
+    return sums | {
+        "confusion": confusion,
+        "true_positive": jnp.einsum("bi,bi,b->i", actual, predicted, weights),
+        "predicted": weights @ predicted,
+        "actual": weights @ actual,
+        "right": jnp.sum(right * weights),
+    }
+
+
+def _metrics(names, sums):
+    scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"])
+    return {
+        "loss": sums["loss"] / sums["count"],
+        "accuracy": sums["right"] / sums["count"],
+        **scores,
+    }
+
+
+def _describe(metrics):
+    f1 = " ".join(f"{how} {100 * metrics[f'f1_{how}']:.2f}" for how in ("macro", "micro", "weighted"))
+    return f"loss {metrics['loss']:.4f} nats  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"

@@ -1,0 +1,136 @@
+"""Sequence tagging: a tag for every token, scored token by token and by whole spans."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
+from hybrid_flax.ops.losses import cross_entropy
+from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.classify import f1_scores
+from hybrid_flax.typing import Array, Bool, Int
+
+__all__ = ["allowed_moves", "make_tagging", "span_counts"]
+
+_FORBIDDEN = -1e9
+
+
+@functools.cache
+def make_tagging(names: tuple[str, ...]) -> Task:
+    """The task; equal arguments give the identical object. names: "O", then B- and I- of every span type.
+
+    Outputs are emissions [B, T, C], or (emissions, transitions) of a model with a CRF, whose loss is the negative log
+    likelihood of the row and whose predictions are Viterbi paths; moves that BIO2 forbids are never taken.
+    Metrics: loss in nats a token, accuracy of tokens, precision, recall and F1 of spans (strict, micro over types),
+    and F1 of every type.
+    """
+    moves = allowed_moves(names)
+
+    def loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):
+        count = jnp.sum(batch["weights"])
+        if isinstance(outputs, tuple):
+            emissions, transitions = _constrain(outputs, moves)
+            likelihood = log_likelihood(emissions, batch["labels"], batch["weights"] > 0, transitions)
+            return {"loss": -jnp.sum(likelihood), "count": count}
+        losses = cross_entropy(outputs, batch["labels"], label_smoothing, z_loss)
+        return {"loss": jnp.sum(losses * batch["weights"]), "count": count}
+
+    def predict(outputs, live):
+        if isinstance(outputs, tuple):
+            emissions, transitions = _constrain(outputs, moves)
+            return best_path(emissions, live, transitions)
+        return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+
+    def evaluate(outputs, batch):
+        live = batch["weights"] > 0
+        predicted = predict(outputs, live)
+        right = jnp.sum((predicted == batch["labels"]) & live).astype(jnp.float32)
+        return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch["labels"], live, len(names) // 2)
+
+    return Task(loss, evaluate, functools.partial(_metrics, names), _describe)
+
+
+def allowed_moves(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether BIO2 may begin with a tag [C], and go from one to the next [C, C]: I-X follows B-X or I-X alone."""
+    inside = np.array([name.startswith("I-") for name in names])
+    kinds = np.array([name[2:] for name in names])
+    same = (kinds[:, None] == kinds[None, :]) & np.array([name != "O" for name in names])[:, None]
+    return ~inside, ~inside[None, :] | same
+
+
+def span_counts(
+    predicted: Int[Array, "B T"], actual: Int[Array, "B T"], live: Bool[Array, "B T"], num_types: int
+) -> dict[str, Any]:
+    """Spans by type [C]: "true_positive" (same type, begin and end), "predicted", "actual".
+
+    Tags are 0 for O, 1 + 2 k for B- of type k, 2 + 2 k for I-. A span begins at a B- and takes in the I- of its type
+    that follow at once among live places; any other I- is in no span.
+    """
+    spans = [_spans(tags, live) for tags in (predicted, actual)]
+    (begins_p, type_p, end_p), (begins_a, type_a, end_a) = spans
+    both = begins_p & begins_a & (type_p == type_a) & (end_p == end_a)
+
+    def count(mask, kinds):
+        return jnp.sum(jax.nn.one_hot(kinds, num_types) * mask[..., None], axis=(0, 1))
+
+    return {
+        "true_positive": count(both, type_a),
+        "predicted": count(begins_p, type_p),
+        "actual": count(begins_a, type_a),
+    }
+
+
+def _spans(tags, live):
+    """(whether a span begins, its type, the place of its last token) at every place."""
+    begins, inside, kinds = live & (tags % 2 == 1), live & (tags > 0) & (tags % 2 == 0), (tags - 1) // 2
+    place = jnp.arange(tags.shape[1], dtype=jnp.int32)
+
+    def step(carry, xs):
+        """From the end: (type that goes on after this place, or -1; where it ends)."""
+        going, end = carry
+        inside_t, begins_t, kind_t, live_t, t = xs
+        last = jnp.where(going == kind_t, end, t)
+        new_going = jnp.where(inside_t, kind_t, -1)
+        return (jnp.where(live_t, new_going, going), jnp.where(live_t & inside_t, last, end)), last
+
+    batch = tags.shape[0]
+    first = (jnp.full(batch, -1, tags.dtype), jnp.zeros(batch, jnp.int32))
+    xs = (inside.T, begins.T, kinds.T, live.T, place)
+    _, ends = lax.scan(step, first, xs, reverse=True)
+    return begins, kinds, ends.T
+
+
+def _constrain(outputs, moves):
+    emissions, transitions = outputs
+    may_start, may_follow = moves
+    return emissions.astype(jnp.float32), Transitions(
+        jnp.where(may_start, transitions.start, _FORBIDDEN),
+        jnp.where(may_follow, transitions.between, _FORBIDDEN),
+        transitions.end,
+    )
+
+
+def _metrics(names, sums):
+    true_positive, predicted, actual = (sums[name] for name in ("true_positive", "predicted", "actual"))
+    types = [name[2:] for name in names[1::2]]
+    by_type = {
+        f"f1/{name}": f1_scores(*(count[[place]] for count in (true_positive, predicted, actual)))["f1_micro"]
+        for place, name in enumerate(types)
+    }
+    return {
+        "loss": sums["loss"] / sums["count"],
+        "accuracy": sums["right"] / sums["count"],
+        "precision": float(true_positive.sum() / max(predicted.sum(), 1.0)),
+        "recall": float(true_positive.sum() / max(actual.sum(), 1.0)),
+        "f1": f1_scores(true_positive, predicted, actual)["f1_micro"],
+        **by_type,
+    }
+
+
+def _describe(metrics):
+    scores = "  ".join(f"{name} {100 * metrics[name]:.2f}" for name in ("precision", "recall", "f1"))
+    return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  spans: {scores}"

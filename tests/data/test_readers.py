@@ -1,0 +1,104 @@
+"""Readers of labelled examples: what they give, and one line with file and line for what they cannot read."""
+
+import json
+
+import pytest
+
+from hybrid_flax.data.readers import read_records, read_splits
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def error_of(path, **options):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        read_splits(str(path), **options)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def pairs(records):
+    return [(record.text, record.label) for record in records]
+
+
+def test_tables(tmp_path):
+    rows = [("a, b", "x"), ('say "hi"', "y")]
+    made = {
+        "t.csv": 'label,text\nx,"a, b"\ny,"say ""hi"""\n',
+        "t.tsv": 'text\tlabel\na, b\tx\nsay "hi"\ty\n',
+        "t.jsonl": "".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows),
+    }
+    for name, text in made.items():
+        assert pairs(read_records(write(tmp_path, name, text))) == rows
+    no_header = write(tmp_path, "n.tsv", '1\tx\ta, b\n2\ty\tlone " quote\n')
+    assert pairs(read_records(no_header, text="2", label="1")) == [("a, b", "x"), ('lone " quote', "y")]
+    several = write(tmp_path, "s.jsonl", '{"text": "t", "label": ["x", "y"]}\n\n')
+    assert pairs(read_records(several)) == [("t", ("x", "y"))]
+    assert read_records(several)[0].where.endswith("s.jsonl:1")
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [1, 0]}), path)
+    assert pairs(read_records(path)) == [("a", "1"), ("b", "0")]
+
+
+def test_conll(tmp_path):
+    text = "-DOCSTART- -X- O O\n\nU.N. NNP I-NP I-ORG\nofficial NN I-NP O\n\n\nEkeus NNP I-NP I-PER\n"
+    found = read_records(write(tmp_path, "train.conll", text), tagged=True)
+    assert pairs(found) == [(("U.N.", "official"), ("B-ORG", "O")), (("Ekeus",), ("B-PER",))]
+    assert [record.where.rpartition(":")[2] for record in found] == ["3", "7"]
+    tokens = write(tmp_path, "t.jsonl", '{"tokens": ["a", "b"], "tags": ["O", "B-X"]}\n')
+    assert pairs(read_records(tokens, text="tokens", label="tags", tagged=True)) == [(("a", "b"), ("O", "B-X"))]
+
+
+def test_folders(tmp_path):
+    for name in ("wnut17train.csv", "emerging.dev.csv", "emerging.test.csv", "notes.csv"):
+        write(tmp_path, f"splits/{name}", f"text,label\n{name},x\n")
+    found = read_splits(str(tmp_path / "splits"))
+    assert {split: part[0].text for split, part in found.items()} == {
+        "train": "wnut17train.csv", "valid": "emerging.dev.csv", "test": "emerging.test.csv",
+    }  # fmt: skip
+    for label, text in (("neg", "bad\n"), ("pos", "good\n"), ("pos", "fine\n")):
+        write(tmp_path, f"labels/{label}/{text.strip()}.txt", text)
+    found = read_splits(str(tmp_path / "labels"))
+    assert pairs(found["all"]) == [("bad", "neg"), ("fine", "pos"), ("good", "pos")]
+
+
+def test_embedded_ratings():
+    records = read_splits("vader")["all"]
+    assert len(records) == 10605 and records[-1].label == "-1.8125" and records[0].text.startswith("The Rock")
+
+
+def test_what_cannot_be_read(tmp_path):
+    cases = {
+        "a.csv": (b"text,label\ngood,x\nbad \xff,y\n", "line 3"),
+        "b.csv": ("text,label\ngood,x\nonly one\n", "b.csv:3: 1 columns, not 2"),
+        "c.csv": ("texts,label\ngood,x\n", "c.csv:1: no column 'text' in the header; did you mean 'texts'?"),
+        "d.csv": ("text,label\n", "no examples"),
+        "e.csv": ("", "no examples"),
+        "f.csv": ('text,label\n"never closed,x\n' + "word " * 300_000, "f.csv:3: field larger"),
+        "g.jsonl": ('{"text": "a", "label": "x"}\nnot json\n', "g.jsonl:2: no JSON"),
+        "h.jsonl": ('{"text": "a", "labels": "x"}\n', "h.jsonl:1: no 'label'; did you mean 'labels'?"),
+        "i.jsonl": ("[1]\n", "i.jsonl:1: list"),
+        "j.xml": ("<a/>", "its ending is none of .csv"),
+        "k.parquet": ("nothing", "parquet"),
+    }
+    for name, (text, wanted) in cases.items():
+        assert wanted in error_of(write(tmp_path, name, text)), name
+    assert "l.conll:2: 1 column" in error_of(write(tmp_path, "l.conll", "a O\nb\n"), tagged=True)
+    assert "m.conll:1: tag 'X'" in error_of(write(tmp_path, "m.conll", "a X\n"), tagged=True)
+    assert "as many tags" in error_of(write(tmp_path, "n.jsonl", '{"text": ["a"], "label": ["O", "O"]}\n'), tagged=True)
+    assert "did you mean" in error_of(tmp_path / "a.cvs")
+    assert "nor a folder" in error_of(tmp_path)
+    for name in ("train.csv", "training.csv"):
+        write(tmp_path, f"two/{name}", "text,label\na,x\n")
+    assert "two files for the train split" in error_of(tmp_path / "two")

@@ -1,0 +1,109 @@
+"""Spans against seqeval's strict scorer, and tagging with a CRF against its definition."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seqeval import metrics as oracle
+from seqeval.scheme import IOB2
+
+from hybrid_flax.data.readers import read_splits, to_bio2
+from hybrid_flax.ops.crf import Transitions
+from hybrid_flax.tasks.tag import allowed_moves, make_tagging, span_counts
+
+NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def scores(counts):
+    tp, predicted, actual = (float(np.sum(counts[name])) for name in ("true_positive", "predicted", "actual"))
+    return tp / max(predicted, 1), tp / max(actual, 1), 2 * tp / max(predicted + actual, 1)
+
+
+def strict(actual, predicted, average="micro"):
+    options = {"mode": "strict", "scheme": IOB2, "zero_division": 0, "average": average}
+    return [getattr(oracle, f"{name}_score")(actual, predicted, **options) for name in ("precision", "recall", "f1")]
+
+
+def test_spans_are_those_of_seqeval():
+    """Random tags, invalid ones too, at the live places of rows with gaps."""
+    rng = np.random.default_rng(0)
+    shape = (200, 12)
+    actual = rng.choice(5, shape, p=[0.4, 0.2, 0.2, 0.1, 0.1]).astype(np.int32)
+    predicted = np.where(rng.random(shape) < 0.3, rng.integers(0, 5, shape), actual).astype(np.int32)
+    live = rng.random(shape) < 0.8
+    counts = jax.jit(lambda p, a, m: span_counts(p, a, m, 2))(predicted, actual, live)
+    words = [[[NAMES[tag] for tag in row[m]] for row, m in zip(tags, live) if m.any()] for tags in (actual, predicted)]
+    assert scores(counts) == pytest.approx(strict(*words))
+    by_type = strict(*words, average=None)[2]
+    for place, wanted in zip((1, 0), by_type):  # seqeval sorts types by name: LOC, PER
+        assert scores({name: count[place] for name, count in counts.items()})[2] == pytest.approx(wanted)
+
+
+def test_moves():
+    may_start, may_follow = allowed_moves(NAMES)
+    assert [NAMES[i] for i in np.flatnonzero(may_start)] == ["O", "B-PER", "B-LOC"]
+    assert {(NAMES[i], NAMES[j]) for i, j in np.argwhere(~may_follow)} == {
+        ("O", "I-PER"), ("O", "I-LOC"), ("B-PER", "I-LOC"), ("I-PER", "I-LOC"), ("B-LOC", "I-PER"), ("I-LOC", "I-PER"),
+    }  # fmt: skip
+
+
+def test_a_crf_never_predicts_what_bio2_forbids():
+    rng = np.random.default_rng(1)
+    emissions = jnp.asarray(3 * rng.standard_normal((20, 9, 5)), jnp.float32)
+    transitions = Transitions(*(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((5,), (5, 5), (5,))))
+    weights = (rng.random((20, 9)) < 0.7).astype(np.float32)
+    labels = np.zeros((20, 9), np.int32)
+    batch = {"labels": jnp.asarray(labels), "weights": jnp.asarray(weights)}
+    task = make_tagging(NAMES)
+    sums = jax.device_get(jax.jit(task.evaluate)((emissions, transitions), batch))
+    # All spans of valid paths begin with B-: the number of B- tags is the number of spans, and no I- is left over.
+    found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
+    assert sums["actual"].sum() == 0 < sums["predicted"].sum() and found["f1"] == 0.0
+    assert np.isfinite(found["loss"]) and found["loss"] > 0 and "\n" not in task.describe(found)
+
+
+def test_schemes_become_bio2():
+    bio2 = ("B-X", "I-X", "O", "B-X", "B-X", "I-X", "B-Y")
+    assert to_bio2(("I-X", "I-X", "O", "I-X", "B-X", "I-X", "I-Y")) == bio2
+    assert to_bio2(bio2) == bio2
+    assert to_bio2(("B-X", "E-X", "O", "S-X", "B-X", "E-X", "S-Y")) == bio2
+    assert to_bio2(("B-X", "L-X", "O", "U-X", "B-X", "L-X", "U-Y")) == bio2
+    with pytest.raises(ValueError, match=r"file:3.*tag 'X'"):
+        to_bio2(("O", "X"), "file:3")
+
+
+@pytest.mark.skipif("HYBRID_FLAX_DATA" not in os.environ, reason="HYBRID_FLAX_DATA names no folder of data sets")
+def test_published_scores_of_wnut17():
+    """The seven systems of the shared task (Derczynski et al. 2017, table 4), to the second decimal."""
+    folder = Path(os.environ["HYBRID_FLAX_DATA"]) / "wnut17"
+    (gold,) = (v for k, v in read_splits(str(folder), tagged=True).items() if k == "test")
+    published = {
+        "uh_ritual": 41.86, "spinningbytes.txt": 40.78, "sjtu_adapt.txt": 40.42, "arcada": 39.98,
+        "flytxt": 38.35, "mic-cis.txt": 37.06, "drexel_cci": 26.30,
+    }  # fmt: skip
+    types = sorted({tag[2:] for record in gold for tag in record.label if tag != "O"})
+    names = ("O", *(f"{mark}-{name}" for name in types for mark in "BI"))
+    longest = max(len(record.label) for record in gold)
+    for name, wanted in published.items():
+        predicted, actual, live = np.zeros((3, len(gold), longest), np.int32)
+        for b, (record, tags) in enumerate(zip(gold, _submission(folder / "submissions" / name), strict=True)):
+            assert len(tags) == len(record.label)
+            actual[b, : len(tags)] = [names.index(tag) for tag in record.label]
+            predicted[b, : len(tags)] = [names.index(tag) for tag in tags]
+            live[b, : len(tags)] = 1
+        counts = span_counts(*map(jnp.asarray, (predicted, actual, live > 0)), len(types))
+        assert round(100 * scores(counts)[2], 2) == wanted, name
+
+
+def _submission(path):
+    """The last column of every block; an I- that continues nothing begins a span, as the task's scorer has it."""
+    block = []
+    for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
+        if line.strip():
+            block.append(line.split("\t")[-1].strip())
+        elif block:
+            yield to_bio2(block)
+            block = []
