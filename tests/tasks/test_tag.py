@@ -103,7 +103,7 @@ def _submission(path):
     block = []
     for line in [*path.read_text(encoding="utf-8").splitlines(), ""]:
         if line.strip():
-            block.append(line.split("\t")[-1].strip())
+            block.append(line.split()[-1])
         elif block:
             yield to_bio2(block)
             block = []
