@@ -5,6 +5,19 @@ import functools
 import jax
 import numpy as np
 import pytest
+from cells.oracle import (
+    BATCH,
+    LENGTH,
+    WIDTH,
+    Oracle,
+    block_diagonal,
+    check_gradients,
+    check_values,
+    gates_of,
+    gelu,
+    recurrent_gates,
+    sigmoid,
+)
 
 from hybrid_flax.cells.diagonal import rglru
 from hybrid_flax.cells.gated import elman, gru, lstm, lstmp
@@ -12,30 +25,10 @@ from hybrid_flax.cells.inputs import conv
 from hybrid_flax.cells.minimal import mingru, minlstm
 from hybrid_flax.certify.compare import check_close, check_same
 from hybrid_flax.certify.subjects import noise, normal
-from hybrid_flax.mixers.recurrent import recurrent, run_cell
+from hybrid_flax.mixers.recurrent import run_cell
 from hybrid_flax.typing import Segments
 
-BATCH, LENGTH, WIDTH, STATE, PROJECTION, BLOCKS, TAPS = 2, 9, 6, 8, 5, 2, 4
-
-
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def gelu(x):
-    """The tanh approximation of Hendrycks & Gimpel 2016."""
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
-
-
-def gates_of(params):
-    """Per gate, its W [D, N] and b [N], as a list."""
-    kernel, bias = params["input"]["kernel"], params["input"]["bias"]
-    return [(kernel[:, gate], bias[gate]) for gate in range(bias.shape[0])]
-
-
-def recurrent_gates(params):
-    kernel = params["cell"]["recurrent_kernel"]
-    return [kernel[:, gate] for gate in range(kernel.shape[1])]
+STATE, PROJECTION, BLOCKS, TAPS = 8, 5, 2, 4
 
 
 def elman_loop(activation):
@@ -125,45 +118,26 @@ def rglru_loop(params, x, state):
     return [y * g for y, g in zip(ys, branch)], {"h": h}
 
 
-def block_diagonal(kernel):
-    """[D / blocks, blocks, N / blocks] as the full matrix [D, N]."""
-    rows, blocks, columns = kernel.shape
-    full = np.zeros((blocks * rows, blocks * columns))
-    for k in range(blocks):
-        full[k * rows : (k + 1) * rows, k * columns : (k + 1) * columns] = kernel[:, k]
-    return full
-
-
 ORACLES = {
-    "tanh": (elman(WIDTH, state_width=STATE), elman_loop(np.tanh), {}),
-    "relu": (elman(WIDTH, state_width=STATE, activation="relu"), elman_loop(lambda x: np.maximum(x, 0.0)), {}),
-    "lstm": (lstm(WIDTH, state_width=STATE), lstm_loop, {}),
-    "lstmp": (lstmp(WIDTH, state_width=STATE, projection=PROJECTION), lstm_loop, {}),
-    "gru": (gru(WIDTH, state_width=STATE), gru_loop, {}),
-    "mingru": (mingru(WIDTH, state_width=STATE), mingru_loop, {}),
-    "minlstm": (minlstm(WIDTH, state_width=STATE), minlstm_loop, {}),
-    "rglru": (rglru(WIDTH, state_width=STATE, taps=TAPS, blocks=BLOCKS), rglru_loop, {"output_gate": "gelu"}),
+    "tanh": Oracle(elman(WIDTH, state_width=STATE), elman_loop(np.tanh)),
+    "relu": Oracle(elman(WIDTH, state_width=STATE, activation="relu"), elman_loop(lambda x: np.maximum(x, 0.0))),
+    "lstm": Oracle(lstm(WIDTH, state_width=STATE), lstm_loop),
+    "lstmp": Oracle(lstmp(WIDTH, state_width=STATE, projection=PROJECTION), lstm_loop),
+    "gru": Oracle(gru(WIDTH, state_width=STATE), gru_loop),
+    "mingru": Oracle(mingru(WIDTH, state_width=STATE), mingru_loop),
+    "minlstm": Oracle(minlstm(WIDTH, state_width=STATE), minlstm_loop),
+    "rglru": Oracle(rglru(WIDTH, state_width=STATE, taps=TAPS, blocks=BLOCKS), rglru_loop, {"output_gate": "gelu"}),
 }
 
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_cell_equals_its_paper(name):
-    """From a state that was given: a fresh one that is not zero counts."""
-    cell, loop, options = ORACLES[name]
-    mixer = recurrent(cell, WIDTH, **options)
-    rng = np.random.default_rng(0)
-    params = noise(mixer.init, rng)
-    x = normal(rng, BATCH, LENGTH, WIDTH)
-    state = jax.device_get(mixer.init_state(BATCH, LENGTH))
-    state["cell"] = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), state["cell"])
-    segments = jax.device_get(Segments.single(BATCH, LENGTH))
-    y, after = jax.jit(mixer.apply)(params, x, segments, state)
+    check_values(ORACLES[name])
 
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x, state["cell"]))
-    for b in range(BATCH):
-        ys, last = loop(wide[0], wide[1][b], jax.tree.map(lambda leaf, b=b: leaf[b], wide[2]))
-        check_close(np.asarray(y)[b], np.stack(ys) @ wide[0]["output"]["kernel"])
-        check_close(jax.tree.map(lambda leaf, b=b: np.asarray(leaf)[b], after["cell"]), last)
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_gradient_equals_finite_differences(name):
+    check_gradients(ORACLES[name])
 
 
 def test_conv_equals_a_loop_over_taps():
@@ -185,7 +159,7 @@ def test_conv_equals_a_loop_over_taps():
 @pytest.mark.parametrize("name", ["mingru", "minlstm", "rglru"])
 def test_zero_decay_is_no_memory(name):
     """A cell that forgets everything gives the same for any state that it is given."""
-    cell = ORACLES[name][0]
+    cell = ORACLES[name].cell
     rng = np.random.default_rng(0)
     if name == "rglru":
         params = {"decay": np.full(STATE, 1e4, np.float32)}
