@@ -7,18 +7,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from hybrid_flax.ops.initializers import fan_in_normal
-from hybrid_flax.ops.linear import contract
+from hybrid_flax.ops.linear import contract, contract_blocks
+from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.segments import FRESH, compaction, permute
 from hybrid_flax.typing import Mixer, Traits, promote_state, state_dtype
 
 __all__ = ["block_linear", "chain", "conv", "keep", "linear", "shift", "window_linear"]
 
 
-def linear(width: int, features: tuple[int, ...], *, bias: tuple[float, ...] | None = (0.0,)) -> Mixer:
+def linear(
+    width: int, features: tuple[int, ...], *, bias: tuple[float, ...] | None = (0.0,), normalised: bool = False
+) -> Mixer:
     """u = x W + b, one product for all gates.
 
     features: the shape of u's last axes, (N,) or (gates, N). bias: None for no bias, else its initial value
-    per gate (or one for all). Parameters: kernel [D, *features], bias [*features].
+    per gate (or one for all). normalised: u = LN(x W) ⊙ scale + b, each gate by itself (Ba et al. 2016).
+    Parameters: kernel [D, *features], bias [*features], scale [*features] where normalised.
     """
 
     def init(key):
@@ -26,15 +30,19 @@ def linear(width: int, features: tuple[int, ...], *, bias: tuple[float, ...] | N
         if bias is not None:
             start = jnp.asarray(bias).reshape(-1, *([1] * (len(features) - 1)))
             params["bias"] = jnp.broadcast_to(start, features).astype(jnp.float32)
+        if normalised:
+            params["scale"] = jnp.ones(features)
         return params
 
     def apply(params, x, segments, state=None):
         u = contract(x, params["kernel"], x.dtype)
+        if normalised:
+            u = layer_norm(u, params["scale"])
         if bias is not None:
             u = u + params["bias"]
         return u.astype(x.dtype), state
 
-    return Mixer(init, _no_state, apply, Traits(spec=("linear", width, features, bias)))
+    return Mixer(init, _no_state, apply, Traits(spec=("linear", width, features, bias, normalised)))
 
 
 def conv(width: int, *, taps: int = 4) -> Mixer:
@@ -147,14 +155,7 @@ def block_linear(width: int, features: tuple[int, int], blocks: int) -> Mixer:
         return {"kernel": fan_in_normal(key, shape), "bias": jnp.zeros((gates, out))}
 
     def apply(params, x, segments, state=None):
-        grouped = x.reshape(*x.shape[:-1], blocks, width // blocks)
-        y = jnp.einsum(
-            "btki,ikgo->btgko",
-            grouped,
-            params["kernel"].astype(x.dtype),
-            preferred_element_type=jnp.dtype(state_dtype(x.dtype)),
-        )
-        return (y.reshape(*x.shape[:-1], gates, out) + params["bias"]).astype(x.dtype), state
+        return (contract_blocks(x, params["kernel"], x.dtype) + params["bias"]).astype(x.dtype), state
 
     return Mixer(init, _no_state, apply, Traits(spec=("block_linear", width, features, blocks)))
 
