@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.ops.scan import affine_scan
+from hybrid_flax.ops.scan import affine_scan, unroll
 from hybrid_flax.typing import Cell, Mixer, Params
 
 __all__ = ["make_affine_cell"]
@@ -28,9 +28,10 @@ def make_affine_cell(
     """A cell from `coefficients(params, u) -> (decay, increment)`, which treats leading axes of u alike.
 
     y_t = readout(params, h_t, u_t) of `width` entries, one vector h_t of state_shape[-1] by default; leading axes as
-    for `coefficients`. dtype: of the state, float32 or complex64. chunk: over how many tokens at a time the forms run,
-    making the states of each chunk again for its gradient instead of keeping them; None keeps them all.
-    Forms: "associative", "scan" (one token after the other, but everything except h_t for all of them at once).
+    for `coefficients`. dtype: of the state, float32 or complex64. chunk: for states that are too large to be kept for
+    every token; the forms run over so many tokens at a time, and make the states of each chunk again for its gradient.
+    Forms: "associative", and "scan", one token after the other with all decays and readouts at once, or step by step
+    in chunks. Raises ValueError for a chunk below 1.
     """
 
     def init_state(batch_size):
@@ -47,10 +48,16 @@ def make_affine_cell(
         h = affine_scan(decay, increment, reset, hold, initial, state["h"], parallel=parallel)
         return readout(params, h, u), {"h": h[:, -1]}
 
+    def stepwise(params, u, reset, hold, state):
+        initial = jax.tree.map(lambda h, leaf: h.astype(leaf.dtype), init_state(reset.shape[0]), state)
+        return unroll(partial(step, params), initial, state, u, reset, hold)
+
     forms = {"associative": partial(whole, True), "scan": partial(whole, False)}
     if chunk is not None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
+        step = jax.checkpoint(step, prevent_cse=False)
+        forms = {"associative": forms["associative"], "scan": stepwise}
         forms = {name: partial(_in_chunks, form, chunk) for name, form in forms.items()}
     return Cell(input, init, init_state, step, width or state_shape[-1], forms)
 

@@ -195,7 +195,7 @@ def s5(
     min_step: float = 1e-3,
     max_step: float = 1e-1,
 ) -> Cell:
-    """Diagonal state space layer with many inputs and outputs (Smith et al. 2023, sections 3 and 4), without activation.
+    """Diagonal state space with many inputs and outputs (Smith et al. 2023, sections 3 and 4), without activation.
 
     h_t = exp(ΛΔ) h_tm1 + Λ⁻¹ (exp(ΛΔ) - 1) B̃ x_t (zero-order hold, equation 6), y_t = 2 Re(C̃ h_t) + D x_t.
     Only one of each pair of conjugate states is kept: `state_width` complex entries, width / 2 by default.
