@@ -1,6 +1,8 @@
 """Input mixers: the maps x[B,T,D] -> u that a cell reads, done for all time steps before the scan."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.segments import FRESH, compaction, permute
 from hybrid_flax.typing import Mixer, Traits, promote_state, state_dtype
 
-__all__ = ["block_linear", "chain", "conv", "keep", "linear", "shift", "window_linear"]
+__all__ = ["activate", "block_linear", "chain", "conv", "fork", "keep", "linear", "shift", "window_linear"]
 
 
 def linear(
@@ -138,6 +140,37 @@ def keep(mixer: Mixer) -> Mixer:
         return (x, y), state
 
     return mixer._replace(apply=apply, traits=Traits(mixer.traits.causal, (("a", mixer),), ("keep",)))
+
+
+def fork(first: Mixer, second: Mixer) -> Mixer:
+    """u = (first(x), second(x))."""
+
+    def init(key):
+        key_first, key_second = jax.random.split(key)
+        return {"a": first.init(key_first), "b": second.init(key_second)}
+
+    def init_state(batch_size, capacity):
+        return {"a": first.init_state(batch_size, capacity), "b": second.init_state(batch_size, capacity)}
+
+    causal = first.traits.causal and second.traits.causal
+
+    def apply(params, x, segments, state=None):
+        state_a, state_b = (None, None) if state is None else (state["a"], state["b"])
+        y_a, state_a = first.apply(params["a"], x, segments, state_a)
+        y_b, state_b = second.apply(params["b"], x, segments, state_b)
+        return (y_a, y_b), None if state is None else {"a": state_a, "b": state_b}
+
+    return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("fork",)))
+
+
+def activate(function: Callable[[Any], Any]) -> Mixer:
+    """u = function(x), entry by entry."""
+
+    def apply(params, x, segments, state=None):
+        del params, segments
+        return function(x), state
+
+    return Mixer(lambda key: {}, _no_state, apply, Traits(spec=("activate", function)))
 
 
 def block_linear(width: int, features: tuple[int, int], blocks: int) -> Mixer:

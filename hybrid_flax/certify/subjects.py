@@ -96,7 +96,7 @@ def make_subject(name: str, mixer: Mixer, base: Any = None, *, batch: int = BATC
             given = iter(given)
             mixed = [next(given) if is_float else leaf for leaf, is_float in zip(leaves, floating)]
             y, after = mixer.apply(params, x, segments, jax.tree.unflatten(structure, mixed))
-            return jnp.vdot(y, dy) + sum(jnp.sum(jnp.real(leaf)) for leaf in inexact(after)), y
+            return jnp.vdot(y, dy) + sum(jnp.sum(leaf.real + leaf.imag) for leaf in inexact(after)), y
 
         given = [leaf for leaf, is_float in zip(leaves, floating) if is_float]
         gradients, y = jax.grad(scalar, (0, 1, 2), has_aux=True)(params, x, given)

@@ -121,4 +121,4 @@ def choose_form(cell: Cell, length: int) -> str:
             return form
     if "associative" in cell.forms and jax.default_backend() != "cpu":
         return "associative"
-    return "sequential"
+    return "scan" if "scan" in cell.forms else "sequential"

@@ -115,22 +115,59 @@ def affine_scan(
     hold: Bool[Array, "B T"],
     initial: Inexact[Array, "B *N"],
     state: Inexact[Array, "B *N"],
+    *,
+    parallel: bool = True,
 ) -> Inexact[Array, "B T *N"]:
-    """All h_t = decay_t h_tm1 + increment_t in O(log T) depth (Blelloch 1990; Martin & Cundy 2018, section 2).
+    """All h_t = decay_t h_tm1 + increment_t, real or complex.
 
     A hold is decay 1 and increment 0; a reset is decay 0 with the decayed initial state in the increment.
+    parallel: in O(log T) depth (Blelloch 1990; Martin & Cundy 2018, section 2), else one step after the other.
+    The gradient is a scan of the same kind in the other direction; it keeps the decays and the states.
     """
     reset, hold = (_expand(mask, decay) for mask in (reset, hold))
     increment = jnp.where(reset, decay * initial[:, None] + increment, increment)
     decay = jnp.where(reset, jnp.zeros_like(decay), decay)
     increment = jnp.where(hold, jnp.zeros_like(increment), increment)
     decay = jnp.where(hold, jnp.ones_like(decay), decay)
-    increment = increment.at[:, 0].add(decay[:, 0] * state)
+    return _affine(parallel, decay, increment, state)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _affine(parallel, decay, increment, state):
+    return _solve_affine(parallel, decay, increment, state)
+
+
+def _affine_forward(parallel, decay, increment, state):
+    h = _solve_affine(parallel, decay, increment, state)
+    return h, (decay, state, h)
+
+
+def _affine_backward(parallel, residuals, dh):
+    decay, state, h = residuals
+    later = jnp.concatenate([decay[:, 1:], jnp.zeros_like(decay[:, :1])], axis=1)
+    total = _solve_affine(parallel, later, dh, jnp.zeros_like(state), reverse=True)
+    before = jnp.concatenate([state[:, None], h[:, :-1]], axis=1)
+    return total * before, total, decay[:, 0] * total[:, 0]
+
+
+_affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _solve_affine(parallel, decay, increment, state, reverse=False):
+    """h_t = decay_t h_tm1 + increment_t from the first time to the last, or from the last to the first."""
+
+    def step(h, xs):
+        h = xs[0] * h + xs[1]
+        return h, h
 
     def compose(early, late):
         return early[0] * late[0], late[0] * early[1] + late[1]
 
-    return lax.associative_scan(compose, (decay, increment), axis=1)[1]
+    if not parallel:
+        return _swap(lax.scan(step, state, (_swap(decay), _swap(increment)), reverse=reverse)[1])
+    first = -1 if reverse else 0
+    increment = increment.at[:, first].add(decay[:, first] * state)
+    return lax.associative_scan(compose, (decay, increment), reverse=reverse, axis=1)[1]
 
 
 def _swap(x):
