@@ -160,14 +160,17 @@ def causality(subject: Subject, rows: Sequence[str], t: int, seed: int) -> float
 
 
 def reach(subject: Subject, seed: int) -> float:
-    """y_t has a gradient to its own and to the last token, and to the next one where the mixer is not causal."""
+    """y_t has a gradient to its own and to the last token, and to the next one where the mixer is not causal.
+
+    t = 10 stands inside a block: memory that gets no gradient ends where a block begins.
+    """
     params, x, rng = draw(subject, seed)
     dy = np.zeros_like(x)
-    dy[:, 8] = normal(rng, BATCH, WIDTH)
+    dy[:, 10] = normal(rng, BATCH, WIDTH)
     _, _, dx, _ = subject.pull(params, x, plain(LENGTH), None, dy)
     reached = np.max(np.abs(dx), axis=(0, 2)) > 0
-    require(reached[7] and reached[8], "y_t does not depend on token t - 1 or t")
-    require(reached[9] != subject.mixer.traits.causal, "traits.causal is not what the gradient says")
+    require(reached[9] and reached[10], "y_t does not depend on token t - 1 or t")
+    require(reached[11] != subject.mixer.traits.causal, "traits.causal is not what the gradient says")
     return 0.0
 
 

@@ -1,20 +1,19 @@
-"""Attention primitives: queries of this call over a memory of live tokens of the same document."""
-
-from collections.abc import Callable
+"""Attention primitives: how queries, keys and values are made of tokens, and how they meet."""
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from hybrid_flax.ops.attention import IMPLEMENTATIONS, attend, visible
+from hybrid_flax.mixers.memory import make_attention
+from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias, attend
 from hybrid_flax.ops.initializers import fan_in_normal
-from hybrid_flax.ops.linear import project
-from hybrid_flax.ops.norm import rms_norm
+from hybrid_flax.ops.linear import contract, project
+from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.rope import rope
-from hybrid_flax.ops.segments import FRESH
-from hybrid_flax.typing import Mixer, Segments, Traits, promote_state
+from hybrid_flax.typing import Mixer, state_dtype
 
-__all__ = ["attention", "make_attention", "tanhdot"]
+__all__ = ["POSITIONS", "attention", "sha", "tanhdot"]
+
+POSITIONS = ("rope", "alibi", "relative", "none")
 
 
 def attention(
@@ -24,43 +23,59 @@ def attention(
     num_kv_heads: int | None = None,
     head_width: int | None = None,
     window: int | None = None,
+    sinks: int = 0,
+    block: int | None = None,
+    memory_blocks: int = 1,
+    chunk: int | None = None,
     position: str = "rope",
     rope_base: float = 10_000.0,
+    rope_fraction: float = 1.0,
     qk_norm: bool = False,
+    soft_cap: float | None = None,
     causal: bool = True,
     implementation: str = "auto",
 ) -> Mixer:
     """Multi-head attention (Vaswani et al. 2017); fewer key/value heads share them in groups (Ainslie et al. 2023).
 
     num_kv_heads: num_heads by default, 1 is multi-query. head_width: width / num_heads by default.
-    window: read tokens less than `window` positions away. position: "rope" or "none".
-    qk_norm: RMS-normalise queries and keys per head (Henry et al. 2020). implementation: see `ops.attention`.
-    Parameters: input.kernel [D, H + 2G, K] (queries, keys, values), output.kernel [H K, D].
-    Raises ValueError for sizes that do not divide and for unknown choices.
+    window: read tokens less than `window` positions away; sinks: and the first ones of the document, wherever the
+    window is (Xiao et al. 2024). block: read the tokens of the own block of positions (position // block) and of the
+    `memory_blocks` before it, whose keys and values get no gradient (Transformer-XL, Dai et al. 2019, section 3.2).
+    chunk: so many queries at a time, for memory that grows with T in place of T²; same numbers.
+    position: "rope", over the first `rope_fraction` of each head (Su et al. 2021; Black et al. 2022); "alibi" (Press
+    et al. 2022); "relative" (Dai et al. 2019, section 3.3, with sinusoids as wide as a head); or "none".
+    qk_norm: RMS-normalise queries and keys per head (Henry et al. 2020). soft_cap: scores c tanh(score / c) (Gemma
+    Team 2024). implementation: see `ops.attention`.
+    Parameters: input.kernel [D, H + 2G, K] (queries, keys, values), output.kernel [H K, D]; for "relative"
+    relative.kernel [K, H, K] (cosines, then sines), content.bias (u) and relative.bias (v) [H, K].
+    Raises ValueError for sizes that do not divide, unknown choices and options that do not go together.
     """
     groups = num_kv_heads or num_heads
     if head_width is None and width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {width}, or head_width be given")
     if num_heads % groups:
         raise ValueError(f"num_kv_heads={groups} must divide num_heads={num_heads}")
-    if window is not None and window < 1:
-        raise ValueError(f"window={window} must be at least 1")
-    if position not in ("rope", "none"):
-        raise ValueError(f"position={position!r} is none of rope, none")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
     head_width = head_width or width // num_heads
-    if position == "rope" and head_width % 2:
-        raise ValueError(f"rope needs an even head width, got {head_width} (width {width}, {num_heads} heads)")
+    if position in ("rope", "relative") and head_width % 2:
+        raise ValueError(f"{position} needs an even head width, got {head_width} (width {width}, {num_heads} heads)")
+    rotated = 2 * int(rope_fraction * head_width / 2)
+    _check_scores(position, rope_fraction, rotated, soft_cap, implementation)
+    relative = position == "relative"
 
     def init(key):
-        key_input, key_output = jax.random.split(key)
+        key_input, key_output, key_relative = jax.random.split(key, 3)
         params = {
             "input": {"kernel": fan_in_normal(key_input, (width, num_heads + 2 * groups, head_width))},
             "output": {"kernel": fan_in_normal(key_output, (num_heads * head_width, width))},
         }
         if qk_norm:
             params |= {name: {"scale": jnp.ones(head_width)} for name in ("query_norm", "key_norm")}
+        if relative:
+            zeros = jnp.zeros((num_heads, head_width))
+            kernel = fan_in_normal(key_relative, (head_width, num_heads, head_width))
+            params |= {"relative": {"kernel": kernel, "bias": zeros}, "content": {"bias": zeros}}
         return params
 
     def read(params, x, positions):
@@ -70,22 +85,32 @@ def attention(
             query = rms_norm(query, params["query_norm"]["scale"])
             key = rms_norm(key, params["key_norm"]["scale"])
         if position == "rope":
-            query, key = rope(query, positions, rope_base), rope(key, positions, rope_base)
+            query, key = (rope(heads, positions, rope_base, rotated) for heads in (query, key))
+        if relative:
+            query = _relative_query(params, query, positions, rope_base)
         return query, {"key": key, "value": value}
 
-    def write(params, query, memory, mask):
+    def write(params, query, memory, queries, keys, mask):
+        key, bias = memory["key"], None
+        if relative:
+            key = _relative_key(key, keys.positions, rope_base)
+        if position == "alibi":
+            bias = alibi_bias(queries, keys, num_heads, state_dtype(query.dtype))
         context = attend(
             query,
-            memory["key"],
+            key,
             memory["value"],
             mask,
             scale=head_width**-0.5,
+            bias=bias,
+            soft_cap=soft_cap,
             implementation=implementation,
         )
         return project(context.reshape(*context.shape[:2], -1), params["output"]["kernel"])
 
     shapes = {"key": (groups, head_width), "value": (groups, head_width)}
-    return make_attention(init, read, write, shapes, causal=causal, window=window)
+    reach = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks, "chunk": chunk}
+    return make_attention(init, read, write, shapes, causal=causal, **reach)
 
 
 def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") -> Mixer:
@@ -102,96 +127,86 @@ def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") ->
         del positions
         return jnp.tanh(project(x, params["kernel"]))[:, :, None], {"value": x[:, :, None]}
 
-    def write(params, query, memory, mask):
-        del params
+    def write(params, query, memory, queries, keys, mask):
+        del params, queries, keys
         value = memory["value"]
         return attend(query, value, value, mask, scale=1.0, implementation=implementation)[:, :, 0]
 
-    return make_attention(init, read, write, {"value": (1, width)}, causal=causal, window=None)
+    return make_attention(init, read, write, {"value": (1, width)}, causal=causal)
 
 
-def make_attention(
-    init: Callable,
-    read: Callable,
-    write: Callable,
-    memory_shapes: dict[str, tuple[int, ...]],
-    *,
-    causal: bool,
-    window: int | None,
-) -> Mixer:
-    """Any attention from what it reads and writes; documents, padding, masks and the cache are done here.
+def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer:
+    """Single-headed attention of SHA-RNN (Merity 2019) over the states that come in, as far as `window`.
 
-    read: (params, x, positions) -> (query[B,T,...], memory), memory a dict of [B,T,*shape].
-    write: (params, query, memory with S for T, mask[B,T,S]) -> y[B,T,D].
-    State: memory, ids and positions of up to `capacity` (or `window`, if less) live tokens a row in a ring, and
-    count, the live tokens seen. Tokens beyond a capacity smaller than the window make the row NaN.
+    q = σ(q_s) ⊙ LN(LN_q(h) W + b), k = σ(k_s) ⊙ LN_m(h), v = v_s' ⊙ LN_m(h), y = softmax(q·k / √D) v. The query alone
+    passes through a matrix; keys and values are the states under gates of one vector each, that of the values
+    over-parameterised: v_s' = σ(f) ⊙ tanh(c), c, f = σ(v_s) W_v + b_v. The state keeps LN_m(h) alone.
+    Parameters: query.kernel [D, D], query.bias; query_norm, state_norm and memory_norm (LN, LN_q, LN_m); gates.bias
+    [3, D] (q_s, k_s, v_s); value.kernel [D, 2, D] (c, f), value.bias.
     """
 
-    def init_state(batch_size, capacity):
-        if not causal:
-            raise ValueError("attention that is not causal reads the future and has no state to carry")
-        slots = capacity if window is None else min(window, capacity)
+    def init(key):
+        key_query, key_value = jax.random.split(key)
+        norms = ("query_norm", "state_norm", "memory_norm")
         return {
-            "memory": {
-                name: jnp.zeros((batch_size, slots, *shape), jnp.float32) for name, shape in memory_shapes.items()
-            },
-            "ids": jnp.full((batch_size, slots), FRESH, jnp.int32),
-            "positions": jnp.zeros((batch_size, slots), jnp.int32),
-            "count": jnp.zeros((batch_size,), jnp.int32),
-        }
+            "query": {"kernel": fan_in_normal(key_query, (width, width)), "bias": jnp.zeros(width)},
+            "gates": {"bias": jnp.zeros((3, width))},
+            "value": {"kernel": fan_in_normal(key_value, (width, 2, width)), "bias": jnp.zeros((2, width))},
+        } | {name: {"scale": jnp.ones(width), "bias": jnp.zeros(width)} for name in norms}
 
-    def apply(params, x, segments, state=None):
-        live = (segments.ids > 0)[..., None]
-        query, memory = read(params, x, segments.positions)
-        if state is None:
-            mask = visible(segments, segments, causal=causal, window=window)
-            return jnp.where(live, write(params, query, memory, mask), 0), None
-        if not causal:
-            raise ValueError("attention that is not causal reads the future and takes no state")
-        before = lax.stop_gradient(state)
-        after = _remember(before, memory, segments)
-        if x.shape[1] == 1:
-            seen, sources = after["memory"], Segments(after["ids"], after["positions"])
-        else:
-            # One call's tokens may push out of the ring what its first queries still read.
-            seen = jax.tree.map(
-                lambda old, new: jnp.concatenate([old.astype(new.dtype), new], axis=1),
-                before["memory"],
-                memory,
-            )
-            sources = Segments(
-                jnp.concatenate([before["ids"], segments.ids], axis=1),
-                jnp.concatenate([before["positions"], segments.positions], axis=1),
-            )
-        seen = jax.tree.map(lambda leaf: leaf.astype(x.dtype), seen)
-        y = write(params, query, seen, visible(segments, sources, causal=causal, window=window))
-        y = jnp.where(live, y, 0)
-        slots = after["ids"].shape[1]
-        if window is None or slots < window:
-            overflow = (after["count"] > slots)[:, None, None]
-            y = jnp.where(overflow & live, jnp.nan, y)
-        return y, after
+    def read(params, x, positions):
+        del positions
+        dtype = state_dtype(x.dtype)
+        query_gate, key_gate, _ = jax.nn.sigmoid(params["gates"]["bias"].astype(dtype))
+        memory = layer_norm(x, **params["memory_norm"])
+        pre = contract(layer_norm(x, **params["state_norm"]), params["query"]["kernel"], x.dtype)
+        query = layer_norm(pre + params["query"]["bias"], **params["query_norm"])
+        query = (query * (query_gate * key_gate)).astype(x.dtype)  # (σ(q_s) q)·(σ(k_s) m) with both gates on q
+        return query[:, :, None], {"value": memory[:, :, None]}
 
-    return Mixer(init, init_state, apply, Traits(causal, (), ("attention", window)))
+    def write(params, query, memory, queries, keys, mask):
+        del queries, keys
+        states = memory["value"]
+        context = attend(query, states, states, mask, scale=width**-0.5, implementation=implementation)[:, :, 0]
+        return (context * _value_gate(params)).astype(query.dtype)
+
+    return make_attention(init, read, write, {"value": (1, width)}, window=window)
 
 
-def _remember(state, memory, segments):
-    """Write the live tokens of this call into each row's ring, the last `slots` of them."""
-    slots = state["ids"].shape[1]
-    live = segments.ids > 0
-    rank = jnp.cumsum(live, axis=1, dtype=jnp.int32) - 1
-    num_live = rank[:, -1:] + 1
-    kept = live & (rank >= num_live - slots)
-    place = jnp.where(kept, (state["count"][:, None] + rank) % slots, slots)
-    rows = jnp.arange(live.shape[0], dtype=jnp.int32)[:, None]
+def _value_gate(params):
+    gate = jax.nn.sigmoid(params["gates"]["bias"][2])
+    c, f = contract(gate, params["value"]["kernel"], gate.dtype) + params["value"]["bias"]
+    return jax.nn.sigmoid(f) * jnp.tanh(c)
 
-    def put(ring, new):
-        return ring.at[rows, place].set(new, mode="drop")
 
-    dtype = jnp.result_type(*jax.tree.leaves(memory))
-    return {
-        "memory": jax.tree.map(put, promote_state(state["memory"], dtype), promote_state(memory, dtype)),
-        "ids": put(state["ids"], segments.ids),
-        "positions": put(state["positions"], segments.positions),
-        "count": state["count"] + num_live[:, 0],
-    }
+def _relative_query(params, query, positions, base):
+    """[q + u; (q + v) W_R turned by the query's position]: against `_relative_key` (q + u)·k + (q + v)·W_R r_{i-j}."""
+    dtype = query.dtype
+    content = query + params["content"]["bias"].astype(dtype)
+    turned = jnp.einsum(
+        "bthk,rhk->bthr",
+        query + params["relative"]["bias"].astype(dtype),
+        params["relative"]["kernel"].astype(dtype),
+        preferred_element_type=jnp.dtype(state_dtype(dtype)),
+    )
+    cosines, sines = jnp.split(turned, 2, axis=-1)
+    turned = rope(jnp.concatenate([cosines, -sines], axis=-1), positions, base)
+    return jnp.concatenate([content, turned.astype(dtype)], axis=-1)
+
+
+def _relative_key(key, positions, base):
+    """[k; cosines and sines of the key's position]."""
+    half = jnp.zeros((*key.shape[:2], 1, key.shape[-1] // 2), state_dtype(key.dtype))
+    turned = rope(jnp.concatenate([half + 1, half], axis=-1), positions, base)
+    return jnp.concatenate([key, jnp.broadcast_to(turned, key.shape).astype(key.dtype)], axis=-1)
+
+
+def _check_scores(position, rope_fraction, rotated, soft_cap, implementation):
+    if position not in POSITIONS:
+        raise ValueError(f"position={position!r} is none of {', '.join(POSITIONS)}")
+    if not (0 < rope_fraction <= 1 and (position != "rope" or rotated)):
+        raise ValueError(f"rope_fraction={rope_fraction} must be at most 1 and leave at least 2 features to rotate")
+    if soft_cap is not None and soft_cap <= 0:
+        raise ValueError(f"soft_cap={soft_cap} must be positive")
+    if soft_cap is not None and implementation not in ("auto", "einsum"):
+        raise ValueError(f"soft_cap={soft_cap} needs implementation einsum or auto, not {implementation}")

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.cells.inputs import chain
+from hybrid_flax.mixers.attention import sha
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
+from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.segments import document_positions
 from hybrid_flax.typing import Mixer, Segments, Traits, state_dtype
 
-__all__ = ["add", "bi", "cascade", "concat", "context", "gate", "reverse"]
+__all__ = ["add", "bi", "cascade", "concat", "context", "feed", "gate", "parallel", "reverse", "sharnn"]
 
 
 def cascade(a: Mixer, b: Mixer, width: int) -> Mixer:
@@ -56,6 +58,54 @@ def context(a: Mixer, b: Mixer, width: int) -> Mixer:
     return chain(a, b)._replace(traits=_traits("context", a, b))
 
 
+def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:
+    """y = (β_a ⊙ norm(a(x)) + β_b ⊙ norm(b(x))) / 2, norm(h) = h / rms(h): heads of both kinds in one block.
+
+    As in Hymba (Dong et al. 2024, section 2.1), without its output map, which most mixers have: neither branch drowns
+    the other, whatever the sizes of their outputs. Parameters: a_norm.scale, b_norm.scale [D] (β_a, β_b).
+    """
+
+    def combine(params, x, run_a, run_b):
+        return (rms_norm(run_a(x), **params["a_norm"]) + rms_norm(run_b(x), **params["b_norm"])) / 2
+
+    def init(key):
+        del key
+        return {"a_norm": {"scale": jnp.ones(width)}, "b_norm": {"scale": jnp.ones(width)}}
+
+    return _fuse("parallel", a, b, combine, init)
+
+
+def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
+    """y = b(LN(x + α a(x))): attention a inside the input map of a recurrence b, as in SRU++ (Lei 2021, section 3).
+
+    α is a learned scalar that starts at 0, so that training starts from b alone. Parameters: residual.scale [1]
+    (α), norm.scale and norm.bias [D].
+    """
+
+    def combine(params, x, run_a, run_b):
+        fed = x + (params["residual"]["scale"].astype(state_dtype(x.dtype)) * run_a(x)).astype(x.dtype)
+        return run_b(layer_norm(fed, **params["norm"]))
+
+    def init(key):
+        del key
+        return {"residual": {"scale": jnp.zeros(1)}, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}
+
+    return _fuse("feed", a, b, combine, init)
+
+
+def sharnn(a: Mixer, width: int, *, window: int = 256) -> Mixer:
+    """y = LN(h) + sha(h), h = a(x): an RNN, then one head over the last `window` of its own states (Merity 2019).
+
+    `attention.sha` holds every parameter besides those of a: LN is its state_norm.
+    """
+
+    def combine(params, x, run_a, run_b):
+        h = run_a(x)
+        return layer_norm(h, **params["b"]["state_norm"]) + run_b(h)
+
+    return _fuse("sharnn", a, sha(width, window=window), combine)
+
+
 def bi(a: Mixer, width: int) -> Mixer:
     """Both directions: concat(a, reverse(a)), each with parameters of its own (Schuster & Paliwal 1997)."""
     fused = concat(a, reverse(a), width)
@@ -91,7 +141,10 @@ def _cascade(x, run_a, run_b):
 
 
 def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
-    """A mixer of a and b, each run once by `combine(params, x, run_a, run_b)`; run_* hide params and states."""
+    """A mixer of a and b, each run once by `combine(params, x, run_a, run_b)`; run_* hide params and states.
+
+    Whatever `combine` makes of padding, it is zero in the end.
+    """
 
     traits = _traits(name, a, b)
 
@@ -112,6 +165,7 @@ def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
             return y
 
         y = combine(params, x, lambda x: run("a", a, x), lambda x: run("b", b, x))
+        y = jnp.where((segments.ids > 0)[..., None], y, 0)
         return y, None if state is None else after
 
     return Mixer(init, init_state, apply, traits)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hybrid_flax.cells import diagonal, gated, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.mixers import attention, fusion
+from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
@@ -266,17 +266,26 @@ register_cell("qrnn", minimal.qrnn)
 register_cell("sru", minimal.sru)
 register_cell("indrnn", minimal.indrnn)
 register_cell("rglru", diagonal.rglru, output_gate="gelu")
+register_cell("hgrn", diagonal.hgrn, output_gate="sigmoid", output_norm="layer")
+register_cell("lru", diagonal.lru, output_gate="gelu")
+register_cell("s5", diagonal.s5, output_gate="gelu")
+register_cell("s6", diagonal.s6, output_gate="silu")
 register_mixer("conv", conv)
 register_mixer("attn", attention.attention)
 register_mixer("swa", attention.attention, window=64)
 register_mixer("tanhdot", attention.tanhdot)
+register_mixer("sink", attention.attention, window=64, sinks=4)
+register_mixer("alibi", attention.attention, position="alibi")
+register_mixer("chunked", attention.attention, chunk=128)
+register_mixer("sha", attention.sha)
+register_mixer("blockrec", blockwise.blockrec)
+register_mixer("xl", attention.attention, block=64, chunk=64, position="relative")
 register_fusion("cascade", fusion.cascade, "lstm+attn", "mingru+swa")
 register_fusion("add", fusion.add, "lstm+attn", "gru+swa")
 register_fusion("gate", fusion.gate, "rglru+swa", "lstm+attn")
 register_fusion("concat", fusion.concat, "gru+attn", "minlstm+swa")
 register_fusion("context", fusion.context, "lstm+tanhdot", "rglru+attn")
 register_fusion("bi", fusion.bi, "lstm", "attn")
-register_cell("hgrn", diagonal.hgrn, output_gate="sigmoid", output_norm="layer")
-register_cell("lru", diagonal.lru, output_gate="gelu")
-register_cell("s5", diagonal.s5, output_gate="gelu")
-register_cell("s6", diagonal.s6, output_gate="silu")
+register_fusion("parallel", fusion.parallel, "lstm+attn", "rglru+swa")
+register_fusion("feed", fusion.feed, "attn+lstm", "swa+mingru")
+register_fusion("sharnn", fusion.sharnn, "lstm", "gru")

@@ -3,27 +3,35 @@
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Bool, Float, Segments, state_dtype
+from hybrid_flax.typing import Any, Array, Bool, Float, Segments, state_dtype
 
-__all__ = ["IMPLEMENTATIONS", "attend", "visible"]
+__all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "visible"]
 
 IMPLEMENTATIONS = ("auto", "einsum", "xla", "cudnn")
 
 
 def visible(
-    queries: Segments, keys: Segments, *, causal: bool = True, window: int | None = None
+    queries: Segments, keys: Segments, *, causal: bool = True, window: int | None = None, sinks: int = 0
 ) -> Bool[Array, "B T S"]:
     """Which keys each query may read: live ones of its own document, by position.
 
-    causal: keys at or before the query's position only. window: keys less than `window` positions away.
+    causal: keys at or before the query's position only. window: keys less than `window` positions away, and the
+    first `sinks` of the document.
     """
     distance = queries.positions[:, :, None] - keys.positions[:, None, :]
     mask = (queries.ids[:, :, None] == keys.ids[:, None, :]) & (queries.ids[:, :, None] > 0)
     if causal:
         mask &= distance >= 0
     if window is not None:
-        mask &= jnp.abs(distance) < window
+        mask &= (jnp.abs(distance) < window) | (keys.positions < sinks)[:, None, :]
     return mask
+
+
+def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) -> Float[Array, "B H T S"]:
+    """-m_h |i - j| with slopes m_h = 2^(-8 h / H), h = 1 to H (Press et al. 2022, section 3)."""
+    slopes = 2.0 ** (-8.0 * jnp.arange(1, num_heads + 1, dtype=dtype) / num_heads)
+    distance = jnp.abs(queries.positions[:, :, None] - keys.positions[:, None, :]).astype(dtype)
+    return -slopes[:, None, None] * distance[:, None]
 
 
 def attend(
@@ -33,32 +41,39 @@ def attend(
     mask: Bool[Array, "B T S"],
     *,
     scale: float,
+    bias: Float[Array, "B H T S"] | None = None,
+    soft_cap: float | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T H N"]:
-    """softmax(scale q·k) v (Vaswani et al. 2017, equation 1), H a multiple of G; a query that sees no key gets 0.
+    """softmax(scale q·k + bias) v (Vaswani et al. 2017, equation 1), H a multiple of G; 0 for a query that sees no key.
 
-    implementation: "xla" and "cudnn" are those of `jax.nn.dot_product_attention`, "einsum" is written out
-    here and keeps the precision of its inputs, "auto" takes "einsum" for float64 and "xla" otherwise.
+    soft_cap: scores c tanh(scale q·k / c) before the bias (Gemma Team 2024, section 2). implementation: "xla" and
+    "cudnn" are those of `jax.nn.dot_product_attention`, "einsum" is written out here, keeps the precision of its
+    inputs and knows soft_cap, "auto" takes "einsum" where it has to and "xla" otherwise.
     """
     if implementation == "auto":
-        fits = query.dtype != jnp.float64 and key.shape == value.shape
+        fits = query.dtype != jnp.float64 and key.shape == value.shape and soft_cap is None
         implementation = "xla" if fits else "einsum"
     if implementation == "einsum":
-        context = _attend_einsum(query, key, value, mask, scale)
+        context = _attend_einsum(query, key, value, mask, scale, bias, soft_cap)
     else:
         context = jax.nn.dot_product_attention(
-            query, key, value, mask=mask[:, None], scale=scale, implementation=implementation
+            query, key, value, bias, mask[:, None], scale=scale, implementation=implementation
         )
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
 
 
-def _attend_einsum(query, key, value, mask, scale):
+def _attend_einsum(query, key, value, mask, scale, bias, soft_cap):
     dtype = state_dtype(query.dtype)
     batch, length, heads, width = query.shape
     groups = key.shape[2]
     query = query.reshape(batch, length, groups, heads // groups, width)
     logits = jnp.einsum("btghk,bsgk->bghts", query, key, preferred_element_type=dtype) * scale
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if bias is not None:
+        logits = logits + bias.reshape(logits.shape).astype(dtype)
     logits = jnp.where(mask[:, None, None], logits, jnp.finfo(dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     context = jnp.einsum("bghts,bsgn->btghn", weights, value)

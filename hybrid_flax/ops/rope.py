@@ -7,11 +7,16 @@ from hybrid_flax.typing import Array, Float, Int, state_dtype
 __all__ = ["rope"]
 
 
-def rope(x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float = 10_000.0) -> Float[Array, "B T H K"]:
+def rope(
+    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float = 10_000.0, rotated: int | None = None
+) -> Float[Array, "B T H K"]:
     """Rotate pairs (x_i, x_{i+K/2}) by positions * base^(-2i/K) (Su et al. 2021, equation 34).
 
-    Raises ValueError for an odd K.
+    rotated: do so for the first `rotated` features in place of all K, and leave the others alone.
+    Raises ValueError for an odd width.
     """
+    if rotated is not None and rotated != x.shape[-1]:
+        return jnp.concatenate([rope(x[..., :rotated], positions, base), x[..., rotated:]], axis=-1)
     width = x.shape[-1]
     if width % 2:
         raise ValueError(f"rope needs an even head width, got {width}")

@@ -1,0 +1,244 @@
+"""What attention can read: the tokens of this call, and the live tokens that a state carries from earlier ones.
+
+Documents, padding, windows, sinks, blocks, caches and the computation in chunks are done here, once, for every kind.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hybrid_flax.ops.attention import visible
+from hybrid_flax.ops.segments import FRESH, compaction, last_live_id, permute
+from hybrid_flax.typing import Mixer, Segments, Traits, promote_state
+
+__all__ = ["fresh_ring", "in_chunks", "make_attention", "remember", "same_block"]
+
+
+def make_attention(
+    init: Callable,
+    read: Callable,
+    write: Callable,
+    memory_shapes: dict[str, tuple[int, ...]],
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    sinks: int = 0,
+    block: int | None = None,
+    memory_blocks: int = 1,
+    chunk: int | None = None,
+) -> Mixer:
+    """Any attention from what it reads and writes.
+
+    read: (params, x, positions) -> (query[B,T,...], memory), memory a dict of [B,T,*shape].
+    write: (params, query, memory with S for T, queries, keys, mask[B,T,S]) -> y[B,T,D]; queries and keys: Segments.
+    window: tokens less than `window` positions away; sinks: the first ones of the document as well. block: tokens of
+    the query's own block of positions and of the `memory_blocks` before it, which get no gradient.
+    chunk: so many queries at a time, recomputed in the backward pass: memory grows with T in place of T². Under a
+    window or block without sinks, each chunk of queries meets only the keys in its reach.
+    State: memory, ids and positions of up to `capacity` (or the reach, if less) live tokens a row in a ring, and
+    count, the live tokens seen; with sinks, the first tokens of the document. Tokens beyond a capacity smaller than
+    the reach make the row NaN. Raises ValueError for options that do not go together.
+    """
+    _check(causal, window, sinks, block, memory_blocks, chunk)
+    reach = window if block is None else (memory_blocks + 1) * block
+    near = partial(visible, causal=causal, window=window)
+    if block is not None:
+        near = partial(same_block, block=block, before=(0, memory_blocks))
+
+    def init_state(batch_size, capacity):
+        if not causal:
+            raise ValueError("attention that is not causal reads the future and has no state to carry")
+        state = fresh_ring(batch_size, capacity if reach is None else min(reach, capacity), memory_shapes)
+        if sinks:
+            first = fresh_ring(batch_size, sinks, memory_shapes)
+            state["sinks"] = {"memory": first["memory"], "ids": first["ids"]}
+        return state
+
+    def written(memory, segments):
+        """The tokens of this call as sources of keys."""
+        if block is None:
+            return [(memory, segments, partial(near, sinks=sinks) if sinks else near)]
+        own = partial(same_block, block=block, before=(0, 0))
+        earlier = partial(same_block, block=block, before=(1, memory_blocks))
+        return [(memory, segments, own), (lax.stop_gradient(memory), segments, earlier)]
+
+    def carried(state):
+        """What stands in a state as sources of keys; a sink counts where it has left the ring's window."""
+        sources = [(state["memory"], Segments(state["ids"], state["positions"]), near)]
+        if sinks:
+            ids = state["sinks"]["ids"]
+            positions = jnp.broadcast_to(jnp.arange(sinks, dtype=jnp.int32), ids.shape)
+            sources.append((state["sinks"]["memory"], Segments(ids, positions), partial(_beyond, window=window)))
+        return sources
+
+    def apply(params, x, segments, state=None):
+        if state is not None and not causal:
+            raise ValueError("attention that is not causal reads the future and takes no state")
+        live = (segments.ids > 0)[..., None]
+        length = x.shape[1]
+        banded = chunk is not None and length > chunk and reach is not None and causal and not sinks
+        if banded:  # without padding between them, tokens in reach stand side by side
+            order, inverse = compaction(segments.ids > 0)
+            x, segments = jax.tree.map(lambda leaf: permute(leaf, order, inverse), (x, segments))
+        query, memory = read(params, x, segments.positions)
+        before = lax.stop_gradient(state)
+        after = None if state is None else _update(before, memory, segments, sinks)
+
+        def mix(query, queries, sources):
+            keys = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *(keys for _, keys, _ in sources))
+            mask = jnp.concatenate([rule(queries, keys) for _, keys, rule in sources], axis=2)
+            cast = [jax.tree.map(lambda leaf: leaf.astype(x.dtype), memory) for memory, _, _ in sources]
+            seen = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *cast)
+            return write(params, query, seen, queries, keys, mask)
+
+        if banded:
+            bands = _bands(before, memory, segments, chunk, -(-(reach - 1) // chunk))
+            y = _chunkwise(lambda query, queries, band: mix(query, queries, written(*band)), chunk, length)(
+                (query, segments), bands
+            )
+            y = permute(y, inverse, order)
+        else:
+            if state is None:
+                sources = written(memory, segments)
+            elif length == 1:
+                sources = carried(after)
+            else:  # one call's tokens may push out of the ring what its first queries still read
+                sources = carried(before) + written(memory, segments)
+            if chunk is None or length <= chunk:
+                y = mix(query, segments, sources)
+            else:
+                wide = [(promote_state(memory, x.dtype), keys, rule) for memory, keys, rule in sources]
+                y = _chunkwise(lambda query, queries: mix(query, queries, wide), chunk, length)((query, segments))
+        y = jnp.where(live, y, 0)
+        if state is None:
+            return y, None
+        slots = after["ids"].shape[1]
+        if reach is None or slots < reach:
+            overflow = (after["count"] > slots)[:, None, None]
+            y = jnp.where(overflow & live, jnp.nan, y)
+        return y, after
+
+    return Mixer(init, init_state, apply, Traits(causal, (), ("attention", reach)))
+
+
+def same_block(queries: Segments, keys: Segments, *, block: int, before: tuple[int, int]):
+    """Causal keys whose block of positions is from before[0] to before[1] blocks ahead of the query's: [B, T, S]."""
+    apart = queries.positions[:, :, None] // block - keys.positions[:, None, :] // block
+    return visible(queries, keys) & (apart >= before[0]) & (apart <= before[1])
+
+
+def fresh_ring(batch_size: int, slots: int, memory_shapes: dict[str, tuple[int, ...]]) -> dict:
+    """A ring of `slots` live tokens a row that holds none yet."""
+    return {
+        "memory": {name: jnp.zeros((batch_size, slots, *shape), jnp.float32) for name, shape in memory_shapes.items()},
+        "ids": jnp.full((batch_size, slots), FRESH, jnp.int32),
+        "positions": jnp.zeros((batch_size, slots), jnp.int32),
+        "count": jnp.zeros((batch_size,), jnp.int32),
+    }
+
+
+def remember(ring: dict, memory: dict, segments: Segments) -> dict:
+    """Write the live tokens of this call into each row's ring, the last `slots` of them."""
+    slots = ring["ids"].shape[1]
+    live = segments.ids > 0
+    rank = jnp.cumsum(live, axis=1, dtype=jnp.int32) - 1
+    num_live = rank[:, -1:] + 1
+    kept = live & (rank >= num_live - slots)
+    place = jnp.where(kept, (ring["count"][:, None] + rank) % slots, slots)
+    put = partial(_put, place=place)
+    return {
+        "memory": _put_memory(ring["memory"], memory, place),
+        "ids": put(ring["ids"], segments.ids),
+        "positions": put(ring["positions"], segments.positions),
+        "count": ring["count"] + num_live[:, 0],
+    }
+
+
+def _update(state, memory, segments, sinks):
+    """The ring, and the first tokens of each row's last document where it has sinks."""
+    after = remember(state, memory, segments)
+    if sinks:
+        first = state["sinks"]
+        last = last_live_id(segments.ids, jnp.full(segments.ids.shape[:1], FRESH, jnp.int32))
+        kept = (segments.ids > 0) & (segments.ids == last[:, None]) & (segments.positions < sinks)
+        place = jnp.where(kept, segments.positions, sinks)
+        ids = _put(first["ids"], segments.ids, place)
+        stale = (ids != last[:, None]) & (last[:, None] != FRESH)  # of a document that has ended
+        first = _put_memory(first["memory"], memory, place)
+        after["sinks"] = {
+            "memory": jax.tree.map(
+                lambda leaf: jnp.where(stale.reshape(*stale.shape, *[1] * (leaf.ndim - 2)), 0, leaf), first
+            ),
+            "ids": jnp.where(stale, FRESH, ids),
+        }
+    return after
+
+
+def _put_memory(old, new, place):
+    dtype = jnp.result_type(*jax.tree.leaves(new))
+    return jax.tree.map(partial(_put, place=place), promote_state(old, dtype), promote_state(new, dtype))
+
+
+def _put(slots, new, place):
+    """slots[b, place[b, t]] = new[b, t]; a place beyond the last is none."""
+    rows = jnp.arange(place.shape[0], dtype=jnp.int32)[:, None]
+    return slots.at[rows, place].set(new, mode="drop")
+
+
+def _beyond(queries, keys, *, window):
+    return visible(queries, keys) & ~visible(queries, keys, window=window)
+
+
+def _bands(ring, memory, segments, chunk, num_before):
+    """For each chunk of queries, the tokens of that chunk and of `num_before` chunks before it: [T/C, B, L, ...].
+
+    The ring, oldest token first, stands in front of the call's tokens, which have no padding among them.
+    """
+    front = num_before * chunk
+
+    def stack(new, old=None):
+        if old is None:
+            old = jnp.zeros((new.shape[0], front, *new.shape[2:]), new.dtype)
+        else:
+            oldest = (ring["count"][:, None] + jnp.arange(old.shape[1], dtype=jnp.int32)) % old.shape[1]
+            old = jax.vmap(lambda row, places: row[places])(old, oldest).astype(new.dtype)[:, -front or old.shape[1] :]
+            old = jnp.pad(old, [(0, 0), (front - old.shape[1], 0)] + [(0, 0)] * (old.ndim - 2))
+        blocks = in_chunks(jnp.concatenate([old, new], axis=1), chunk)
+        num_blocks = blocks.shape[0] - num_before
+        return jnp.concatenate([blocks[k : k + num_blocks] for k in range(num_before + 1)], axis=2)
+
+    if ring is None:
+        return jax.tree.map(stack, (memory, segments))
+    return jax.tree.map(stack, (memory, segments), (ring["memory"], Segments(ring["ids"], ring["positions"])))
+
+
+def in_chunks(x, chunk):
+    """x[B, T, ...] as [T/C, B, C, ...], zeros at the end."""
+    missing = -x.shape[1] % chunk
+    x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+
+def _chunkwise(mix, chunk, length):
+    """`mix` over chunks of queries one after another; nothing but its arguments is kept for the backward pass."""
+
+    def run(queries, *bands):
+        blocks = jax.tree.map(lambda leaf: in_chunks(leaf, chunk), queries)
+        body = jax.checkpoint(lambda arguments: mix(*arguments[0], *arguments[1:]), prevent_cse=False)
+        y = jnp.moveaxis(lax.map(body, (blocks, *bands)), 0, 1)
+        return y.reshape(y.shape[0], -1, y.shape[-1])[:, :length]
+
+    return run
+
+
+def _check(causal, window, sinks, block, memory_blocks, chunk):
+    for name, value in (("window", window), ("block", block), ("memory_blocks", memory_blocks), ("chunk", chunk)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if sinks < 0 or (sinks and (window is None or not causal)):
+        raise ValueError(f"sinks={sinks} must be 0, or positive beside a window of causal attention")
+    if block is not None and (window is not None or not causal):
+        raise ValueError(f"block={block} needs causal attention without a window")
