@@ -10,8 +10,11 @@ import pytest
 from hybrid_flax import Segments
 from hybrid_flax.cells.gated import elman
 from hybrid_flax.cells.inputs import conv
+from hybrid_flax.cells.minimal import mingru
 from hybrid_flax.certify import cells, compare, mixers, subjects
+from hybrid_flax.certify.run import certify
 from hybrid_flax.certify.subjects import BATCH, LENGTH, WIDTH, WINDOW, make_cell_subject, make_subject
+from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.attention import attention
 from hybrid_flax.mixers.recurrent import recurrent, run_cell
 from hybrid_flax.ops.segments import previous_ids
@@ -200,6 +203,42 @@ def test_a_state_whose_first_axis_is_not_the_batch():
 def test_broken_parameters(init):
     with pytest.raises(AssertionError):
         mixers.initial_parameters(make_subject("broken", CONV._replace(init=init)))
+
+
+def decayed_twice(width):
+    """minGRU whose parallel form decays the state that is passed in once more."""
+    cell = mingru(width)
+
+    def associative(params, u, reset, hold, state):
+        decay = jax.nn.sigmoid(-u[:, 0, 0].astype(state["h"].dtype))
+        return cell.forms["associative"](params, u, reset, hold, {"h": decay * state["h"]})
+
+    return cell._replace(forms={"associative": associative})
+
+
+REGISTERED = {
+    "state not reset": (TANH, one_document, {"packed", "causal"}),
+    "tail lost": (CONV, lost_tail, {"split"}),
+    "window off by one": (WINDOWED, wider_decode, {"split"}),
+    "position not carried": (ATTENTION, restarted_positions, {"split"}),
+    "decay applied twice": (decayed_twice, None, {"forms"}),
+    "gradient not stopped": (TANH, open_state, {"cut"}),
+}
+
+
+@pytest.mark.parametrize("fault", REGISTERED)
+def test_the_certificate_catches(fault, monkeypatch):
+    """Random cases over a registered name, as anybody's own mixer is certified, and nothing known of the fault."""
+    sound, change, wanted = REGISTERED[fault]
+    monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
+    name = fault.replace(" ", "_")
+    if change is None:
+        registry.register_cell(name, sound)
+    else:
+        registry.register_mixer(name, lambda width: broken(sound, change).mixer)
+    (row,) = certify([name], cases=60, seed=1)
+    failed = {outcome.property for outcome in row if outcome.failure is not None}
+    assert wanted <= failed
 
 
 @pytest.fixture(scope="module")
