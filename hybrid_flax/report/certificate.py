@@ -34,7 +34,7 @@ bf16    bfloat16 in and out, state in float32, within 10 %
 jit     compiled = eager
 finite  finite gradients with rows of padding
 params  initial parameters are named, float32 and finite
-bits    the recurrence alone = any split, bit for bit
+bits    the recurrence alone = any split: states bit for bit, the error of what is read off them
 forms   every form = sequential in float64, values and gradients
 """
 

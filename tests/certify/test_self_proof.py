@@ -254,7 +254,7 @@ def broken_cell():
 
     def by_length(params, u, reset, hold, state):
         y, state = sequential(params, u, reset, hold, state)
-        return y * (1.0 + 1e-6 / u.shape[1]), state
+        return y, jax.tree.map(lambda h: h * (1.0 + 1e-6 / u.shape[1]), state)
 
     forms = {
         "no_reset": lambda params, u, reset, hold, state: sequential(params, u, reset & False, hold, state),
