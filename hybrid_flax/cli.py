@@ -12,13 +12,14 @@ from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
 
-_USAGE = """python launch.py [train|eval|generate|plan|certify] --config=experiments/x.py[:arg] [--config.a.b=value ...]
+_USAGE = """python launch.py [VERB] --config=experiments/x.py[:arg] [--config.a.b=value ...]
 
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
+preview   what a model will see: examples as text and tokens, lengths, labels of a config
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -119,6 +120,16 @@ def _plan(options, overrides) -> int:
     return 0
 
 
+def _preview(options, overrides) -> int:
+    _set_up_jax(options)
+    from hybrid_flax.report.preview import print_preview
+    from hybrid_flax.train.experiment import make_experiment
+
+    config = _config(options, overrides)
+    print_preview(make_experiment(config), config)
+    return 0
+
+
 def _certify(options, overrides) -> int:
     if overrides:
         raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
@@ -132,7 +143,14 @@ def _certify(options, overrides) -> int:
     return 0 if certify_mixers(names, cases, options.seed or 0, options.workdir or "runs/certificate") else 1
 
 
-_VERBS = {"train": _train, "eval": _eval, "generate": _generate, "plan": _plan, "certify": _certify}
+_VERBS = {
+    "train": _train,
+    "eval": _eval,
+    "generate": _generate,
+    "plan": _plan,
+    "preview": _preview,
+    "certify": _certify,
+}
 
 
 def _parse(argv):

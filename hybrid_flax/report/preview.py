@@ -1,0 +1,91 @@
+"""What a model will see: examples as text and as tokens, lengths, label counts, before anything trains."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hybrid_flax.config import ConfigError
+from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.train.experiment import Experiment
+
+__all__ = ["print_preview"]
+
+_EXAMPLES, _WIDTH = 3, 110  # rows shown, characters of a line
+
+
+def print_preview(experiment: Experiment, config: Any) -> None:
+    """Print the splits of an experiment's data, and the first rows of its first training batch.
+
+    Raises ConfigError in one line for data that cannot be read.
+    """
+    source = experiment.source
+    length = config.eval.length or config.data.length
+    tokenizer = source.tokenizer
+    print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")
+    for name, split in source.splits.items():
+        try:
+            batches = split.batches(config.eval.batch_size, length, False)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        missed, total = split.unknown
+        unknown = f", {100 * missed / total:.2f} % of them unknown" if missed else ""
+        print(f"\n{name}: {_rows(batches)}{unknown}")
+        for line in _label_lines(batches, source.labels):
+            print(f"  {line}")
+    batch = experiment.batches.batch(0)
+    print(f"\nthe first rows of the first of {experiment.batches.steps_per_epoch} training batches an epoch")
+    for row in range(min(_EXAMPLES, len(batch["row"]))):
+        print()
+        for line in _example(batch, row, tokenizer, source.labels):
+            print(f"  {line[:_WIDTH]}{' ...' if len(line) > _WIDTH else ''}")
+
+
+def _rows(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
+    lengths = np.concatenate([np.sum(batch["segment_ids"] > 0, axis=1) for batch in batches])
+    lengths = lengths[lengths > 0]
+    full = int(np.sum(lengths == batches[0]["tokens"].shape[1]))
+    low, middle, high = np.percentile(lengths, (0, 50, 100)).astype(int)
+    return (
+        f"{len(lengths):,} rows of {low} to {high} tokens (median {middle}, {full:,} as long as a row can be), "
+        f"{lengths.sum():,} tokens"
+    )
+
+
+def _label_lines(batches, names):
+    if "labels" not in batches[0]:
+        return []
+    labels = [batch["labels"][batch["weights"] > 0] for batch in batches]
+    if not names:
+        values = np.concatenate(labels)
+        low, high, mean, deviation = values.min(), values.max(), values.mean(), values.std()
+        return [f"labels from {low:.3g} to {high:.3g}, mean {mean:.3g}, standard deviation {deviation:.3g}"]
+    if labels[0].ndim == 2:
+        counts = np.concatenate(labels).sum(axis=0).astype(int)
+    else:
+        counts = np.bincount(np.concatenate(labels), minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    shown = ", ".join(f"{names[place]} {counts[place]:,}" for place in order[:12])
+    return [shown + (f" and {len(names) - 12} more labels" if len(names) > 12 else "")]
+
+
+def _example(batch, row, tokenizer: Tokenizer, names):
+    live = batch["segment_ids"][row] > 0
+    ids = batch["tokens"][row][live]
+    pieces = [tokenizer.decode([i]) for i in ids]
+    yield f"text    {tokenizer.decode(ids)!r}"
+    yield f"tokens  {' '.join(repr(piece)[1:-1] or '?' for piece in pieces)}"
+    if "labels" not in batch:
+        targets, scored = batch["targets"][row][live], batch["weights"][row][live] > 0
+        yield f"targets {' '.join(repr(tokenizer.decode([t]))[1:-1] if s else '-' for t, s in zip(targets, scored))}"
+        return
+    label = batch["labels"][row]
+    if label.ndim and label.dtype == np.int32:  # tags
+        label = " ".join(
+            names[tag] if scored else "-" for tag, scored in zip(label[live], batch["weights"][row][live] > 0)
+        )
+    elif label.ndim:
+        label = ", ".join(name for name, given in zip(names, label) if given) or "(none)"
+    else:
+        label = names[label] if names else f"{label:.4g}"
+    yield f"label   {label}"
