@@ -17,13 +17,10 @@ DECODE = (1,) * subjects.LENGTH
 CELLS = [name for name in mixer_options() if make_cell(name, subjects.WIDTH) is not None]
 # Options that make another recurrence of a registered cell.
 VARIANTS = {
-    "lstm-peephole": (gated.lstm, {"peephole": True}),
-    "lstm-layer-norm": (gated.lstm, {"layer_norm": True}),
-    "lstm-both": (gated.lstm, {"peephole": True, "layer_norm": True}),
+    "lstm-peephole-norm": (gated.lstm, {"peephole": True, "layer_norm": True}),
     "gru-original": (gated.gru, {"reset_after": False}),
     "slstm-exp": (gated.slstm, {"forget_gate": "exp"}),
     "sru-affine": (minimal.sru, {"peephole": False}),
-    "sru-mapped": (minimal.sru, {"state_width": 8}),
 }
 
 
