@@ -134,7 +134,7 @@ def _state_heads(params, states, dtype):
 def _write_states(params, states, tokens, mask, gate):
     """C_{n+1} from C_n and the tokens of the block, mask[B, 1, S]."""
     dtype = tokens["key"].dtype
-    token_query, query, key, value = _state_heads(params, states, dtype)
+    query, token_query, key, value = _state_heads(params, states, dtype)
     batch, num_states, num_heads, head_width = query.shape
     scale = head_width**-0.5
     all_states = jnp.ones((batch, num_states, num_states), bool)

@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from mixers.loops import attention_loop, check_gradients, check_values, sha_loop, tanhdot_loop
 
 from hybrid_flax.certify.compare import check_close, check_same
 from hybrid_flax.certify.subjects import cut, noise, normal, segments_of
-from hybrid_flax.mixers.attention import attention, tanhdot
+from hybrid_flax.mixers.attention import attention, sha, tanhdot
 
 LENGTH, WIDTH = 9, 16
 ROWS = ["....n....", "pp.p...p.", "........."]
@@ -18,54 +19,6 @@ def prepare(mixer, seed=0):
     return params, normal(rng, len(ROWS), LENGTH, WIDTH)
 
 
-def softmax_average(scores, values):
-    weights = np.exp(np.asarray(scores) - max(scores))
-    return sum(w * v for w, v in zip(weights, values)) / weights.sum()
-
-
-def readable(segments, b, t, causal, window):
-    """Places that token t of row b may read, from the words: own document, not later, nearer than the window."""
-    ids, positions = segments
-    for s in range(LENGTH):
-        apart = int(positions[b, t]) - int(positions[b, s])
-        if ids[b, s] == ids[b, t] and not (causal and apart < 0) and (window is None or abs(apart) < window):
-            yield s
-
-
-def rotate(x, position, base):
-    """Su et al. 2021: the pair (i, i + K/2) is a complex number, turned by position * base^(-2i/K)."""
-    half = len(x) // 2
-    angle = position * base ** (-2.0 * np.arange(half) / len(x))
-    turned = (x[:half] + 1j * x[half:]) * np.exp(1j * angle)
-    return np.concatenate([turned.real, turned.imag])
-
-
-def normalise(x, scale):
-    return x / np.sqrt(np.mean(x**2) + 1e-6) * scale
-
-
-def attention_loop(params, x, segments, num_heads, groups, *, causal, window, position, qk_norm, base):
-    kernel = params["input"]["kernel"]
-    y = np.zeros(x.shape)
-    for b, t in np.argwhere(segments.ids > 0):
-        heads = []
-        for head in range(num_heads):
-            group = head // (num_heads // groups)
-            w_q, w_k, w_v = (kernel[:, h] for h in (head, num_heads + group, num_heads + groups + group))
-
-            def turn(vector, place, name, b=b):
-                if qk_norm:
-                    vector = normalise(vector, params[name]["scale"])
-                return rotate(vector, segments.positions[b, place], base) if position == "rope" else vector
-
-            query = turn(x[b, t] @ w_q, t, "query_norm")
-            places = list(readable(segments, b, t, causal, window))
-            scores = [query @ turn(x[b, s] @ w_k, s, "key_norm") / np.sqrt(kernel.shape[-1]) for s in places]
-            heads.append(softmax_average(scores, [x[b, s] @ w_v for s in places]))
-        y[b, t] = np.concatenate(heads) @ params["output"]["kernel"]
-    return y
-
-
 CASES = {
     "multi_head": {},
     "grouped": {"num_kv_heads": 2},
@@ -74,49 +27,83 @@ CASES = {
     "window": {"window": 3},
     "no_position": {"position": "none"},
     "rope_base": {"rope_base": 50.0},
+    "rope_fraction": {"rope_fraction": 0.5, "rope_base": 50.0},
     "qk_norm": {"qk_norm": True},
     "not_causal": {"causal": False},
     "not_causal_window": {"causal": False, "window": 2},
     "einsum": {"implementation": "einsum", "num_kv_heads": 2},
+    "sinks": {"window": 3, "sinks": 2},
+    "one_sink": {"window": 1, "sinks": 1},
+    "alibi": {"position": "alibi", "num_kv_heads": 2},
+    "alibi_not_causal": {"position": "alibi", "causal": False},
+    "soft_cap": {"soft_cap": 0.8},
+    "relative": {"position": "relative", "rope_base": 50.0, "num_kv_heads": 2},
+    "everything": {"position": "alibi", "soft_cap": 0.8, "qk_norm": True, "window": 4, "sinks": 1, "chunk": 2},
+    "chunk": {"chunk": 4, "num_kv_heads": 2},
+    "chunk_of_a_window": {"chunk": 2, "window": 4},
+    "chunk_longer_than_the_window": {"chunk": 4, "window": 2},
+    "chunk_of_one": {"chunk": 1, "window": 1},
+    "chunk_with_sinks": {"chunk": 2, "window": 3, "sinks": 2},
+    "chunk_not_causal": {"chunk": 4, "window": 2, "causal": False},
+    "xl": {"block": 3, "position": "relative"},
+    "xl_rope": {"block": 3, "qk_norm": True},
+    "xl_two_blocks": {"block": 2, "memory_blocks": 2, "position": "relative", "soft_cap": 0.8},
+    "xl_chunk": {"block": 3, "chunk": 2, "position": "relative"},
 }
+
+
+def case_of(name):
+    options = {"num_heads": 4} | CASES[name]
+
+    def loop(params, x, segments, frozen=None):
+        return attention_loop(params, x, segments, options, frozen)
+
+    mixer = attention(WIDTH, **options)
+    return mixer, loop, *prepare(mixer), segments_of(ROWS)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_attention_equals_its_paper(case):
-    options = {"num_heads": 4} | CASES[case]
-    mixer = attention(WIDTH, **options)
-    params, x = prepare(mixer)
-    segments = segments_of(ROWS)
-    y, _ = jax.jit(mixer.apply)(params, x, segments, None)
-    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    wanted = attention_loop(
-        wide,
-        x.astype(np.float64),
-        segments,
-        options["num_heads"],
-        options.get("num_kv_heads", options["num_heads"]),
-        causal=options.get("causal", True),
-        window=options.get("window"),
-        position=options.get("position", "rope"),
-        qk_norm=options.get("qk_norm", False),
-        base=options.get("rope_base", 10_000.0),
-    )
-    check_close(y, wanted)
+    mixer, loop, params, x, segments = case_of(case)
+    check_values(mixer, loop, params, x, segments)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_finite_differences(case):
+    """What XL reads from earlier blocks is constant in the loop."""
+    mixer, loop, params, x, segments = case_of(case)
+    check_gradients(mixer, loop, params, x, segments, frozen="block" in CASES[case])
+
+
+def test_memory_with_a_gradient_is_noticed():
+    """The loop of XL, with earlier blocks that are not constant, has another gradient."""
+    mixer, loop, params, x, segments = case_of("xl_rope")
+    with pytest.raises(AssertionError):
+        check_gradients(mixer, loop, params, x, segments)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_tanhdot_equals_its_formula(causal):
     mixer = tanhdot(WIDTH, causal=causal)
+
+    def loop(params, x, segments):
+        return tanhdot_loop(params, x, segments, {"causal": causal})
+
     params, x = prepare(mixer)
-    segments = segments_of(ROWS)
-    y, _ = jax.jit(mixer.apply)(params, x, segments, None)
-    kernel, wide = params["kernel"].astype(np.float64), x.astype(np.float64)
-    wanted = np.zeros(x.shape)
-    for b, t in np.argwhere(segments.ids > 0):
-        places = list(readable(segments, b, t, causal, None))
-        query = np.tanh(wide[b, t] @ kernel)
-        wanted[b, t] = softmax_average([query @ wide[b, s] for s in places], [wide[b, s] for s in places])
-    check_close(y, wanted)
+    check_values(mixer, loop, params, x, segments_of(ROWS))
+    check_gradients(mixer, loop, params, x, segments_of(ROWS))
+
+
+@pytest.mark.parametrize("window", [3, 100])
+def test_sha_equals_its_paper(window):
+    mixer = sha(WIDTH, window=window)
+
+    def loop(params, x, segments):
+        return sha_loop(params, x, segments, {"window": window})
+
+    params, x = prepare(mixer)
+    check_values(mixer, loop, params, x, segments_of(ROWS))
+    check_gradients(mixer, loop, params, x, segments_of(ROWS))
 
 
 def test_a_window_as_long_as_the_row_is_full_attention():
@@ -129,6 +116,33 @@ def test_a_window_as_long_as_the_row_is_full_attention():
         check_close(y, wanted, 1e-6)
     shorter, _ = jax.jit(attention(WIDTH, window=LENGTH - 1).apply)(params, x, segments, None)
     assert not np.allclose(shorter, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "plain,special",
+    [
+        ({"window": 3}, {"window": 3, "sinks": 0}),
+        ({}, {"window": 3, "sinks": LENGTH}),
+        ({}, {"rope_fraction": 1.0}),
+        ({}, {"soft_cap": 1e4}),
+        ({}, {"memory_blocks": LENGTH, "block": 1}),
+        ({}, {"chunk": LENGTH}),
+    ],
+    ids=str,
+)
+def test_special_cases(plain, special):
+    """No sinks are a window, enough of them full attention; nothing left to rotate, to cap or to cut is none of it."""
+    mixer = attention(WIDTH, **plain)
+    params, x = prepare(mixer)
+    segments = segments_of(ROWS)
+    wanted, _ = jax.jit(mixer.apply)(params, x, segments, None)
+    y, _ = jax.jit(attention(WIDTH, **special).apply)(params, x, segments, None)
+    check_close(y, wanted, 1e-6)
+    other = {"sinks": {"sinks": 1}, "rope_fraction": {"rope_fraction": 0.5}, "soft_cap": {"soft_cap": 1.0}}
+    for option, value in other.items():
+        if option in special:
+            changed, _ = jax.jit(attention(WIDTH, **(special | value)).apply)(params, x, segments, None)
+            assert not np.allclose(changed, wanted, atol=1e-3)
 
 
 def test_a_window_of_one_reads_itself():
@@ -244,6 +258,19 @@ def test_a_state_needs_causality(causal):
         {"position": "absolute"},
         {"implementation": "fast"},
         {"num_heads": 16},
+        {"sinks": 2},
+        {"sinks": -1, "window": 3},
+        {"sinks": 1, "window": 3, "causal": False},
+        {"block": 0},
+        {"block": 4, "window": 3},
+        {"block": 4, "causal": False},
+        {"memory_blocks": 0, "block": 4},
+        {"chunk": 0},
+        {"rope_fraction": 0.0},
+        {"rope_fraction": 0.1},
+        {"rope_fraction": 1.5},
+        {"soft_cap": 0.0},
+        {"soft_cap": 5.0, "implementation": "cudnn"},
     ],
     ids=str,
 )
