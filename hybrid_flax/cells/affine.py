@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.ops.scan import affine_scan, unroll
+from hybrid_flax.ops.scan import affine_scan, affine_step, unroll
 from hybrid_flax.typing import Cell, Mixer, Params
 
 __all__ = ["make_affine_cell"]
@@ -39,7 +39,7 @@ def make_affine_cell(
 
     def step(params, state, u_t):
         decay, increment = coefficients(params, u_t)
-        h = decay * state["h"] + increment
+        h = affine_step(decay, state["h"], increment)
         return {"h": h}, readout(params, h, u_t)
 
     def whole(parallel, params, u, reset, hold, state):

@@ -13,7 +13,7 @@ from jax import lax
 
 from hybrid_flax.typing import Any, Array, Bool, Inexact, Params, State
 
-__all__ = ["affine_scan", "unroll", "unroll_deferred"]
+__all__ = ["affine_scan", "affine_step", "unroll", "unroll_deferred"]
 
 
 def unroll(
@@ -108,6 +108,18 @@ def _deferred_backward(recur, update, residuals, cotangents):
 _deferred.defvjp(_deferred_forward, _deferred_backward)
 
 
+def affine_step(
+    decay: Inexact[Array, "*N"], h: Inexact[Array, "*N"], increment: Inexact[Array, "*N"]
+) -> Inexact[Array, "*N"]:
+    """decay h + increment. Complex numbers part by part: XLA rounds its own complex product by where it stands."""
+    if not jnp.issubdtype(h.dtype, jnp.complexfloating):
+        return decay * h + increment
+    return lax.complex(
+        decay.real * h.real - decay.imag * h.imag + increment.real,
+        decay.real * h.imag + decay.imag * h.real + increment.imag,
+    )
+
+
 def affine_scan(
     decay: Inexact[Array, "B T *N"],
     increment: Inexact[Array, "B T *N"],
@@ -157,11 +169,11 @@ def _solve_affine(parallel, decay, increment, state, reverse=False):
     """h_t = decay_t h_tm1 + increment_t from the first time to the last, or from the last to the first."""
 
     def step(h, xs):
-        h = xs[0] * h + xs[1]
+        h = affine_step(xs[0], h, xs[1])
         return h, h
 
     def compose(early, late):
-        return early[0] * late[0], late[0] * early[1] + late[1]
+        return early[0] * late[0], affine_step(late[0], early[1], late[1])
 
     if not parallel:
         return _swap(lax.scan(step, state, (_swap(decay), _swap(increment)), reverse=reverse)[1])

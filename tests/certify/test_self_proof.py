@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid_flax import Segments
+from hybrid_flax.cells.diagonal import lru
 from hybrid_flax.cells.gated import elman
 from hybrid_flax.cells.inputs import conv
 from hybrid_flax.cells.minimal import mingru
@@ -26,6 +27,7 @@ ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]
 PADS = [(0, 1, 2), (3, 9, 15), (7, 8, 12)]
 
 TANH = recurrent(elman(WIDTH), WIDTH)
+LRU = recurrent(lru(WIDTH), WIDTH)
 CONV = conv(WIDTH)
 ATTENTION = attention(WIDTH)
 WINDOWED = attention(WIDTH, window=WINDOW)
@@ -101,6 +103,12 @@ def open_state(apply, params, x, segments, state):
     return (y if state is None else y + state["cell"]["h"][:, None]), after
 
 
+def open_imaginary_part(apply, params, x, segments, state):
+    """The same, through one part of a complex state."""
+    y, after = apply(params, x, segments, state)
+    return (y if state is None else y + state["cell"]["h"].imag[:, None]), after
+
+
 def narrow_state(apply, params, x, segments, state):
     """A state in the compute dtype."""
     y, after = apply(params, x, segments, state)
@@ -153,6 +161,7 @@ FAULTS = [
     ("reads nothing", TANH, blind, mixers.reach, (0,)),
     ("rows mixed", TANH, shared_rows, mixers.rows_independent, (DOCUMENTS, (2, 0, 1), 0)),
     ("state not cut", TANH, open_state, mixers.state_is_cut, (0,)),
+    ("complex state not cut", LRU, open_imaginary_part, mixers.state_is_cut, (0,)),
     ("state ignored", TANH, blind, mixers.state_is_cut, (0,)),
     ("state in bfloat16", TANH, narrow_state, mixers.bfloat16, (0,)),
     ("output in float32", TANH, wide_output, mixers.bfloat16, (0,)),

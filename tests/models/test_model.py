@@ -109,7 +109,13 @@ def test_recomputing_changes_nothing(scanned):
     assert_near(again_grads, grads)
 
 
-CARRIED = [("rglru,rglru,swa", 7), ("mingru,swa", 9), ("cascade:lstm+attn", 1), ("context:gru+tanhdot,conv", 2)]
+CARRIED = [
+    ("rglru,rglru,swa", 7),
+    ("mingru,swa", 9),
+    ("lru,s6", 9),
+    ("cascade:lstm+attn", 1),
+    ("context:gru+tanhdot,conv", 2),
+]
 
 
 @pytest.mark.parametrize(("pattern", "depth"), CARRIED)

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -33,15 +34,15 @@ def affine_loop(decay, increment, reset, hold, initial, state):
     return np.stack(ys, axis=1)
 
 
-@jax.jit
-def affine_pull(arrays, reset, hold, dy):
+@partial(jax.jit, static_argnames="parallel")
+def affine_pull(arrays, reset, hold, dy, parallel):
     decay, increment, initial, state = arrays
 
-    def run(decay, increment, state):
-        h = affine_scan(decay, increment, reset, hold, initial, state)
-        return jnp.vdot(h, dy), h
+    def run(decay, increment, initial, state):
+        h = affine_scan(decay, increment, reset, hold, initial, state, parallel=parallel)
+        return jnp.vdot(dy, h).real, h
 
-    (_, h), gradients = jax.value_and_grad(run, (0, 1, 2), has_aux=True)(decay, increment, state)
+    (_, h), gradients = jax.value_and_grad(run, (0, 1, 2, 3), has_aux=True)(decay, increment, initial, state)
     return h, gradients
 
 
@@ -49,51 +50,65 @@ def affine_pull(arrays, reset, hold, dy):
 def sequential_pull(arrays, reset, hold, dy):
     decay, increment, initial, state = arrays
 
-    def run(decay, increment, state):
+    def run(decay, increment, initial, state):
         def step(h, u_t):
             h = u_t[0] * h + u_t[1]
             return h, h
 
         h, last = unroll(step, initial, state, (decay, increment), reset, hold)
-        return jnp.vdot(jnp.where(hold[..., None], 0, h), dy), (h, last)
+        return jnp.vdot(dy, jnp.where(hold[..., None], 0, h)).real, (h, last)
 
-    (_, (h, _)), gradients = jax.value_and_grad(run, (0, 1, 2), has_aux=True)(decay, increment, state)
+    (_, (h, _)), gradients = jax.value_and_grad(run, (0, 1, 2, 3), has_aux=True)(decay, increment, initial, state)
     return h, gradients
 
 
-def affine_inputs(seed):
+def affine_inputs(seed, turning=False):
+    """Decays, increments, the initial and the given state; `turning`: complex ones."""
     rng = np.random.default_rng(seed)
     decay = rng.uniform(0.0, 1.0, (BATCH, LENGTH, WIDTH)).astype(np.float32)
     decay[rng.uniform(size=decay.shape) < 0.1] = 0.0
-    return (decay, *(normal(rng, *shape) for shape in (decay.shape, (BATCH, WIDTH), (BATCH, WIDTH)))), rng
+    arrays = [decay, *(normal(rng, *shape) for shape in (decay.shape, (BATCH, WIDTH), (BATCH, WIDTH)))]
+    if turning:
+        arrays[0] = arrays[0] * np.exp(1j * normal(rng, *decay.shape))
+        arrays[1:] = [array + 1j * normal(rng, *array.shape) for array in arrays[1:]]
+        arrays = [array.astype(np.complex64) for array in arrays]
+    return tuple(arrays), rng
 
 
+FORMS = pytest.mark.parametrize(("parallel", "turning"), [(True, False), (False, False), (True, True), (False, True)])
+
+
+@FORMS
 @example(NONE, NONE, 0)
 @example(SOME, SOME[::-1], 0)
 @given(MASKS, MASKS, SEEDS)
-def test_affine_scan_equals_a_loop(reset, hold, seed):
+def test_affine_scan_equals_a_loop(parallel, turning, reset, hold, seed):
     """With an initial state that is not zero, and a mask that resets a held step."""
-    arrays, rng = affine_inputs(seed)
-    dy = normal(rng, BATCH, LENGTH, WIDTH)
-    h, _ = affine_pull(arrays, grid(reset), grid(hold) & ~grid(reset), dy)
-    wide = [np.asarray(leaf, np.float64) for leaf in arrays]
+    arrays, _ = affine_inputs(seed, turning)
+    h, _ = affine_pull(arrays, grid(reset), grid(hold) & ~grid(reset), arrays[1], parallel)
+    wide = jax.tree.map(widen, arrays)
     wanted = affine_loop(wide[0], wide[1], grid(reset), grid(hold) & ~grid(reset), wide[2], wide[3])
     check_close(h, wanted)
 
 
+@FORMS
 @example(NONE, NONE, 0)
 @example(SOME, SOME[::-1], 0)
 @given(MASKS, MASKS, SEEDS)
-def test_affine_scan_has_the_gradients_of_the_sequential_one(reset, hold, seed):
+def test_affine_scan_has_the_gradients_of_the_sequential_one(parallel, turning, reset, hold, seed):
     """To 1e-5 of float64; a cotangent at a held step is left out, whose output is not defined for `unroll`."""
-    arrays, rng = affine_inputs(seed)
+    arrays, _ = affine_inputs(seed, turning)
     hold = grid(hold) & ~grid(reset)
-    dy = np.where(hold[..., None], 0, normal(rng, BATCH, LENGTH, WIDTH))
-    _, gradients = affine_pull(arrays, grid(reset), hold, dy)
+    dy = np.where(hold[..., None], 0, affine_inputs(seed + 1, turning)[0][1])
+    _, gradients = affine_pull(arrays, grid(reset), hold, dy, parallel)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), (arrays, dy))
+        wide = jax.tree.map(widen, (arrays, dy))
         _, wanted = jax.device_get(sequential_pull(wide[0], grid(reset), hold, wide[1]))
     check_close(gradients, wanted)
+
+
+def widen(array):
+    return array.astype(np.promote_types(array.dtype, np.float64))
 
 
 def test_complex_decays_turn():

@@ -23,7 +23,12 @@ from hybrid_flax.train.loop import Interrupted, train
 
 MODES = {
     "windows": {"train__dropout": 0.2, "optim__ema_decay": 0.9},
-    "stream": {"train__dropout": 0.2, "optim__name": "muon", "eval__every": 30},
+    "stream": {
+        "train__dropout": 0.2,
+        "optim__name": "muon",
+        "eval__every": 30,
+        "model__pattern": "cascade:lru+swa",  # whose carry is complex
+    },
     "packed": {"train__dropout": 0.2, "optim__accumulate": 2, "data__document": "paragraph", "optim__ema_decay": 0.9},
 }
 
