@@ -27,7 +27,7 @@ def decay_rule(
     *,
     chunk: int = 64,
 ) -> tuple[Float[Array, "B T H N"], Float[Array, "B H K N"]]:
-    """S_t = diag(exp(log_a_t)) S_tm1 + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks (Yang et al. 2024, section 4; Dao & Gu 2024).
+    """S_t = diag(exp(log_a_t)) S_tm1 + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks (Yang et al. 2024, section 4).
 
     log_a: at most 0, one per head (A = 1) or one per key feature (A = K), in the dtype of the state.
     reset: S = 0 in front of the token. hold: the token leaves S alone and reads 0; it overrides a reset.
