@@ -11,7 +11,6 @@ from hybrid_flax.cells.inputs import both, chain, conv, linear, shift
 from hybrid_flax.cells.linear_attention import log_uniform_step
 from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, unit
 from hybrid_flax.ops.initializers import fan_in_normal
-from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.typing import Cell, Mixer, Traits, state_dtype
 
 __all__ = ["deltanet", "gdn", "rwkv7"]
@@ -98,8 +97,9 @@ def rwkv7(
     w = exp(-e^(-1/2) σ(tanh(x^d A_d) B_d + b_d)), a = σ(x^a A_a B_a + b_a), g = σ(x^g A_g) B_g;
     κ = k ⊙ ξ / |k ⊙ ξ|, k̃ = k ⊙ (1 + α (a - 1));
     S_t = diag(w) S_tm1 - (a ⊙ κ) (κᵀ S_tm1) + k̃ vᵀ;  y_t = g ⊙ (LayerNorm(S_tᵀ r) + (r·(ρ ⊙ k̃)) v).
+    LayerNorm, over each head, is the output norm of `recurrent`, and what comes behind it is `Cell.finish`.
     The values of the first layer are not mixed into those of the others: a cell knows nothing of depth.
-    rank: the width between A_i and B_i. Parameters of the cell: removal (ξ), replacement (α), bonus (ρ) and norm.
+    rank: the width between A_i and B_i. Parameters of the cell: removal (ξ), replacement (α), bonus (ρ).
     """
     heads, width_k, _ = head_sizes(width, num_heads, None, head_width)
     inner = heads * width_k
@@ -110,7 +110,6 @@ def rwkv7(
             "removal": {"scale": jnp.full((heads, width_k), 0.85)},
             "replacement": {"scale": jnp.ones((heads, width_k))},
             "bonus": {"scale": jnp.full((heads, width_k), 0.1)},
-            "norm": {"scale": jnp.ones((heads, width_k)), "bias": jnp.zeros((heads, width_k))},
         }
 
     def split(u):
@@ -127,13 +126,14 @@ def rwkv7(
         removed = unit(k * params["removal"]["scale"])
         return Terms(r, replaced(params, k, a), v, _LOG_DECAY_FLOOR * jax.nn.sigmoid(d), -a * removed, removed)
 
-    def read(params, u, y):
+    def finish(params, u, y):
         r, k, v, _, a, g = split(u)
         weight = jnp.sum(r * params["bonus"]["scale"] * replaced(params, k, jax.nn.sigmoid(a)), axis=-1, keepdims=True)
-        return g * (layer_norm(y, params["norm"]["scale"], params["norm"]["bias"], 1e-5 * width_k) + weight * v)
+        return (g * (y.reshape(v.shape) + weight * v)).reshape(y.shape)
 
     features = chain(shift(width, 6), _six_maps(width, inner, rank))
-    return make_matrix_cell(features, terms, (heads, width_k, width_k), chunk=chunk, init=init, read=read)
+    cell = make_matrix_cell(features, terms, (heads, width_k, width_k), chunk=chunk, init=init)
+    return cell._replace(finish=finish)
 
 
 def _six_maps(width, out, rank):

@@ -16,7 +16,7 @@ __all__ = ["Terms", "head_sizes", "make_matrix_cell", "matrix_chunks", "matrix_s
 class Terms(NamedTuple):
     """One token, or [B,T] of them, of S_t = diag(exp(log_a)) S_tm1 + p (rᵀ S_tm1) + k vᵀ, y_t = S_tᵀ q.
 
-    q, k, p, r [..., H, K], v [..., H, N], log_a [..., H, K] or [..., H, 1], at most 0; p and r are None for no such term.
+    q, k, p, r [..., H, K], v [..., H, N], log_a [..., H, K] or [..., H, 1], at most 0; p and r may be None.
     """
 
     q: Array

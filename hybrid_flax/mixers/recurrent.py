@@ -76,6 +76,8 @@ def recurrent(
         y = jnp.where(live[..., None], y, 0)
         if output_norm:
             y = jnp.where(live[..., None], _normalise(y, params["norm"], cell.heads), 0)
+        if cell.finish:
+            y = jnp.where(live[..., None], cell.finish(params["cell"], u, y), 0)
         y = y.astype(x.dtype)
         if output_gate:
             y = y * GATES[output_gate](project(x, params["gate"]["kernel"]))

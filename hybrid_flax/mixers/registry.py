@@ -269,7 +269,7 @@ register_cell("ssd", linear_attention.ssd, output_norm="rms", output_gate="silu"
 register_cell("mlstm", linear_attention.mlstm, output_norm="layer", output_gate="sigmoid")
 register_cell("deltanet", delta.deltanet, output_norm="rms")
 register_cell("gdn", delta.gdn, output_norm="rms", output_gate="silu")
-register_cell("rwkv7", delta.rwkv7)
+register_cell("rwkv7", delta.rwkv7, output_norm="layer")
 register_mixer("conv", conv)
 register_mixer("attn", attention.attention)
 register_mixer("swa", attention.attention, window=64)

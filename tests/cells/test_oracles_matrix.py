@@ -168,7 +168,7 @@ def mlstm_loop(params, x, state):
         return {"c": c * np.exp(-m), "n": n * np.exp(-m), "m": m}, q @ c / max(abs(n @ q), 1.0)
 
     ys, state = per_head(step, state, list(zip(maps, gates)))
-    return gated(normed(ys, params, "layer"), params, x, sigmoid), state
+    return gated(ys, params, x, sigmoid), state
 
 
 def unit(x):
@@ -233,16 +233,15 @@ def rwkv7_loop(params, x, state):
         removal = unit(k * cell["removal"]["scale"][h])
         replacement = k * (1 + cell["replacement"]["scale"][h] * (a - 1))
         s = (np.diag(w) - np.outer(a * removal, removal)) @ state["s"] + np.outer(replacement, v)
-        o = r @ s
-        o = (o - o.mean()) / np.sqrt(o.var() + 1e-5 * VALUES)
-        o = o * cell["norm"]["scale"][h] + cell["norm"]["bias"][h]
+        scale, bias = (params["norm"][name].reshape(HEADS, VALUES)[h] for name in ("scale", "bias"))
+        o = standardise(r @ s) * scale + bias
         return {"s": s}, g * (o + (r @ (cell["bonus"]["scale"][h] * replacement)) * v)
 
     return per_head(step, state, list(zip(x, before)))
 
 
 LAYER_SILU = {"output_norm": "layer", "output_gate": "silu"}
-LAYER_SIGMOID = {"output_norm": "layer", "output_gate": "sigmoid"}
+SIGMOID = {"output_gate": "sigmoid"}  # a norm would take out what n does
 RMS, RMS_SILU = {"output_norm": "rms"}, {"output_norm": "rms", "output_gate": "silu"}
 SSD = {"num_heads": HEADS, "head_width": VALUES, "state_width": KEYS, "taps": TAPS, "chunk": CHUNK}
 NEGATIVE = {"negative_eigenvalues": True}
@@ -255,12 +254,17 @@ CASES = {
     "hgrn2-bound": (hgrn2, SIZES | {"lower_bound": 0.3}, hgrn2_loop(0.3), RMS),
     "ssd": (ssd, SSD, ssd_loop(1), RMS_SILU),
     "ssd-groups": (ssd, SSD | {"groups": 2}, ssd_loop(2), RMS_SILU),
-    "mlstm": (mlstm, SIZES | {"forget_bias": 1.0}, mlstm_loop, LAYER_SIGMOID),
+    "mlstm": (mlstm, SIZES | {"forget_bias": 1.0}, mlstm_loop, SIGMOID),
     "deltanet": (deltanet, SIZES | {"taps": TAPS}, deltanet_loop(1.0, TAPS), RMS),
     "deltanet-negative": (deltanet, SIZES | NEGATIVE | {"taps": None}, deltanet_loop(2.0, None), RMS),
     "gdn": (gdn, SIZES | {"taps": TAPS}, gdn_loop(1.0), RMS_SILU),
     "gdn-negative": (gdn, SIZES | NEGATIVE | {"taps": TAPS}, gdn_loop(2.0), RMS_SILU),
-    "rwkv7": (rwkv7, {"num_heads": HEADS, "head_width": VALUES, "rank": 2, "chunk": CHUNK}, rwkv7_loop, {}),
+    "rwkv7": (
+        rwkv7,
+        {"num_heads": HEADS, "head_width": VALUES, "rank": 2, "chunk": CHUNK},
+        rwkv7_loop,
+        {"output_norm": "layer"},
+    ),
 }
 
 
