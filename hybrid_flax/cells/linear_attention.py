@@ -190,6 +190,7 @@ def mlstm(
     num_heads: int = 4,
     head_width: int | None = None,
     key_width: int | None = None,
+    input_bias: float = -5.0,
     forget_bias: float = 3.0,
     chunk: int = 64,
 ) -> Cell:
@@ -197,7 +198,8 @@ def mlstm(
 
     i = exp(ĩ_t), f = σ(f̃_t);  C_t = f C_tm1 + i k_t v_tᵀ, n_t = f n_tm1 + i k_t;  y_t = C_tᵀ q_t / max(|n_t·q_t|, 1).
     C and n are kept divided by exp(m_t), m_t = max(log f + m_tm1, ĩ_t). The output gate is an option of `recurrent`.
-    Input order per head: q, k, v (k is divided by sqrt(K)); gates: i, f. forget_bias: the first value of that of f.
+    Input order per head: q, k, v (k is divided by sqrt(K)); gates: i, f. input_bias, forget_bias: first values of
+    theirs. A low input gate keeps |n·q| below 1, where the quotient is well conditioned (Beck et al. 2025, -10).
     """
     check_chunk(chunk)
     heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
@@ -248,7 +250,7 @@ def mlstm(
         return read(y, m), part(s, m[:, -1])
 
     features = linear(width, (heads, 2 * keys + values))
-    gate = linear(width, (2, heads), bias=(0.0, forget_bias))
+    gate = linear(width, (2, heads), bias=(input_bias, forget_bias))
     return Cell(both(features, gate), lambda key: {}, init_state, step, heads * values, {"chunked": chunked}, heads)
 
 
