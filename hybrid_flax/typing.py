@@ -119,6 +119,7 @@ class Cell(NamedTuple):
     forms: other ways to compute the same recurrence over a whole sequence, by name:
         (params, u, reset[B,T], hold[B,T], state) -> (y[B,T,N], state).
     heads: how many equal parts y_t consists of, each normalised on its own.
+    finish: (params, u, y[B,T,N]) -> y[B,T,N], what comes behind that norm, token by token; None for nothing.
     """
 
     input: Mixer
@@ -128,6 +129,7 @@ class Cell(NamedTuple):
     width: int
     forms: Mapping[str, Callable[..., tuple[Any, State]]] = MappingProxyType({})
     heads: int = 1
+    finish: Callable[[Params, Any, Any], Any] | None = None
 
 
 def state_dtype(dtype: Any) -> Any:

@@ -11,10 +11,11 @@ from jax import lax
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
+from hybrid_flax.ops.rope import rope
 from hybrid_flax.ops.segments import FRESH, compaction, permute
 from hybrid_flax.typing import Mixer, Traits, promote_state, state_dtype
 
-__all__ = ["activate", "block_linear", "chain", "conv", "fork", "keep", "linear", "shift", "window_linear"]
+__all__ = ["activate", "block_linear", "chain", "conv", "fork", "keep", "linear", "rotary", "shift", "window_linear"]
 
 
 def linear(
@@ -132,16 +133,6 @@ def chain(first: Mixer, second: Mixer) -> Mixer:
     return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("chain",)))
 
 
-def keep(mixer: Mixer) -> Mixer:
-    """u = (x, mixer(x)): for a cell that reads both a token and a map of it."""
-
-    def apply(params, x, segments, state=None):
-        y, state = mixer.apply(params, x, segments, state)
-        return (x, y), state
-
-    return mixer._replace(apply=apply, traits=Traits(mixer.traits.causal, (("a", mixer),), ("keep",)))
-
-
 def fork(first: Mixer, second: Mixer) -> Mixer:
     """u = (first(x), second(x))."""
 
@@ -155,12 +146,24 @@ def fork(first: Mixer, second: Mixer) -> Mixer:
     causal = first.traits.causal and second.traits.causal
 
     def apply(params, x, segments, state=None):
+        if state is not None and not causal:
+            raise ValueError("a fork into a mixer that reads the future takes no state")
         state_a, state_b = (None, None) if state is None else (state["a"], state["b"])
-        y_a, state_a = first.apply(params["a"], x, segments, state_a)
-        y_b, state_b = second.apply(params["b"], x, segments, state_b)
-        return (y_a, y_b), None if state is None else {"a": state_a, "b": state_b}
+        u_a, state_a = first.apply(params["a"], x, segments, state_a)
+        u_b, state_b = second.apply(params["b"], x, segments, state_b)
+        return (u_a, u_b), None if state is None else {"a": state_a, "b": state_b}
 
     return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("fork",)))
+
+
+def keep(mixer: Mixer) -> Mixer:
+    """u = (x, mixer(x)): for a cell that reads both a token and a map of it."""
+
+    def apply(params, x, segments, state=None):
+        y, state = mixer.apply(params, x, segments, state)
+        return (x, y), state
+
+    return mixer._replace(apply=apply, traits=Traits(mixer.traits.causal, (("a", mixer),), ("keep",)))
 
 
 def activate(function: Callable[[Any], Any]) -> Mixer:
@@ -171,6 +174,23 @@ def activate(function: Callable[[Any], Any]) -> Mixer:
         return function(x), state
 
     return Mixer(lambda key: {}, _no_state, apply, Traits(spec=("activate", function)))
+
+
+def rotary(key_width: int, *, base: float = 10_000.0) -> Mixer:
+    """Turn queries and keys, the first two `key_width` features of x[B,T,H,F], by their position as `ops.rope` does.
+
+    Raises ValueError for an odd `key_width`.
+    """
+    if key_width % 2:
+        raise ValueError(f"rotary needs an even key width, got {key_width}")
+
+    def apply(params, x, segments, state=None):
+        del params
+        q, k, rest = jnp.split(x, (key_width, 2 * key_width), axis=-1)
+        turned = (rope(part, segments.positions, base) for part in (q, k))
+        return jnp.concatenate([*turned, rest], axis=-1), state
+
+    return Mixer(lambda key: {}, _no_state, apply, Traits(spec=("rotary", key_width, base)))
 
 
 def block_linear(width: int, features: tuple[int, int], blocks: int) -> Mixer:

@@ -25,7 +25,7 @@ def recurrent(
     output_norm: str | None = None,
     output_gate: str | None = None,
 ) -> Mixer:
-    """Unroll `cell` over the tokens of each document; y_t is mapped back to `width` where it must be.
+    """Unroll `cell` over the tokens of each document; y_t is mapped back to `width`, unless it is one head of it.
 
     form: "sequential", one of cell.forms, or "auto" (see `choose_form`). output_norm: "rms" or "layer", over each
     head of y. output_gate: y ⊙ act(x W_g) with act one of GATES (Dauphin et al. 2017), followed by the output map.
@@ -39,7 +39,7 @@ def recurrent(
         raise ValueError(f"output_gate={output_gate!r} is none of {', '.join(GATES)}")
     if output_norm is not None and output_norm not in NORMS:
         raise ValueError(f"output_norm={output_norm!r} is none of {', '.join(NORMS)}")
-    has_output = output_gate is not None or cell.width != width
+    has_output = output_gate is not None or cell.width != width or cell.heads > 1
 
     def init(key):
         key_input, key_cell, key_gate, key_output = jax.random.split(key, 4)
@@ -76,6 +76,8 @@ def recurrent(
         y = jnp.where(live[..., None], y, 0)
         if output_norm:
             y = jnp.where(live[..., None], _normalise(y, params["norm"], cell.heads), 0)
+        if cell.finish:
+            y = jnp.where(live[..., None], cell.finish(params["cell"], u, y), 0)
         y = y.astype(x.dtype)
         if output_gate:
             y = y * GATES[output_gate](project(x, params["gate"]["kernel"]))

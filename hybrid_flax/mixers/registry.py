@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from hybrid_flax.cells import diagonal, gated, minimal
+from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
@@ -270,6 +270,15 @@ register_cell("hgrn", diagonal.hgrn, output_gate="sigmoid", output_norm="layer")
 register_cell("lru", diagonal.lru, output_gate="gelu")
 register_cell("s5", diagonal.s5, output_gate="gelu")
 register_cell("s6", diagonal.s6, output_gate="silu")
+register_cell("linattn", linear_attention.linattn)
+register_cell("retnet", linear_attention.retnet, output_norm="layer", output_gate="silu")
+register_cell("gla", linear_attention.gla, output_norm="layer", output_gate="silu")
+register_cell("hgrn2", linear_attention.hgrn2, output_norm="rms")
+register_cell("ssd", linear_attention.ssd, output_norm="rms", output_gate="silu")
+register_cell("mlstm", linear_attention.mlstm, output_norm="layer", output_gate="sigmoid")
+register_cell("deltanet", delta.deltanet, output_norm="rms")
+register_cell("gdn", delta.gdn, output_norm="rms", output_gate="silu")
+register_cell("rwkv7", delta.rwkv7, output_norm="layer")
 register_mixer("conv", conv)
 register_mixer("attn", attention.attention)
 register_mixer("swa", attention.attention, window=64)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Any, Array, Bool, Inexact, Params, State
+from hybrid_flax.typing import Any, Array, Bool, Float, Inexact, Params, State
 
-__all__ = ["affine_scan", "affine_step", "unroll", "unroll_deferred"]
+__all__ = ["affine_scan", "affine_step", "maximum_scan", "unroll", "unroll_deferred"]
 
 
 def unroll(
@@ -180,6 +180,28 @@ def _solve_affine(parallel, decay, increment, state, reverse=False):
     first = -1 if reverse else 0
     increment = increment.at[:, first].add(decay[:, first] * state)
     return lax.associative_scan(compose, (decay, increment), reverse=reverse, axis=1)[1]
+
+
+def maximum_scan(
+    decay: Float[Array, "B T *N"],
+    increment: Float[Array, "B T *N"],
+    reset: Bool[Array, "B T"],
+    hold: Bool[Array, "B T"],
+    state: Float[Array, "B *N"],
+) -> Float[Array, "B T *N"]:
+    """All h_t = max(decay_t + h_tm1, increment_t) in O(log T) depth; a reset puts h = 0 in front of its token."""
+    reset, hold = (_expand(mask, decay) for mask in (reset & ~hold, hold))
+    increment = jnp.where(reset, jnp.maximum(decay, increment), increment)
+    increment = jnp.where(hold, 0.5 * jnp.finfo(decay.dtype).min, increment)
+    decay = jnp.where(hold, jnp.zeros_like(decay), decay)
+    given = jnp.where(reset[:, 0], increment[:, 0], jnp.maximum(decay[:, 0] + state, increment[:, 0]))
+    increment = increment.at[:, 0].set(given)
+
+    def compose(early, late):
+        h = jnp.where(late[2], late[1], jnp.maximum(early[1] + late[0], late[1]))
+        return jnp.where(late[2], late[0], early[0] + late[0]), h, early[2] | late[2]
+
+    return lax.associative_scan(compose, (decay, increment, reset), axis=1)[1]
 
 
 def _swap(x):
