@@ -251,7 +251,7 @@ def mlstm(
 
     features = linear(width, (heads, 2 * keys + values))
     gate = linear(width, (2, heads), bias=(input_bias, forget_bias))
-    return Cell(both(features, gate), lambda key: {}, init_state, step, heads * values, {"chunked": chunked}, heads)
+    return Cell(fork(features, gate), lambda key: {}, init_state, step, heads * values, {"chunked": chunked}, heads)
 
 
 def log_uniform_step(key, heads: int):
