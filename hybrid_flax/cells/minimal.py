@@ -1,13 +1,18 @@
-"""Minimal gated cells, affine in their state, so that a whole sequence can be scanned in parallel."""
+"""Minimal cells, without a matrix product inside the recurrence.
+
+Those that are affine in their state scan a whole sequence in parallel.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
 
 from hybrid_flax.cells.affine import make_affine_cell
-from hybrid_flax.cells.inputs import linear
+from hybrid_flax.cells.inputs import keep, linear, window_linear
 from hybrid_flax.typing import Cell, state_dtype
 
-__all__ = ["mingru", "minlstm"]
+__all__ = ["indrnn", "mingru", "minlstm", "qrnn", "sru"]
 
 
 def mingru(width: int, *, state_width: int | None = None) -> Cell:
@@ -42,6 +47,100 @@ def minlstm(width: int, *, state_width: int | None = None) -> Cell:
         return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * _positive(pre[..., 2, :])
 
     return make_affine_cell(linear(width, (3, state_width)), coefficients, (state_width,))
+
+
+def qrnn(width: int, *, state_width: int | None = None, taps: int = 2) -> Cell:
+    """Quasi-recurrent network with fo-pooling (Bradbury et al. 2017, equations 1-4). Input order: z, f, o.
+
+    z, f, o = tanh, σ, σ of W [x_t; x_{t-1}; ...] + b over the last `taps` tokens of the document;
+    c_t = f c_tm1 + (1 - f) z;  y_t = o c_t.
+    """
+    state_width = state_width or width
+
+    def coefficients(params, u):
+        del params
+        pre = u.astype(state_dtype(u.dtype))
+        return jax.nn.sigmoid(pre[..., 1, :]), jax.nn.sigmoid(-pre[..., 1, :]) * jnp.tanh(pre[..., 0, :])
+
+    def readout(params, c, u):
+        del params
+        return jax.nn.sigmoid(u[..., 2, :].astype(c.dtype)) * c
+
+    input = window_linear(width, (3, state_width), taps=taps)
+    return make_affine_cell(input, coefficients, (state_width,), readout=readout)
+
+
+def sru(width: int, *, state_width: int | None = None, peephole: bool = True, highway_bias: float = 0.0) -> Cell:
+    """Simple recurrent unit (Lei et al. 2018, equations 1-4). Input order: x̃, f, r, and x' where it is a map of x.
+
+    x̃ = W x_t + b;  f, r = σ(W x_t + v ⊙ c_tm1 + b);  c_t = f c_tm1 + (1 - f) x̃;  y_t = r c_t + (1 - r) α x'_t.
+    x' is x_t, or W x_t + b where `state_width` is another than the width. peephole: False for no v, which makes the
+    cell affine in c (form "associative"); the parameter scale is v, in the order f, r. highway_bias: b of r at first,
+    which also sets α = sqrt(1 + 2 exp(b)) (section 3.2).
+    """
+    state_width = state_width or width
+    alpha = math.sqrt(1.0 + 2.0 * math.exp(highway_bias))
+    features = 3 if state_width == width else 4
+    input = linear(width, (features, state_width), bias=(0.0, 0.0, highway_bias, 0.0)[:features])
+    input = keep(input) if features == 3 else input
+
+    def split(u):
+        x, pre = u if features == 3 else (u[..., 3, :], u)
+        pre = pre.astype(state_dtype(pre.dtype))
+        return x.astype(pre.dtype), pre[..., 0, :], pre[..., 1, :], pre[..., 2, :]
+
+    def coefficients(params, u):
+        del params
+        _, candidate, forget, _ = split(u)
+        return jax.nn.sigmoid(forget), jax.nn.sigmoid(-forget) * candidate
+
+    def readout(params, c, u):
+        del params
+        x, _, _, highway = split(u)
+        return _between(highway, c, alpha * x)
+
+    if not peephole:
+        return make_affine_cell(input, coefficients, (state_width,), readout=readout)
+
+    def init(key):
+        del key
+        return {"scale": jnp.zeros((2, state_width))}
+
+    def init_state(batch_size):
+        return {"c": jnp.zeros((batch_size, state_width), jnp.float32)}
+
+    def step(params, state, u_t):
+        x, candidate, forget, highway = split(u_t)
+        v_f, v_r = params["scale"]
+        c = _between(forget + v_f * state["c"], state["c"], candidate)
+        return {"c": c}, _between(highway + v_r * state["c"], c, alpha * x)
+
+    return Cell(input, init, init_state, step, state_width)
+
+
+def indrnn(width: int, *, state_width: int | None = None) -> Cell:
+    """Independently recurrent network (Li et al. 2018, equation 2): h_t = relu(W x_t + b + v ⊙ h_tm1), y_t = h_t.
+
+    The parameter scale is v, uniform in [0, 1] at first: no feature grows, and all lengths of memory are there.
+    """
+    state_width = state_width or width
+
+    def init(key):
+        return {"scale": jax.random.uniform(key, (state_width,))}
+
+    def init_state(batch_size):
+        return {"h": jnp.zeros((batch_size, state_width), jnp.float32)}
+
+    def step(params, state, u_t):
+        h = jax.nn.relu(u_t.astype(state["h"].dtype) + params["scale"] * state["h"])
+        return {"h": h}, h
+
+    return Cell(linear(width, (state_width,)), init, init_state, step, state_width)
+
+
+def _between(gate, if_open, if_shut):
+    """σ(gate) a + (1 - σ(gate)) b."""
+    return jax.nn.sigmoid(gate) * if_open + jax.nn.sigmoid(-gate) * if_shut
 
 
 def _positive(x):

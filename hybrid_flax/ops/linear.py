@@ -5,7 +5,7 @@ from jax import lax
 
 from hybrid_flax.typing import Any, Array, Inexact, state_dtype
 
-__all__ = ["contract", "project"]
+__all__ = ["contract", "contract_blocks", "project"]
 
 
 def project(x: Inexact[Array, "*B D"], kernel: Inexact[Array, "D *N"]) -> Inexact[Array, "..."]:
@@ -21,3 +21,17 @@ def contract(x: Inexact[Array, "*B D"], kernel: Inexact[Array, "D *N"], dtype: A
         (((x.ndim - 1,), (0,)), ((), ())),
         preferred_element_type=jnp.dtype(state_dtype(dtype)),
     )
+
+
+def contract_blocks(
+    x: Inexact[Array, "*B D"], kernel: Inexact[Array, "M blocks gates N"], dtype: Any
+) -> Inexact[Array, "..."]:
+    """Each of `blocks` equal parts of x makes its own part of every gate: [*B, gates, blocks N]; else as `contract`."""
+    rows, blocks, gates, columns = kernel.shape
+    y = jnp.einsum(
+        "...ki,ikgo->...gko",
+        x.astype(dtype).reshape(*x.shape[:-1], blocks, rows),
+        kernel.astype(dtype),
+        preferred_element_type=jnp.dtype(state_dtype(dtype)),
+    )
+    return y.reshape(*x.shape[:-1], gates, blocks * columns)

@@ -16,7 +16,10 @@ def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "*H D"], epsilon: floa
 
 
 def layer_norm(
-    x: Float[Array, "*B D"], scale: Float[Array, "*H D"], bias: Float[Array, "*H D"], epsilon: float = 1e-6
+    x: Float[Array, "*B D"],
+    scale: Float[Array, "*H D"],
+    bias: Float[Array, "*H D"] | float = 0.0,
+    epsilon: float = 1e-6,
 ) -> Float[Array, "*B D"]:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias (Ba et al. 2016, equation 4)."""
     wide = x.astype(state_dtype(x.dtype))

@@ -5,14 +5,23 @@ import numpy as np
 import pytest
 
 from hybrid_flax import make_mixer, registered_mixers
+from hybrid_flax.cells import gated, minimal
 from hybrid_flax.certify import compare, subjects
 from hybrid_flax.certify.run import PROPERTIES, certify, prove
+from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.registry import make_cell, mixer_options, registered_instances
 from hybrid_flax.typing import Segments
 
 ROWS = ("..n..p..p.n....p", "pp.........n....", "n....p.....ppp..")
 DECODE = (1,) * subjects.LENGTH
 CELLS = [name for name in mixer_options() if make_cell(name, subjects.WIDTH) is not None]
+# Options that make another recurrence of a registered cell.
+VARIANTS = {
+    "lstm-peephole-norm": (gated.lstm, {"peephole": True, "layer_norm": True}),
+    "gru-original": (gated.gru, {"reset_after": False}),
+    "slstm-exp": (gated.slstm, {"forget_gate": "exp"}),
+    "sru-affine": (minimal.sru, {"peephole": False}),
+}
 
 
 @pytest.mark.parametrize("name", registered_instances())
@@ -28,6 +37,15 @@ def test_registered(name):
         "refuse",
     }
     assert make_mixer(name, subjects.WIDTH, **subjects.narrowed(name)) is subjects.registered(name).mixer
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant(name, monkeypatch):
+    monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
+    build, options = VARIANTS[name]
+    registry.register_cell(name, build, **options)
+    (outcomes,) = certify([name], cases=25)
+    assert [(outcome.property, outcome.failure) for outcome in outcomes if outcome.failure is not None] == []
 
 
 @pytest.mark.parametrize(
