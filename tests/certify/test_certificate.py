@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hybrid_flax import make_mixer, registered_mixers
-from hybrid_flax.cells import gated, minimal
+from hybrid_flax.cells import diagonal, gated, minimal
 from hybrid_flax.certify import compare, subjects
 from hybrid_flax.certify.run import PROPERTIES, certify, prove
 from hybrid_flax.mixers import registry
@@ -21,6 +21,7 @@ VARIANTS = {
     "gru-original": (gated.gru, {"reset_after": False}),
     "slstm-exp": (gated.slstm, {"forget_gate": "exp"}),
     "sru-affine": (minimal.sru, {"peephole": False}),
+    "hgrn-real-bounded": (diagonal.hgrn, {"use_phase": False, "lower_bound": 0.5}),
 }
 
 
