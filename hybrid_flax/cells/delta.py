@@ -26,7 +26,7 @@ def deltanet(
     key_width: int | None = None,
     taps: int | None = 4,
     negative_eigenvalues: bool = False,
-    chunk: int = 64,
+    chunk: int = 32,
 ) -> Cell:
     """DeltaNet (Schlag et al. 2021; Yang et al. 2024b, sections 2.2 and 3.3).
 
@@ -55,7 +55,7 @@ def gdn(
     key_width: int | None = None,
     taps: int | None = 4,
     negative_eigenvalues: bool = False,
-    chunk: int = 64,
+    chunk: int = 32,
 ) -> Cell:
     """Gated DeltaNet (Yang et al. 2025, equation 10 and section 3.4): the delta rule with the decay of Mamba-2.
 
@@ -89,7 +89,7 @@ def rwkv7(
     num_heads: int = 4,
     head_width: int | None = None,
     rank: int = 16,
-    chunk: int = 64,
+    chunk: int = 32,
 ) -> Cell:
     """RWKV-7's time mixing (Peng et al. 2025, section 4.1), K = N = head_width.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hybrid_flax.certify.compare import check_close, check_same, check_zero
 from hybrid_flax.certify.subjects import normal
-from hybrid_flax.ops.scan import affine_scan, unroll, unroll_deferred
+from hybrid_flax.ops.scan import affine_scan, maximum_scan, unroll, unroll_deferred
 
 BATCH, LENGTH, WIDTH = 2, 11, 3
 MASKS = st.lists(st.booleans(), min_size=BATCH * LENGTH, max_size=BATCH * LENGTH)
@@ -109,6 +109,22 @@ def test_affine_scan_has_the_gradients_of_the_sequential_one(parallel, turning, 
 
 def widen(array):
     return array.astype(np.promote_types(array.dtype, np.float64))
+
+
+@example(NONE, NONE, 0)
+@example(SOME, SOME[::-1], 0)
+@given(MASKS, MASKS, SEEDS)
+def test_maximum_scan_equals_a_loop(reset, hold, seed):
+    """A hold overrides a reset; a held increment may be anything."""
+    (decay, increment, _, state), _ = affine_inputs(seed)
+    reset, hold, decay = grid(reset), grid(hold), np.log(decay + 1e-30)
+    increment[hold] *= 1e8
+    h, wanted = state, []
+    for t in range(LENGTH):
+        before = np.where(reset[:, t, None], 0.0, h)
+        h = np.where(hold[:, t, None], h, np.maximum(decay[:, t] + before, increment[:, t]))
+        wanted.append(h)
+    check_close(jax.jit(maximum_scan)(decay, increment, reset, hold, state), np.stack(wanted, axis=1))
 
 
 def test_complex_decays_turn():
