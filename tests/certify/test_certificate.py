@@ -71,6 +71,10 @@ def test_long_sequences_have_finite_gradients(name):
     rng = np.random.default_rng(0)
     x, dy = subjects.normal(rng, 2, 1, length, width)
     segments = jax.tree.map(np.asarray, Segments.single(1, length))
-    y, *gradients = subject.pull(subject.base, x, segments, None, dy)
+    # A branch that starts shut (a scale of zero) is opened, or its parameters would have no gradient yet.
+    params = jax.tree.map_with_path(
+        lambda path, leaf: leaf + 0.1 if path[-1].key == "scale" and not np.any(leaf) else leaf, subject.base
+    )
+    y, *gradients = subject.pull(params, x, segments, None, dy)
     compare.check_finite((y, gradients))
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells.oracle import sigmoid
+from mixers import loops
 
 from hybrid_flax import Segments, make_mixer
 from hybrid_flax.certify.compare import check_close, check_same
@@ -29,8 +31,12 @@ def program_of(name):
     return jax.jit(make_mixer(name, WIDTH).apply)
 
 
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
+def rms_normalise(x, scale):
+    return np.apply_along_axis(loops.rms_normalise, -1, x, scale)
+
+
+def layer_normalise(x, scale, bias):
+    return np.apply_along_axis(loops.layer_normalise, -1, x, scale, bias)
 
 
 def by_hand(name, params, x, run_a, run_b):
@@ -43,12 +49,20 @@ def by_hand(name, params, x, run_a, run_b):
     if name == "gate":
         g = sigmoid(x @ params["gate"]["kernel"] + params["gate"]["bias"])
         return g * run_a(x) + (1.0 - g) * run_b(x)
+    if name == "parallel":
+        branches = zip((run_a(x), run_b(x)), (params["a_norm"]["scale"], params["b_norm"]["scale"]))
+        return sum(rms_normalise(h, scale) for h, scale in branches) / 2.0
+    if name == "feed":
+        return run_b(layer_normalise(x + params["residual"]["scale"] * run_a(x), **params["norm"]))
+    if name == "sharnn":
+        h = run_a(x)
+        return layer_normalise(h, **params["b"]["state_norm"]) + run_b(h)
     if name == "concat":
         return np.concatenate([run_a(x), run_b(x)], axis=-1) @ params["output"]["kernel"]
     return run_b(run_a(x))
 
 
-@pytest.mark.parametrize("name", ["cascade", "add", "gate", "concat", "context"])
+@pytest.mark.parametrize("name", ["cascade", "add", "gate", "concat", "context", "parallel", "feed"])
 def test_fusion_equals_its_formula(name):
     """With state and without; the state of a fusion is that of its parts."""
     mixer = make_mixer(f"{name}:{PARTS}", WIDTH)
@@ -73,6 +87,66 @@ def test_fusion_equals_its_formula(name):
             assert after is None
         else:
             check_close(after, parts_after)
+
+
+@pytest.mark.parametrize("name", ["cascade", "add", "gate", "concat", "context", "parallel", "feed", "sharnn", "bi"])
+def test_gradients_equal_finite_differences(name):
+    """Of the whole fusion in numpy, with a tanh network and the tanh query for parts, values as well."""
+    a, b = make_mixer("tanh", WIDTH), make_mixer("tanhdot", WIDTH)
+    mixer = fusion.sharnn(a, WIDTH, window=3) if name == "sharnn" else make_mixer("bi:tanh", WIDTH)
+    if name not in ("sharnn", "bi"):
+        mixer = getattr(fusion, name)(a, b, WIDTH)
+    params, x = prepare(mixer)
+    segments = segments_of(ROWS)
+
+    def loop(params, x, segments):
+        def run_a(x):
+            return loops.elman_loop(params["a"], x, segments)
+
+        def run_b(x):
+            if name == "sharnn":
+                return loops.sha_loop(params["b"], x, segments, {"window": 3})
+            if name == "bi":
+                back = Segments(segments.ids[:, ::-1], segments.positions)
+                return loops.elman_loop(params["b"], x[:, ::-1], back)[:, ::-1]
+            return loops.tanhdot_loop(params["b"], x, segments)
+
+        y = by_hand("concat" if name == "bi" else name, params, x, run_a, run_b)
+        return np.where((segments.ids > 0)[..., None], y, 0.0)
+
+    loops.check_values(mixer, loop, params, x, segments)
+    loops.check_gradients(mixer, loop, params, x, segments)
+
+
+@pytest.mark.parametrize("shut,open", ["ab", "ba"])
+def test_a_parallel_branch_of_scale_zero_leaves_the_other_alone(shut, open):
+    mixer = make_mixer("parallel:mingru+swa", WIDTH, window=5)
+    params, x = prepare(mixer)
+    params[f"{shut}_norm"]["scale"] = np.zeros_like(params[f"{shut}_norm"]["scale"])
+    segments = segments_of(ROWS)
+    y, _ = jax.jit(mixer.apply)(params, x, segments, None)
+    alone, _ = jax.jit(dict(mixer.traits.parts)[open].apply)(params[open], x, segments, None)
+    check_close(2.0 * y, rms_normalise(np.asarray(alone, np.float64), params[f"{open}_norm"]["scale"]), 1e-6)
+
+
+def test_a_feed_of_scale_zero_is_the_recurrence_of_a_norm():
+    """SRU++ starts from the recurrence alone."""
+    mixer = make_mixer("feed:swa+mingru", WIDTH, window=5)
+    params = jax.jit(mixer.init)(jax.random.key(0))
+    assert not np.any(params["residual"]["scale"])
+    _, x = prepare(mixer)
+    segments = segments_of(ROWS)
+    y, _ = jax.jit(mixer.apply)(params, x, segments, None)
+    normal_x = layer_normalise(x.astype(np.float64), 1.0, 0.0).astype(np.float32)
+    alone, _ = program_of("mingru")(params["b"], normal_x, segments, None)
+    check_close(y, alone)
+
+
+def test_a_recurrence_over_its_own_states_forgets_beyond_its_window():
+    mixer = fusion.sharnn(make_mixer("gru", WIDTH), WIDTH, window=5)
+    subject = make_subject("sharnn", mixer, noise(mixer.init, np.random.default_rng(0)))
+    assert subject.fresh["b"]["ids"].shape == (BATCH, 5)
+    any_split(subject, ROWS, (8, 1, 3, 3, 1), 0)
 
 
 def test_bi_equals_two_directions_turned_by_hand():

@@ -113,7 +113,7 @@ def test_patterns_repeat_to_the_depth():
         (lambda: make_mixer("cascade:lstm+swa", WIDTH, **{"swa.windw": 3}), "window"),
         (lambda: make_mixer("cascade:lstm+swa", WIDTH, **{"attn.window": 3}), "swa"),
         (lambda: make_mixer("lstm", WIDTH, **{"lstm.forget": 3.0}), "forget_bias"),
-        (lambda: make_mixer("xyz", WIDTH), "lstm"),
+        (lambda: make_mixer("zzzz", WIDTH), "lstm"),
         (lambda: make_mixer("lstm", WIDTH, form="parallel"), "deferred"),
         (lambda: make_mixer("lstm", WIDTH, output_gate="mish"), "gelu"),
         (lambda: make_mixer("attn", WIDTH, num_heads=3), "3"),

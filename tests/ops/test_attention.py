@@ -1,5 +1,7 @@
 """The ways to attend agree, and a query that sees nothing gets zero."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from hybrid_flax.certify.compare import check_close, check_finite, check_zero
 from hybrid_flax.certify.subjects import normal, segments_of
-from hybrid_flax.ops.attention import attend, visible
+from hybrid_flax.ops.attention import alibi_bias, attend, visible
 
 attend_jit = jax.jit(attend, static_argnames=("scale", "implementation"))
 
@@ -58,6 +60,7 @@ def test_values_may_have_a_width_of_their_own():
         ({}, ["x.....", "xx....", "......", "...x..", "...xx.", "...xxx"]),
         ({"window": 2}, ["x.....", "xx....", "......", "...x..", "...xx.", "....xx"]),
         ({"causal": False}, ["xx....", "xx....", "......", "...xxx", "...xxx", "...xxx"]),
+        ({"window": 1, "sinks": 1}, ["x.....", "xx....", "......", "...x..", "...xx.", "...x.x"]),
         ({"causal": False, "window": 2}, ["xx....", "xx....", "......", "...xx.", "...xxx", "....xx"]),
     ],
     ids=str,
@@ -67,3 +70,21 @@ def test_what_is_visible(options, wanted):
     segments = segments_of(["..pn.."])
     mask = np.asarray(jax.jit(lambda a, b: visible(a, b, **options))(segments, segments))[0]
     assert ["".join("x" if seen else "." for seen in row) for row in mask] == wanted
+
+
+def test_slopes_of_alibi():
+    """Press et al. 2022, section 3: for 8 heads 1/2, 1/4, ..., 1/256."""
+    segments = segments_of(["......"])
+    bias = np.asarray(jax.jit(lambda s: alibi_bias(s, s, 8, jnp.float32))(segments))
+    check_close(bias[0, :, 5, 2], -3.0 / 2.0 ** np.arange(1, 9), 1e-6)
+    assert not np.any(np.diagonal(bias[0], axis1=1, axis2=2))
+
+
+def test_a_soft_cap_bounds_the_scores():
+    """Of two keys, one cannot outweigh the other by more than e^(2 c)."""
+    query, key = np.full((1, 1, 1, 4), 100.0, np.float32), np.zeros((1, 2, 1, 4), np.float32)
+    key[0, 0], key[0, 1] = 100.0, -100.0
+    value = np.array([1.0, 0.0], np.float32).reshape(1, 2, 1, 1)
+    mask = np.ones((1, 1, 2), bool)
+    weight = jax.jit(functools.partial(attend, scale=1.0, soft_cap=2.0))(query, key, value, mask)
+    check_close(np.asarray(weight).ravel(), np.array([1.0 / (1.0 + np.exp(-4.0))]))

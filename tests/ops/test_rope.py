@@ -1,5 +1,7 @@
 """Rotary positions: a rotation whose scores depend on the distance alone."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -58,3 +60,12 @@ def test_dtype_stays_and_angles_are_wide():
 def test_an_odd_width_is_refused():
     with pytest.raises(ValueError, match="even head width, got 3"):
         rotate(np.zeros((1, 1, 1, 3), np.float32), np.zeros((1, 1), np.int32))
+
+
+def test_partial_rotation_leaves_the_other_features_alone():
+    """The first ones are rotated as if they were the whole head."""
+    x = normal(np.random.default_rng(0), 1, 3, 2, 6)
+    positions = np.array([[0, 1, 5]], np.int32)
+    y = np.asarray(jax.jit(functools.partial(rope, rotated=4))(x, positions))
+    check_same(y[..., 4:], x[..., 4:])
+    check_same(y[..., :4], rotate(x[..., :4], positions))
