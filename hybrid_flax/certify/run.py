@@ -8,8 +8,17 @@ import numpy as np
 
 from hybrid_flax.certify import cells, mixers
 from hybrid_flax.certify.compare import Violation
-from hybrid_flax.certify.subjects import BATCH, CHUNKS, DOCUMENTS, LENGTH, registered, registered_cell
-from hybrid_flax.mixers.registry import make_cell, parse_layer, registered_instances
+from hybrid_flax.certify.subjects import (
+    BATCH,
+    CHUNKS,
+    DOCUMENTS,
+    LENGTH,
+    WIDTH,
+    narrowed,
+    registered,
+    registered_cell,
+)
+from hybrid_flax.mixers.registry import make_cell, make_mixer, parse_layer, registered_instances
 
 __all__ = ["PROPERTIES", "Failure", "Outcome", "Property", "certify", "prove"]
 
@@ -106,8 +115,9 @@ def _certify_mixer(name, share, rng):
 
 
 def _kinds(name):
-    kinds = {"all", "causal" if registered(name).mixer.traits.causal else "anticausal"}
-    is_cell = ":" not in name and make_cell(name, 8) is not None
+    causal = make_mixer(name, WIDTH, **narrowed(name)).traits.causal
+    kinds = {"all", "causal" if causal else "anticausal"}
+    is_cell = ":" not in name and make_cell(name, WIDTH) is not None
     return kinds | {"cell"} if is_cell else kinds
 
 

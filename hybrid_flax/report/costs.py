@@ -61,8 +61,8 @@ def write_costs(names: Sequence[str], width: int, length: int, workdir: str | os
         raise ConfigError(f"--width={width} and --length={length} must be at least 1")
     lines = [
         f"Width {width}, one sequence of {length} tokens. FLOPs are per token: of the forward pass, of forward and "
-        "backward, of decoding the next one at its dearest. State is what a sequence carries whatever its length, cache what grows "
-        "with it (to the window, where there is one), in KiB.",
+        "backward, of decoding the next one at its dearest. State is what a sequence carries whatever its length, "
+        "cache what grows with it (to the window, where there is one), in KiB.",
         "",
         "| mixer | parameters | forward | training | decoding | state | cache |",
         "|---|--:|--:|--:|--:|--:|--:|",
