@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
 
@@ -23,3 +24,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_dropped():
+    """A compiled program holds some tens of memory maps, of which a process may have 65,530: thousands are too many."""
+    yield
+    jax.clear_caches()

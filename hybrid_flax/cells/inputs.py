@@ -112,48 +112,38 @@ def shift(width: int, num: int) -> Mixer:
 
 def chain(first: Mixer, second: Mixer) -> Mixer:
     """y = second(first(x))."""
-
-    def init(key):
-        key_first, key_second = jax.random.split(key)
-        return {"a": first.init(key_first), "b": second.init(key_second)}
-
-    def init_state(batch_size, capacity):
-        return {"a": first.init_state(batch_size, capacity), "b": second.init_state(batch_size, capacity)}
-
-    causal = first.traits.causal and second.traits.causal
-
-    def apply(params, x, segments, state=None):
-        if state is not None and not causal:
-            raise ValueError("a chain with a mixer that reads the future takes no state")
-        state_a, state_b = (None, None) if state is None else (state["a"], state["b"])
-        h, state_a = first.apply(params["a"], x, segments, state_a)
-        y, state_b = second.apply(params["b"], h, segments, state_b)
-        return y, None if state is None else {"a": state_a, "b": state_b}
-
-    return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("chain",)))
+    return _pair("chain", first, second, lambda x, run_first, run_second: run_second(run_first(x)))
 
 
 def fork(first: Mixer, second: Mixer) -> Mixer:
     """u = (first(x), second(x))."""
+    return _pair("fork", first, second, lambda x, run_first, run_second: (run_first(x), run_second(x)))
+
+
+def _pair(name, first, second, combine):
+    """A mixer of two, each run once by `combine(x, run_first, run_second)`; run_* hide params and states."""
+    parts = {"a": first, "b": second}
+    causal = first.traits.causal and second.traits.causal
 
     def init(key):
-        key_first, key_second = jax.random.split(key)
-        return {"a": first.init(key_first), "b": second.init(key_second)}
+        return {part: mixer.init(part_key) for (part, mixer), part_key in zip(parts.items(), jax.random.split(key))}
 
     def init_state(batch_size, capacity):
-        return {"a": first.init_state(batch_size, capacity), "b": second.init_state(batch_size, capacity)}
-
-    causal = first.traits.causal and second.traits.causal
+        return {part: mixer.init_state(batch_size, capacity) for part, mixer in parts.items()}
 
     def apply(params, x, segments, state=None):
         if state is not None and not causal:
-            raise ValueError("a fork into a mixer that reads the future takes no state")
-        state_a, state_b = (None, None) if state is None else (state["a"], state["b"])
-        u_a, state_a = first.apply(params["a"], x, segments, state_a)
-        u_b, state_b = second.apply(params["b"], x, segments, state_b)
-        return (u_a, u_b), None if state is None else {"a": state_a, "b": state_b}
+            raise ValueError(f"a {name} of mixers of which one reads the future takes no state")
+        after = {}
 
-    return Mixer(init, init_state, apply, Traits(causal, (("a", first), ("b", second)), ("fork",)))
+        def run(part, x):
+            y, after[part] = parts[part].apply(params[part], x, segments, None if state is None else state[part])
+            return y
+
+        y = combine(x, lambda x: run("a", x), lambda x: run("b", x))
+        return y, None if state is None else after
+
+    return Mixer(init, init_state, apply, Traits(causal, tuple(parts.items()), (name,)))
 
 
 def keep(mixer: Mixer) -> Mixer:

@@ -55,6 +55,7 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
         for row in certify(names, cases, seed):
             outcomes += row
             print(_line(row), flush=True)
+            jax.clear_caches()  # programs hold memory maps, which a process may have but so many of
     except ValueError as error:
         raise ConfigError(str(error)) from error
     failed = [outcome for outcome in outcomes if outcome.failure is not None]

@@ -24,6 +24,12 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _programs_of_a_mixer_are_dropped():
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("name", registered_instances())
 def test_registered(name):
     """Random cases, and decoding token by token, with the programs of one subject."""

@@ -9,10 +9,10 @@ import pytest
 import tiny
 
 from hybrid_flax import cli
+from hybrid_flax.data import sources
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.train import experiment as experiments
 from hybrid_flax.train import loop
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.experiment import make_experiment
@@ -62,7 +62,7 @@ def test_the_step_and_the_last_good_checkpoint(mode, text, tmp_path, monkeypatch
 
 
 def poison(monkeypatch, step):
-    original = experiments.make_batches
+    original = sources.make_batches
 
     def make_batches(*args, **kwargs):
         batches = original(*args, **kwargs)
@@ -73,7 +73,7 @@ def poison(monkeypatch, step):
 
         return batches._replace(batch=batch)
 
-    monkeypatch.setattr(experiments, "make_batches", make_batches)
+    monkeypatch.setattr(sources, "make_batches", make_batches)
 
 
 def test_nothing_moves_from_the_failed_step_on(text):

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from hybrid_flax.data.pipeline import Batches
-from hybrid_flax.train import experiment as experiments
+from hybrid_flax.data import sources
 from hybrid_flax.train import loop
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import make_experiment
@@ -117,7 +116,7 @@ class Crash(Exception):
 
 def at_step(monkeypatch, step, act):
     """Call act() once, when the batch of `step` (counted from 0) is asked for."""
-    original, todo = experiments.make_batches, [act]
+    original, todo = sources.make_batches, [act]
 
     def make_batches(*args, **kwargs):
         batches = original(*args, **kwargs)
@@ -127,9 +126,9 @@ def at_step(monkeypatch, step, act):
                 todo.pop()()
             return batches.batch(index, rows)
 
-        return Batches(batch, batches.steps_per_epoch, batches.tokens_per_step)
+        return batches._replace(batch=batch)
 
-    monkeypatch.setattr(experiments, "make_batches", make_batches)
+    monkeypatch.setattr(sources, "make_batches", make_batches)
 
 
 def crash():
