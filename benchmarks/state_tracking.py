@@ -29,20 +29,15 @@ LAYERS = (
     "lstm",
     "gru",
     "slstm",
+    f"deltanet.{NEGATIVE}",
+    "gdn",
     "mingru",
     "rglru",
     "s6",
     "linattn",
     "gla",
     "mlstm",
-    "ssd",
-    f"deltanet.{NEGATIVE}",
-    "deltanet",
-    f"gdn.{NEGATIVE}",
-    "gdn",
-    "rwkv7",
     "attn",
-    "cascade:lstm+attn",
 )
 LANGUAGES = ("parity", "counting,modulus=3", "counting,modulus=5")
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "state_tracking.py"
