@@ -1,9 +1,9 @@
 """Seconds to compile the train step of 3 and of 12 layers of every mixer: depth should cost next to nothing.
 
-    python benchmarks/compile_seconds.py [--layers=lstm,attn]
+    python benchmarks/compile_seconds.py [--layers=lstm,attn] [--rounds=2]
 
 Four repeats or more of a pattern are one scan, so 12 layers compile one and 3 layers compile three side by side. Each
-figure is the better of two compilations, the two depths in turns, with every cache off.
+figure is the best of the rounds, the two depths in turns, with every cache off.
 """
 
 import argparse
@@ -25,12 +25,13 @@ def main() -> None:
     """Print a Markdown table as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", default="")
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     print("| mixer | 3 layers, s | 12 layers, s | ratio |\n|---|--:|--:|--:|")
     for layer in options.layers.split(",") if options.layers else registered_mixers():
         seconds = {3: [], 12: []}
-        for _ in range(2):
+        for _ in range(options.rounds):
             for depth, times in seconds.items():
                 times.append(compile_seconds(layer, depth))
         short, long = min(seconds[3]), min(seconds[12])
