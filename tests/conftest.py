@@ -13,6 +13,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from hybrid_flax.certify import subjects  # noqa: E402
+
 jax.config.update("jax_enable_compilation_cache", False)
 
 hypothesis.settings.register_profile(
@@ -30,4 +32,4 @@ hypothesis.settings.load_profile("house")
 def _programs_are_dropped():
     """A compiled program holds some tens of memory maps, of which a process may have 65,530: thousands are too many."""
     yield
-    jax.clear_caches()
+    subjects.forget()

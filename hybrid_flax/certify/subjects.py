@@ -29,6 +29,7 @@ __all__ = [
     "Subject",
     "cut",
     "draw",
+    "forget",
     "jitter",
     "make_cell_subject",
     "make_subject",
@@ -127,6 +128,13 @@ def registered_cell(name: str) -> CellSubject:
     """The subject of the cell under a registered name."""
     options = {key.partition(".")[2]: value for key, value in narrowed(name).items()}
     return make_cell_subject(registry.make_cell(name, WIDTH, **options))
+
+
+def forget() -> None:
+    """Drop all subjects and compiled programs: a program holds memory maps, of which a process may have but so many."""
+    registered.cache_clear()
+    registered_cell.cache_clear()
+    jax.clear_caches()
 
 
 def narrowed(name: str, **options: Any) -> dict[str, Any]:

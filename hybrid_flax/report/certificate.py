@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.certify.run import PROPERTIES, Outcome, certify
+from hybrid_flax.certify.subjects import forget
 from hybrid_flax.config import ConfigError
 
 __all__ = ["certify_mixers"]
@@ -30,7 +31,7 @@ cut     gradients stop at a state from outside
 state   shapes and dtypes of the state stay as they are
 refuse  what reads the future takes no state
 once    equal shapes compile once
-bf16    bfloat16 in and out, state in float32, within 10 %
+bf16    bfloat16 in and out, state in float32, nine tenths of outputs within 10 %
 jit     compiled = eager
 finite  finite gradients with rows of padding
 params  initial parameters are named, float32 and finite
@@ -55,7 +56,7 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
         for row in certify(names, cases, seed):
             outcomes += row
             print(_line(row), flush=True)
-            jax.clear_caches()  # programs hold memory maps, which a process may have but so many of
+            forget()
     except ValueError as error:
         raise ConfigError(str(error)) from error
     failed = [outcome for outcome in outcomes if outcome.failure is not None]

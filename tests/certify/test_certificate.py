@@ -27,7 +27,7 @@ VARIANTS = {
 @pytest.fixture(autouse=True)
 def _programs_of_a_mixer_are_dropped():
     yield
-    jax.clear_caches()
+    subjects.forget()
 
 
 @pytest.mark.parametrize("name", registered_instances())
