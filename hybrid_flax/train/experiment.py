@@ -1,6 +1,6 @@
 """What a config stands for: the data, the model and the step of an experiment, checked before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
@@ -40,11 +40,14 @@ class Experiment(NamedTuple):
     carried: bool
 
 
-def make_experiment(config: Any) -> Experiment:
-    """Build all parts of an experiment; raises ConfigError in one line for whatever does not fit."""
+def make_experiment(config: Any, read: Callable[[], Source] | None = None) -> Experiment:
+    """Build all parts of an experiment; raises ConfigError in one line for whatever does not fit.
+
+    read: gives the data of the config where they need not be read again.
+    """
     validate(config)
     try:
-        source = read_source(config)
+        source = read() if read else read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels)
