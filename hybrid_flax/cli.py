@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, experiment_name, load_config
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -20,6 +20,12 @@ generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--to
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
+sweep     train every trial of the sweep() in an experiment file, each a run folder in --workdir (default:
+          runs/sweep-<config>); started again it goes on: [--sweep=name,name] [--search=grid|random|tpe] [--trials=N]
+          [--jobs=N] [--executor=local|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|halving|
+          hyperband] [--storage=postgresql://...] [--seed] [--dry_run]
+diff      two runs: what differs in their configs, and their metrics: RUN RUN
+reproduce the command of a run, from its config and git revision: RUN [--run]
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -49,7 +55,7 @@ def _train(options, overrides) -> int:
     workdir = options.workdir or _default_workdir(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, options.config)
+        run, results = train(config, workdir, experiment_name(options.config))
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
@@ -130,6 +136,47 @@ def _preview(options, overrides) -> int:
     return 0
 
 
+def _sweep(options, overrides) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the trials
+    _set_up_jax(options)
+    from hybrid_flax.sweep.run import read_sweep, run_sweep
+
+    _need_config(options)
+    names = [name for name in (options.sweep or "").split(",") if name]
+    plan = read_sweep(options.config, overrides, names, options.search or "grid", options.trials)
+    workdir = Path(options.workdir or Path("runs") / f"sweep-{_run_name(options.config)}")
+    executor = _executor(options, workdir)
+    if options.dry_run:
+        from hybrid_flax.report.sweep_plan import print_sweep_plan
+        from hybrid_flax.sweep.local import visible_gpus
+
+        print_sweep_plan(plan, workdir, executor.slots, on_cpu=not visible_gpus())
+        return 0
+    given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
+    print(f"sweep folder: {workdir}", flush=True)
+    return run_sweep(plan, workdir, executor, **given)
+
+
+def _diff(options, overrides) -> int:
+    _refuse_config(options, overrides, "diff")
+    from hybrid_flax.report.diff import print_diff
+
+    print_diff(*_need_runs(options, 2))
+    return 0
+
+
+def _reproduce(options, overrides) -> int:
+    _refuse_config(options, overrides, "reproduce")
+    from hybrid_flax.report.reproduce import reproduce_command
+
+    (run,) = _need_runs(options, 1)
+    command = reproduce_command(run, options.workdir)
+    print(command.text)
+    return main(command.arguments) if options.run else 0
+
+
 def _certify(options, overrides) -> int:
     if overrides:
         raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
@@ -149,6 +196,9 @@ _VERBS = {
     "generate": _generate,
     "plan": _plan,
     "preview": _preview,
+    "sweep": _sweep,
+    "diff": _diff,
+    "reproduce": _reproduce,
     "certify": _certify,
 }
 
@@ -177,8 +227,20 @@ def _parse(argv):
         ("top_k", int),
         ("top_p", float),
         ("seed", int),
+        ("sweep", str),
+        ("search", str),
+        ("trials", int),
+        ("jobs", int),
+        ("executor", str),
+        ("slurm", str),
+        ("pruner", str),
+        ("storage", str),
     ):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--run", action="store_true")
+    if verb in ("diff", "reproduce"):
+        parser.add_argument("runs", nargs="*")
     parser.add_argument("--coordinator", help="host:port of process 0, for runs of several processes")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
@@ -198,10 +260,39 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _config(options, overrides):
+    _need_config(options)
+    return apply_overrides(load_config(options.config), overrides)
+
+
+def _need_config(options):
     if not options.config:
         known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
         raise ConfigError(f"no --config given; here are: {known or 'none'}")
-    return apply_overrides(load_config(options.config), overrides)
+
+
+def _need_runs(options, count):
+    if len(options.runs) != count:
+        raise ConfigError(f"{options.verb} takes {count} run folder{'s' * (count > 1)}, {len(options.runs)} given")
+    return options.runs
+
+
+def _executor(options, workdir):
+    """What runs the trials of a sweep."""
+    from hybrid_flax.sweep.local import LocalExecutor, visible_gpus
+    from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
+
+    gpus = visible_gpus()
+    jobs = max(1, len(gpus)) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise ConfigError(f"--jobs={jobs} must be at least 1")
+    name = options.executor or "local"
+    if name == "slurm":
+        return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
+    if name != "local" or options.slurm:
+        raise ConfigError(
+            f"--executor={name!r} is none of local, slurm" if name != "local" else "--slurm goes with --executor=slurm"
+        )
+    return LocalExecutor(jobs, gpus)
 
 
 def _refuse_config(options, overrides, verb):
@@ -226,9 +317,12 @@ def _register_own_mixers(workdir):
 
 
 def _default_workdir(spec, config):
-    name = Path(spec.partition(":")[0]).stem
-    arg = spec.partition(":")[2]
-    return str(Path("runs") / "-".join(filter(None, (name, arg.replace("/", "_"), config_hash(config)))))
+    return str(Path("runs") / f"{_run_name(spec)}-{config_hash(config)}")
+
+
+def _run_name(spec):
+    name, _, arg = spec.partition(":")
+    return "-".join(filter(None, (Path(name).stem, arg.replace("/", "_"))))
 
 
 def _set_up_jax(options):

@@ -1,5 +1,6 @@
 """Trials on this machine: a fresh process each, some at a time."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -102,7 +103,5 @@ def visible_gpus() -> list[str]:
 
 
 def _signal_group(job, number):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(job.process.pid, number)
-    except ProcessLookupError:
-        pass

@@ -32,10 +32,10 @@ class SlurmExecutor:
         self.slots = jobs
         self._submitit, self._cluster = submitit, cluster
         self._logs = Path(workdir).absolute() / "slurm"
-        self._executor = submitit.AutoExecutor(folder=self._logs, cluster=cluster)
-        known = {"timeout_min": 24 * 60, "slurm_max_num_timeout": 1000} | parameters
+        # A trial may be queued again for as long as it takes.
+        self._executor = submitit.AutoExecutor(folder=self._logs, cluster=cluster, slurm_max_num_timeout=1000)
         try:
-            self._executor.update_parameters(**known)
+            self._executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
         except (NameError, TypeError, ValueError, AssertionError) as error:
             raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from error
         self._running: list[Any] = []
@@ -94,9 +94,10 @@ class TrialJob:
     def checkpoint(self) -> Any:
         import submitit
 
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
+        if self._process is not None and self._process.returncode is None:
+            os.kill(self._process.pid, signal.SIGTERM)
+            # Not Popen.wait: this is a signal handler in the middle of one, which has its lock.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(TrialJob(self._folder))
 
 

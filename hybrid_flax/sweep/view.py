@@ -1,0 +1,168 @@
+"""What a person sees of a sweep: a live table, lines where there is no terminal, and the tables at its end."""
+
+import csv
+import datetime
+import io
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hybrid_flax.sweep.search import Record, Ticket
+from hybrid_flax.sweep.trials import describe
+
+__all__ = ["View", "best_of", "varying", "write_tables"]
+
+_ROWS = 12  # finished trials in the live table
+
+
+class View:
+    """The display of a running sweep of `num_trials` trials, `slots` at a time."""
+
+    def __init__(self, num_trials: int, slots: int, console: Console | None = None):
+        self._num_trials, self._slots = num_trials, slots
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._seconds: list[float] = []
+        self._begin = self._drawn = time.monotonic()
+
+    def __enter__(self) -> "View":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+            self._live = None
+
+    def update(self, records: Callable[[], list[Record]], active: Mapping[int, Any]) -> None:
+        """Draw the live table, at most once a second."""
+        if self._live is not None and time.monotonic() - self._drawn > 1.0:
+            self._drawn = time.monotonic()
+            self._live.update(self._render(records(), active), refresh=True)
+
+    def started(self, ticket: Ticket) -> None:
+        """A trial was launched."""
+        if self._live is None:
+            self._print(f"trial {ticket.number} started: {describe(ticket.trial.values)}")
+
+    def ended(self, ticket: Ticket, records: Sequence[Record], seconds: float) -> None:
+        """A trial has ended."""
+        self._seconds.append(seconds)
+        record = next(record for record in records if record.run == ticket.trial.name)
+        if self._live is not None and record.state != "failed":
+            return
+        text = f"trial {record.number} {record.state} at step {record.step}"
+        text += f": {record.reason}" if record.reason else f": loss {_loss(record.loss)}"
+        self._print(f"{text} ({describe(record.values)}); {self._summary(records)}")
+
+    def finish(self, records: Sequence[Record], workdir: Path, stopped_by: int | None) -> None:
+        """The best trial, the table, and where it is."""
+        if self._live is not None:
+            self._live.update(Text(""), refresh=True)
+        self._console.print(_table(_by_loss(records), {}))
+        best = best_of(records)
+        if best is not None:
+            self._print(f"best: trial {best.number}, loss {_loss(best.loss)}: {describe(best.values)}")
+            self._print(f"      {workdir / best.run}")
+        for record in records:
+            if record.state == "failed":
+                self._print(f"failed: trial {record.number} ({describe(record.values)}): {record.reason}")
+        if stopped_by is not None:
+            self._print(f"stopped by {signal.Signals(stopped_by).name}; run the same command to go on")
+        self._print(f"{workdir / 'sweep.md'}, {workdir / 'sweep.csv'}")
+
+    def _render(self, records, active):
+        running = [record for record in records if record.state == "running"]
+        ended = [record for record in _by_loss(records) if record.state in ("done", "pruned", "failed")]
+        return Group(Text(self._summary(records)), _table(running + ended[:_ROWS], active, varying(records)))
+
+    def _summary(self, records):
+        ended = sum(record.state in ("done", "pruned", "failed") for record in records)
+        best = best_of(records)
+        shown = f"best {_loss(best.loss)} of trial {best.number}" if best else "no loss yet"
+        return f"{ended}/{self._num_trials} trials, {shown}, eta {self._eta(ended)}"
+
+    def _eta(self, ended):
+        """At the pace of the trials that this worker has seen through."""
+        left = self._num_trials - ended
+        if not self._seconds or left <= 0:
+            return "-:--" if left > 0 else "0:00:00"
+        seconds = sum(self._seconds) / len(self._seconds) * -(-left // self._slots)
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+    def _print(self, text):
+        self._console.print(Text(text), soft_wrap=True)
+
+
+def best_of(records: Sequence[Record]) -> Record | None:
+    """The finished trial of the lowest loss."""
+    return min((record for record in records if record.state == "done"), key=lambda record: record.loss, default=None)
+
+
+def varying(records: Sequence[Record]) -> list[str]:
+    """The keys that differ among trials."""
+    keys = dict.fromkeys(key for record in records for key in record.values)
+    return [key for key in keys if len({repr(record.values.get(key)) for record in records}) > 1]
+
+
+def write_tables(records: Sequence[Record], workdir: str | os.PathLike) -> None:
+    """sweep.csv and sweep.md: every trial with its values, the best first."""
+    keys = list(dict.fromkeys(key for record in records for key in record.values))
+    header = ["trial", "run", "state", "step", "loss", *keys, "reason"]
+    rows = [
+        [record.number, record.run, record.state, record.step, "" if record.loss is None else record.loss]
+        + [record.values.get(key, "") for key in keys]
+        + [record.reason]
+        for record in _by_loss(records)
+    ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    _write(Path(workdir) / "sweep.csv", text.getvalue())
+    cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in [header, *rows]]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    _write(Path(workdir) / "sweep.md", "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]]) + "\n")
+
+
+def _table(records, active, keys=None):
+    table = Table(box=SIMPLE_HEAD)
+    keys = varying(records) if keys is None else keys
+    for name in ("trial", "state", *(_short(key, keys) for key in keys), "step", "loss"):
+        table.add_column(name, justify="right" if name in ("trial", "step", "loss") else "left", overflow="fold")
+    for record in records:
+        now = active.get(record.number, record)
+        cells = [describe({"": record.values[key]})[1:] if key in record.values else "" for key in keys]
+        table.add_row(str(record.number), record.state, *cells, str(now.step), _loss(now.loss))
+    return table
+
+
+def _short(key, keys):
+    """The last name of a key where no other key has it."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+
+
+def _by_loss(records):
+    """Finished trials by their loss, then the others."""
+    order = ("done", "pruned", "running", "waiting", "failed")
+    return sorted(records, key=lambda r: (order.index(r.state), float("inf") if r.loss is None else r.loss, r.number))
+
+
+def _loss(loss):
+    return "-" if loss is None else f"{loss:.4f}"
+
+
+def _write(path, text):
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
