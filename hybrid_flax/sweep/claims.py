@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hybrid_flax.config import ConfigError
 
 __all__ = ["Claims", "FileClaims", "FileLock", "PostgresClaims", "is_locked"]
 
 
+@runtime_checkable
 class Claims(Protocol):
     """Claims of the workers of one study. What a worker holds is free the moment that it ends or is killed."""
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hybrid_flax.sweep.trials import TrialFolder
 
@@ -20,6 +20,7 @@ class Ended(NamedTuple):
     reason: str = ""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs prepared trial folders. A job is a run of `launch.py train` on one, which goes on from its checkpoint.
 

@@ -108,7 +108,7 @@ def sample(rows: Iterable[Row], count: int, seed: int = 0) -> list[Row]:
 # --- Spaces ---
 
 
-def float_range(low: float, high: float, *, log: bool = False) -> FloatRange:
+def float_range(low: float | int, high: float | int, *, log: bool = False) -> FloatRange:
     """Numbers from low to high, evenly or (log) evenly in their logarithm."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"float_range({low}, {high}): both must be finite")
