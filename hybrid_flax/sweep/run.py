@@ -14,7 +14,7 @@ from rich.console import Console
 from hybrid_flax.config import ConfigError, apply_overrides, flatten, load_experiment
 from hybrid_flax.sweep.executor import Ended, Executor
 from hybrid_flax.sweep.search import SEARCHES, Row, Search, Ticket, make_pruner, open_study
-from hybrid_flax.sweep.space import as_space
+from hybrid_flax.sweep.space import as_space, space_size
 from hybrid_flax.sweep.trials import (
     Checker,
     Trial,
@@ -77,6 +77,9 @@ def read_sweep(
     except ValueError as error:
         raise ConfigError(f"--search={method}: {error}") from error
     check_space(base, space, check, given)
+    size = space_size(space, num_trials)
+    if size < num_trials:
+        raise ConfigError(f"--trials={num_trials}: the search space has only {size}; --search=grid tries them all")
     return Plan(spec, base, method, (), space, num_trials, check)
 
 
@@ -212,7 +215,8 @@ class _Worker:
             if "eval/loss" not in row:
                 continue
             active.loss = row["eval/loss"]
-            if self._search.report(active.ticket, row["step"], row["eval/loss"]) and not active.pruned:
+            hopeless = self._search.report(active.ticket, row["step"], row["eval/loss"])
+            if hopeless and not active.pruned and row["step"] < active.ticket.trial.config.train.steps:
                 active.pruned = True
                 if active.job is not None:
                     self._executor.cancel(active.job)
@@ -227,7 +231,7 @@ class _Worker:
             active.folder.write_outcome("pruned", active.step)
             self._search.prune(active.ticket)
         else:
-            reason = ended.reason or _why(active, ended.code)
+            reason = ended.reason or _why(ended.code, active.folder.output, active.output_from)
             active.folder.write_outcome("failed", active.step, reason)
             self._search.fail(active.ticket, reason)
         self._view.ended(active.ticket, self._search.records(), time.monotonic() - active.since)
@@ -239,10 +243,10 @@ def _identity(plan):
     return {**flatten(plan.base), "search": space or "grid"}
 
 
-def _why(active, code):
+def _why(code, output, output_from):
     """Why a process ended with `code`: its last error in one line, or its signal."""
-    with active.folder.output.open("rb") as file:
-        file.seek(active.output_from)
+    with output.open("rb") as file:
+        file.seek(output_from)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:

@@ -122,11 +122,12 @@ class Search:
     ):
         self._study, self._storage, self._claims = study
         self._id_of_study = self._storage.get_study_id_from_name(self._study.study_name)
-        self._study.pruner = pruner
+        self._study.pruner, self._study.sampler = pruner, optuna.samplers.RandomSampler()
         self._make, self._check = make, check
         self._grid = {trial.name: trial for trial in trials}
         self._space, self._method, self._seed = space, method, seed
         self.num_trials = num_trials if space is not None else len(self._grid)
+        self._handles: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
         with self._claims.exclusive():
             self._enqueue()
@@ -142,12 +143,12 @@ class Search:
 
     def report(self, ticket: Ticket, step: int, loss: float) -> bool:
         """Note a validation loss on the way; whether the trial should be pruned."""
-        trial = optuna.trial.Trial(self._study, self._id(ticket.number))
         if step <= self._reported.get(ticket.number, -1):
             return False
         self._reported[ticket.number] = step
+        trial = self._handles[ticket.number]
         trial.report(loss, step)
-        return trial.should_prune()
+        return bool(trial.should_prune())
 
     def complete(self, ticket: Ticket, loss: float) -> None:
         """The trial is trained to the end."""
@@ -217,6 +218,7 @@ class Search:
             return None
         if now.state == TrialState.WAITING:
             self._storage.set_trial_state_values(identity, TrialState.RUNNING)
+        self._handles[frozen.number] = optuna.Trial(self._study, identity)
         self._reported[frozen.number] = max(now.intermediate_values, default=-1)
         return Ticket(frozen.number, self._grid.get(name) or self._make(now.user_attrs["values"]))
 
@@ -238,7 +240,7 @@ class Search:
                 continue
             drawn.set_user_attr("values", dict(trial.values))
             drawn.set_user_attr("run", trial.name)
-            ticket = Ticket(drawn.number, trial)
+            self._handles[drawn.number], ticket = drawn, Ticket(drawn.number, trial)
             self._claims.take(trial.name)
             try:
                 self._check(trial)

@@ -27,6 +27,7 @@ __all__ = [
     "int_range",
     "product",
     "sample",
+    "space_size",
     "when",
     "zip_",
 ]
@@ -166,6 +167,13 @@ def draw(row: Row, pick: Callable[[str, Any], Any]) -> Row:
 def expand(row: Row) -> Iterator[Row]:
     """All trials of a row: each choice and whole number with each. Raises ValueError for a float_range."""
     return _expand(list(row.items()), {})
+
+
+def space_size(row: Row, limit: int) -> int:
+    """The number of different trials of a row, counted up to `limit`; a float_range has no end of them."""
+    if any(isinstance(getattr(value, "space", value), FloatRange) for value in row.values()):
+        return limit
+    return sum(1 for _ in itertools.islice(expand(row), limit))
 
 
 def as_space(rows: Sequence[Row]) -> Row:

@@ -77,7 +77,7 @@ HOSTILE = [
     ("def sweep():\n    return [('seed', 1)]", "grid", r"row 0 is no"),
     ("def sweep():\n    return {'seed': 1}", "grid", r"row 0 is no"),
     ("def sweep():\n    return [{1: 2}]", "grid", r"row 0 is no"),
-    ("def sweep():\n    yield {'seed': 1}\n    raise RuntimeError('broken\\nin two lines')", "grid", r"broken in two lines"),
+    ("def sweep():\n    yield {'seed': 1}\n    raise RuntimeError('in\\ntwo')", "grid", r"in two"),
     ("def sweep(option):\n    yield {}", "grid", r"missing 1 required positional argument"),
     ("sweep = 3", "grid", r"not callable"),
     ("", "grid", r"no sweep\(\)"),
