@@ -6,7 +6,9 @@ import re
 import pytest
 import tiny
 
-from hybrid_flax.config import base_config, flatten, load_config, validate
+from hybrid_flax.config import base_config, flatten, load_config, load_experiment, validate
+from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.sweep.space import has_spaces
 from hybrid_flax.train.experiment import make_experiment
 
 FILES = sorted((tiny.ROOT / "experiments").glob("*.py"))
@@ -23,3 +25,16 @@ def test_experiment(path, monkeypatch):
         assert len(experiment.model.layers) == config.model.depth
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert re.search(rf"python launch\.py --config=experiments/{path.name}\b", docstring)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_sweeps(path, monkeypatch):
+    """Every sweep of an experiment can be run, at a size that says so quickly."""
+    monkeypatch.chdir(tiny.ROOT)
+    module, _ = load_experiment(str(path.relative_to(tiny.ROOT)))
+    small = ["model.width=16", "data.length=16", "train.steps=60"]
+    for name in (name for name in vars(module) if name == "sweep" or name.startswith("sweep_")):
+        names = [name.removeprefix("sweep_")] if name != "sweep" else []
+        searched = any(map(has_spaces, getattr(module, name)()))
+        plan = read_sweep(str(path), small, names, "random" if searched else "grid", 4 if searched else None)
+        assert plan.num_trials == (4 if searched else 24)
