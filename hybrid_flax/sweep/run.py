@@ -155,8 +155,10 @@ class _Worker:
         """Until all trials have ended, those of other workers too, or until told to stop."""
         while stop.number is None:
             idle = self._fill()
-            if idle and not self._active and self._search.is_over():
-                return
+            if idle and not self._active:
+                if self._search.is_over():
+                    return
+                self._view.waits()
             for active in list(self._active.values()):
                 self._watch(active)
                 ended = self._executor.poll(active.job)

@@ -5,6 +5,7 @@ before it trains it (`claims`), so an unfinished trial without a claim is one wh
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hybrid_flax.config import ConfigError, config_diff
 from hybrid_flax.sweep.claims import Claims, FileClaims, FileLock, PostgresClaims
@@ -28,17 +29,19 @@ Row = Mapping[str, Any]
 
 
 class Ticket(NamedTuple):
-    """A trial of the study that this worker has claimed."""
+    """A trial that this worker has claimed. number: in the grid, or in the study; key: in the study."""
 
     number: int
+    key: int
     trial: Trial
 
 
 class Record(NamedTuple):
     """What the study knows of a trial.
 
-    run: the name of its folder. state: waiting, running, done, pruned or failed. step: the last reported. loss: the
-    final one of a trial that is done, the last reported of others, None before the first. reason: why it failed.
+    number: as its ticket has it. run: the name of its folder. state: waiting, running, done, pruned or failed. step:
+    the last reported. loss: the final one of a trial that is done, the last reported of others, None before the first.
+    reason: why it failed.
     """
 
     number: int
@@ -125,28 +128,29 @@ class Search:
         self._study.pruner, self._study.sampler = pruner, optuna.samplers.RandomSampler()
         self._make, self._check = make, check
         self._grid = {trial.name: trial for trial in trials}
+        self._number = {name: number for number, name in enumerate(self._grid)}
         self._space, self._method, self._seed = space, method, seed
         self.num_trials = num_trials if space is not None else len(self._grid)
         self._handles: dict[int, optuna.Trial] = {}
         self._reported: dict[int, int] = {}
         with self._claims.exclusive():
-            self._enqueue()
+            self._retry()
 
     def next(self) -> Ticket | None:
-        """Claim a trial: one that nobody works on, else (from a space) a new one. None where there is none now."""
+        """Claim a trial: one that was left unfinished, else a new one. None where there is none now."""
         with self._claims.exclusive():
             for frozen in self._unfinished():
                 ticket = self._take(frozen)
                 if ticket is not None:
                     return ticket
-            return None if self._space is None else self._ask()
+            return self._next_of_grid() if self._space is None else self._ask()
 
     def report(self, ticket: Ticket, step: int, loss: float) -> bool:
         """Note a validation loss on the way; whether the trial should be pruned."""
-        if step <= self._reported.get(ticket.number, -1):
+        if step <= self._reported.get(ticket.key, -1):
             return False
-        self._reported[ticket.number] = step
-        trial = self._handles[ticket.number]
+        self._reported[ticket.key] = step
+        trial = self._handles[ticket.key]
         trial.report(loss, step)
         return bool(trial.should_prune())
 
@@ -160,47 +164,57 @@ class Search:
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """The trial cannot be trained."""
-        self._storage.set_trial_user_attr(self._id(ticket.number), "reason", reason)
+        self._storage.set_trial_user_attr(self._id(ticket.key), "reason", reason)
         self._tell(ticket, TrialState.FAIL)
 
     def is_over(self) -> bool:
         """Whether no trial is unfinished, of any worker."""
-        return not self._unfinished()
+        with self._claims.exclusive():
+            return not self._unfinished() and (self._space is not None or self._grid.keys() <= self._known().keys())
 
     def release(self, ticket: Ticket) -> None:
         """Leave the trial to whoever goes on with it."""
         self._claims.release(ticket.trial.name)
 
     def records(self) -> list[Record]:
-        """The trials of this sweep, the last of each run, in the order of a grid or of their numbers."""
-        latest = {}
-        for frozen in self._mine(self._study.get_trials(deepcopy=False)):
-            latest[frozen.user_attrs["run"]] = _record(frozen)
-        if self._space is None:
-            return [latest[name] for name in self._grid if name in latest]
-        return sorted(latest.values(), key=lambda record: record.number)
+        """The trials of this sweep by number; of a grid all, of a space those that were drawn."""
+        known = self._known()
+        if self._space is not None:
+            return [_record(frozen, frozen.number) for frozen in known.values()]
+        return [
+            _record(known[name], number)
+            if name in known
+            else Record(number, name, self._grid[name].values, "waiting", 0, None, "")
+            for name, number in self._number.items()
+        ]
 
     def close(self) -> None:
         """Give all claims back."""
         self._claims.close()
 
-    def _enqueue(self):
-        """Put trials of the grid that are not there, and those that failed, in line (again)."""
-        latest = {frozen.user_attrs["run"]: frozen for frozen in self._mine(self._study.get_trials(deepcopy=False))}
-        for name, trial in self._grid.items():
-            if name not in latest:
-                self._study.add_trial(_waiting({"run": name, "values": dict(trial.values)}))
-        for name, frozen in latest.items():
+    def _retry(self):
+        """Put what failed in line again."""
+        for name, frozen in self._known().items():
             if frozen.state == TrialState.FAIL:
-                again = {"params": frozen.params, "distributions": frozen.distributions}
-                self._study.add_trial(_waiting({"run": name, "values": frozen.user_attrs["values"]}, **again))
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        state=TrialState.WAITING,
+                        user_attrs={"run": name, "values": frozen.user_attrs["values"]},
+                        params=frozen.params,
+                        distributions=frozen.distributions,
+                    )
+                )
+
+    def _known(self):
+        """The last trial of every run of this sweep, by name; those of other grids and repeated draws are none."""
+        return {frozen.user_attrs["run"]: frozen for frozen in self._mine(self._study.get_trials(deepcopy=False))}
 
     def _mine(self, trials):
-        """Those that stand for a run of this sweep: other grids of the study and repeated draws do not."""
         named = (frozen for frozen in trials if "run" in frozen.user_attrs)
         return [frozen for frozen in named if self._space is not None or frozen.user_attrs["run"] in self._grid]
 
     def _unfinished(self):
+        """Trials that have not ended. Only for who is alone in the study: others leave none half written then."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
         for frozen in trials:
             if "run" not in frozen.user_attrs:  # its worker died between two words
@@ -218,14 +232,29 @@ class Search:
             return None
         if now.state == TrialState.WAITING:
             self._storage.set_trial_state_values(identity, TrialState.RUNNING)
-        self._handles[frozen.number] = optuna.Trial(self._study, identity)
-        self._reported[frozen.number] = max(now.intermediate_values, default=-1)
-        return Ticket(frozen.number, self._grid.get(name) or self._make(now.user_attrs["values"]))
+        return self._ticket(
+            optuna.Trial(self._study, identity), self._grid.get(name) or self._make(now.user_attrs["values"])
+        )
+
+    def _next_of_grid(self):
+        known = self._known()
+        for name, trial in self._grid.items():
+            if name not in known and self._claims.take(name):
+                attributes = {"run": name, "values": dict(trial.values)}
+                new = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+                identity = self._storage.create_new_trial(self._id_of_study, new)
+                return self._ticket(optuna.Trial(self._study, identity), trial)
+        return None
+
+    def _ticket(self, handle, trial):
+        reports = self._storage.get_trial(self._id(handle.number)).intermediate_values
+        self._handles[handle.number], self._reported[handle.number] = handle, max(reports, default=-1)
+        return Ticket(self._number.get(trial.name, handle.number), handle.number, trial)
 
     def _ask(self):
         """A trial of the space that was not drawn before, None where there are enough or none is left."""
         for _ in range(_ATTEMPTS):
-            known = {frozen.user_attrs["run"]: frozen for frozen in self._mine(self._study.get_trials(deepcopy=False))}
+            known = self._known()
             if len(known) >= self.num_trials:
                 return None
             number = len(self._study.get_trials(deepcopy=False))
@@ -240,7 +269,7 @@ class Search:
                 continue
             drawn.set_user_attr("values", dict(trial.values))
             drawn.set_user_attr("run", trial.name)
-            self._handles[drawn.number], ticket = drawn, Ticket(drawn.number, trial)
+            ticket = self._ticket(drawn, trial)
             self._claims.take(trial.name)
             try:
                 self._check(trial)
@@ -251,7 +280,7 @@ class Search:
         return None
 
     def _tell(self, ticket, state, loss=None):
-        self._study.tell(ticket.number, loss, state)
+        self._study.tell(ticket.key, loss, state)
         self._claims.release(ticket.trial.name)
 
     def _id(self, number):
@@ -273,13 +302,15 @@ class _JournalLock:
 
 def _open_journal(path):
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _JournalLock(f"{path}.lock")
     if path.exists():
+        lock.acquire()
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):  # a line cut off by the end of the machine
-            with path.open("rb+") as file:
-                file.truncate(whole)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), _JournalLock(f"{path}.lock")))
+            os.truncate(path, whole)
+        lock.release()
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def _create(backend, name, sweep):
@@ -324,10 +355,6 @@ def _suggest(trial, key, space):
     return trial.suggest_categorical(key, space.options)
 
 
-def _waiting(attributes, **params) -> FrozenTrial:
-    return optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes, **params)
-
-
 _STATES = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -337,13 +364,13 @@ _STATES = {
 }
 
 
-def _record(frozen):
+def _record(frozen, number):
     reports = frozen.intermediate_values
     step = max(reports, default=0)
     loss = frozen.value if frozen.state == TrialState.COMPLETE else reports.get(step)
     attributes = frozen.user_attrs
     return Record(
-        frozen.number,
+        number,
         attributes["run"],
         attributes["values"],
         _STATES[frozen.state],

@@ -21,6 +21,7 @@ from hybrid_flax.sweep.trials import describe
 
 __all__ = ["View", "best_of", "varying", "write_tables"]
 
+_PAUSE = 1.0  # seconds between two drawings
 _ROWS = 12  # finished trials in the live table
 
 
@@ -32,6 +33,7 @@ class View:
         self._console = console or Console(highlight=False)
         self._live: Live | None = None
         self._seconds: list[float] = []
+        self._waits = False
         self._begin = self._drawn = time.monotonic()
 
     def __enter__(self) -> "View":
@@ -46,8 +48,8 @@ class View:
             self._live = None
 
     def update(self, records: Callable[[], list[Record]], active: Mapping[int, Any]) -> None:
-        """Draw the live table, at most once a second."""
-        if self._live is not None and time.monotonic() - self._drawn > 1.0:
+        """Draw the live table, not too often."""
+        if self._live is not None and time.monotonic() - self._drawn >= _PAUSE:
             self._drawn = time.monotonic()
             self._live.update(self._render(records(), active), refresh=True)
 
@@ -55,6 +57,12 @@ class View:
         """A trial was launched."""
         if self._live is None:
             self._print(f"trial {ticket.number} started: {describe(ticket.trial.values)}")
+
+    def waits(self) -> None:
+        """There is nothing to do here, but trials of other workers may fall to this one yet."""
+        if not self._waits:
+            self._print("waiting for the trials of other workers")
+        self._waits = True
 
     def ended(self, ticket: Ticket, records: Sequence[Record], seconds: float) -> None:
         """A trial has ended."""

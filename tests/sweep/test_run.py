@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import random
+import re
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from sweep.fake import FakeExecutor, loss_of
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.sweep import run
+from hybrid_flax.sweep import run, view
 from hybrid_flax.sweep.run import read_sweep, run_sweep
 from hybrid_flax.sweep.trials import read_status
 
@@ -199,6 +200,8 @@ def test_draws_that_cannot_run_are_failures(experiment, tmp_path, monkeypatch):
     code, output, executor = go(plan._replace(check=check), tmp_path)
     assert code == 1 and len(executor.steps) == 4 and "does not fit" in output
     assert [row["state"] for row in table(tmp_path)].count("failed") == 1
+    code, _, executor = go(plan, tmp_path)  # now it fits
+    assert code == 0 and len(executor.steps) == 1 and len(table(tmp_path)) == 5
 
 
 def test_a_worker_that_died_after_training(experiment, tmp_path):
@@ -226,3 +229,14 @@ def test_why(printed, code, reason, tmp_path):
     output = tmp_path / "output.log"
     output.write_text("error: old\n" + printed)
     assert run._why(code, output, len("error: old\n")) == reason
+
+
+def test_live_table(experiment, tmp_path, monkeypatch):
+    """In a terminal: what runs, what has ended, the keys that vary, the best so far."""
+    monkeypatch.setattr(view, "_PAUSE", 0.0)
+    plan = read_sweep(experiment, [], num_trials=4)
+    screen = Console(file=io.StringIO(), width=100, force_terminal=True)
+    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen) == 0
+    text = screen.file.getvalue()
+    assert "learning_rate" in text and "seed" in text and "running" in text and "pattern" not in text
+    assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:00:0", text)
