@@ -51,7 +51,7 @@ def test_when_it_stops_and_what_it_reports(stopped, capsys):
     losses = {row["step"]: row["eval/loss"] for row in read_jsonl(folder / "metrics.jsonl") if "eval/loss" in row}
     best = min(losses, key=losses.get)
     last = max(losses)
-    assert 2 < best and last == best + 4 < config.train.steps, "two evaluations without a better one"
+    assert best > 2 and last == best + 4 < config.train.steps, "two evaluations without a better one"
     for step in range(2, last, 2):
         so_far = min((s for s in losses if s <= step), key=losses.get)
         assert step - so_far < 4, "it stopped too late"

@@ -53,7 +53,7 @@ def stream_config(text, **changes):
 
 
 def test_accumulated_parts_are_the_whole(text, whole):
-    """Also with dropout, whose masks go by row or are the same for all parts, and with a carry, whose rows come back in order."""
+    """Also with dropout, whose masks go by row or by step, and with a carry, whose rows come back in order."""
     _, parts = run(stream_config(text, optim__accumulate=4), 3)
     assert_near(parts[3].params, whole[1][3].params, 1e-6)
     assert_near(parts[3].sums, whole[1][3].sums, 1e-6)
