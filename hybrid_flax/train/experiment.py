@@ -79,6 +79,11 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         raise ValueError(
             f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
         )
+    if config.model.characters != "none" and (task in ("lm", "answer") or data.tokenizer != "word"):
+        raise ValueError(
+            f"model.characters={config.model.characters} needs labelled examples and data.tokenizer=word, "
+            f"not task.name={task} and data.tokenizer={data.tokenizer}"
+        )
     if synthetic:
         test_length = config.eval.length or data.length
         return language_source(data.path.removeprefix(SYNTHETIC), length=data.length, test_length=test_length)
@@ -88,11 +93,15 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "tokenizer": tokenizer or data.tokenizer,
         "vocab_size": data.vocab_size,
         "min_count": data.min_count,
+        "lowercase": data.lowercase,
+        "encoding": data.encoding,
+        "text": data.text,
     }
     if task == "lm":
         return text_source(data.path, document=data.document, **given)
-    columns = {"text": data.text, "label": data.label, "split_seed": data.split_seed, "labels": labels}
-    return labelled_source(data.path, _KINDS[task], **columns, **given)
+    parts = {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
+    given["word_length"] = 0 if config.model.characters == "none" else data.word_length
+    return labelled_source(data.path, _KINDS[task], labels=labels, **parts, **given)
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:
