@@ -193,6 +193,10 @@ class WordTokenizer(Tokenizer):
             row[: len(spelling)] = spelling
         return ids
 
+    def unspell(self, ids: Iterable) -> str:
+        """The characters of one row of `spell`; the unknown one is U+FFFD."""
+        return self._alphabet.decode([i - 1 for i in ids if i])
+
     def to_dict(self) -> dict:
         return {"name": self.name, **dataclasses.asdict(self), "pieces": list(self.pieces)}
 

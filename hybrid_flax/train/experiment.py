@@ -47,7 +47,7 @@ def make_experiment(config: Any) -> Experiment:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        model = model_from_config(config, source.tokenizer.vocab_size, source.labels)
+        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels)
         spec = _step_spec(config)
         hparams = _hparams(config)
@@ -118,9 +118,10 @@ def make_task(config: Any, labels: tuple[str, ...]) -> Task:
     return make_classification(labels, multi_label=name == "multilabel")
 
 
-def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> SequenceModel:
+def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
     """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
     fields = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat", "dtype")
+    fields += ("embedding_width", "characters")
     head = {}
     if config.task.name not in ("lm", "answer"):
         head = {"num_outputs": len(labels) or 1}
@@ -128,6 +129,9 @@ def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> 
         head["pooling"] = config.task.pooling
     if config.task.name == "tag":
         head["crf"] = config.task.crf
+    if config.model.characters != "none":
+        head |= {"character_width": config.model.character_width, "word_length": config.data.word_length}
+        head["num_characters"] = num_characters
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
