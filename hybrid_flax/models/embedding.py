@@ -48,10 +48,20 @@ def init_embedding(
     return params | {"kernel": fan_in_normal(key_kernel, (table_width + features, width))}
 
 
-def embed(params: Params, tokens: Int[Array, "B T *W"], spelling: Spelling | None, dtype: str) -> Float[Array, "B T D"]:
-    """Vectors of tokens; with a spelling, tokens [B, T, 1 + W] are the word and its characters (0: none)."""
+def embed(
+    params: Params,
+    tokens: Int[Array, "B T *W"],
+    spelling: Spelling | None,
+    dtype: str,
+    type_factors: Float[Array, "V"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Vectors of tokens; with a spelling, tokens [B, T, 1 + W] are the word and its characters (0: none).
+
+    type_factors: what the row of every word type is multiplied by.
+    """
     words = tokens if spelling is None else tokens[..., 0]
     x = params["embedding"][words].astype(dtype)
+    x = x if type_factors is None else x * type_factors[words][..., None].astype(x.dtype)
     if spelling is not None:
         x = jnp.concatenate([x, _spell(params["spelling"], tokens[..., 1:], spelling, dtype)], axis=-1)
     return contract(x, params["kernel"], dtype).astype(dtype) if "kernel" in params else x

@@ -11,7 +11,7 @@ from hybrid_flax.models.layers import Dropout, init_kernel
 from hybrid_flax.ops.crf import Transitions
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
-from hybrid_flax.typing import Array, Int, Segments, State
+from hybrid_flax.typing import Array, Float, Int, Segments, State
 
 __all__ = ["SequenceModel"]
 
@@ -23,6 +23,7 @@ class SequenceModel(nn.Module):
     POOLINGS for [B, num_outputs]. crf: outputs are (emissions, `Transitions`). dtype: the compute dtype, "float32" or
     "bfloat16"; parameters, states and outputs stay float32. embedding_width: of a token, 0 for the model's; spelling:
     how words are spelt, for tokens [B, T, 1 + W].
+    type_factors: what the embedding of every word type is multiplied by where it is read; tied outputs are not.
     Parameters: embed (`init_embedding`), backbone, head.kernel [D, outputs] (untied), head.bias [outputs],
     pool.kernel [D, 1] (pooling "attention"), crf.start, crf.between, crf.end.
     """
@@ -62,8 +63,9 @@ class SequenceModel(nn.Module):
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
+        type_factors: Float[Array, "V"] | None = None,
     ) -> tuple[Any, State]:
-        x = embed(self.embed, tokens, self.spelling, self.dtype)
+        x = embed(self.embed, tokens, self.spelling, self.dtype, type_factors)
         x = x if dropout is None else dropout(x, 0)
         x, state = self.backbone(x, segments, state, dropout)
         if self.pooling != "none":

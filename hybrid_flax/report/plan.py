@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer, model_is_causal
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
-from hybrid_flax.typing import Segments
+from hybrid_flax.typing import Mixer, Segments
 
 __all__ = ["LayerCost", "ModelPlan", "make_plan", "print_plan"]
 
