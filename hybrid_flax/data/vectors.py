@@ -54,7 +54,7 @@ def _pick(wanted: Sequence[str], found: dict[str, np.ndarray], path: str) -> Wor
     if not places:
         raise ValueError(f"model.vectors={path!r} has a vector for none of the {len(wanted)} words of the vocabulary")
     lowered = sum(words[place] != wanted[place] for place in places)
-    return WordVectors(np.array(places) + 1, np.stack([found[words[place]] for place in places]), lowered)
+    return WordVectors(np.array(places, np.int32) + 1, np.stack([found[words[place]] for place in places]), lowered)
 
 
 def _lines(path, width) -> Iterator[tuple[str, str, list[str]]]:

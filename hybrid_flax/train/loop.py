@@ -217,7 +217,8 @@ def _with_vectors(params, model, tokenizer):
         f"{model.vectors}: vectors of {known:,} of {total:,} words ({100 * known / total:.1f} %), "
         f"{vectors.lowered:,} of them by lower case"
     )
-    return params | {"embed": replace_rows(params["embed"], vectors.ids, vectors.rows)}
+    ids, rows = jax.device_put((vectors.ids, vectors.rows))
+    return params | {"embed": replace_rows(params["embed"], ids, rows)}
 
 
 def _finished(experiment, config, state) -> Run:
