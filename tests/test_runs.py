@@ -127,6 +127,7 @@ def test_a_mixer_that_is_not_registered_is_named(text, tmp_path, capsys):
     assert "unknown mixer 'leaky'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys):
     """It is evaluated as it was trained, goes on without the file of its vectors, and can be planned."""
     from hybrid_flax.report.evaluation import evaluate_run

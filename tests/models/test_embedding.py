@@ -21,7 +21,9 @@ def example(kind, length=5, width=4):
     """Jittered parameters, and tokens [2, 3, 1 + W] of words of 0, 3 and W characters."""
     rng = np.random.default_rng(0)
     spelling = Spelling(kind, 9, length, width)
-    params = jax.device_get(jax.jit(init_embedding, static_argnums=(1, 2, 3, 4))(KEY, VOCABULARY, WIDTH, TABLE, spelling))
+    params = jax.device_get(
+        jax.jit(init_embedding, static_argnums=(1, 2, 3, 4))(KEY, VOCABULARY, WIDTH, TABLE, spelling)
+    )
     params = jax.tree.map(lambda leaf: leaf + np.float32(0.3) * rng.standard_normal(leaf.shape, np.float32), params)
     sizes = np.array([[length, 3, 3], [0, length, 3]])
     characters = rng.integers(1, 9, (2, 3, length)) * (np.arange(length) < sizes[..., None])
@@ -75,7 +77,7 @@ def test_room_for_longer_words_changes_nothing(kind):
     wide = jnp.pad(tokens, ((0, 0), (0, 0), (0, 3)))
     y = spelt_out(params, tokens, spelling, "float32")
     np.testing.assert_allclose(spelt_out(params, wide, spelling._replace(length=8), "float32"), y, atol=1e-6)
-    halved = jax.eval_shape(lambda: embed(params, tokens, spelling, "bfloat16"))
+    halved = jax.eval_shape(lambda p, t: embed(p, t, spelling, "bfloat16"), params, tokens)
     assert halved.dtype == jnp.bfloat16
 
 

@@ -49,7 +49,7 @@ def test_synthetic(capsys):
 
 def test_words_and_their_characters(capsys, tmp_path):
     path = tmp_path / "train.conll"
-    path.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER", "a O\nofficial O\nU.N. B-ORG"] * 6))
+    path.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER"] * 6))
     changes = {"task__name": "tag", "data__mode": "padded", "data__length": 4, "data__word_length": 5}
     out = preview(capsys, path, data__tokenizer="word", data__lowercase=True, model__characters="cnn", **changes)
     assert "'u.n. official ekeus'" in out and "spelt   U.N. offal Ekeus" in out and "label   B-ORG O B-PER" in out
