@@ -279,9 +279,8 @@ class BpeTokenizer(Tokenizer):
         return b"".join(map(self._bpe.pieces.__getitem__, self._checked(ids).tolist()))
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        # A character counts with all its bytes where it starts: at a byte that is not a continuation, 0b10xxxxxx.
-        begun = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self._bpe.pieces], np.int32)
-        num_chars = begun[self.encode(text)]
+        # A character counts with all its bytes where it starts.
+        num_chars = self._begun[self.encode(text)]
         sizes = np.cumsum(np.append(0, _utf8_sizes(_code_points(text))))
         return num_chars, np.diff(sizes[np.cumsum(np.append(0, num_chars))]).astype(np.int32)
 
@@ -291,6 +290,11 @@ class BpeTokenizer(Tokenizer):
     @functools.cached_property
     def _bpe(self) -> bpe.Bpe:
         return bpe.load(self.model)
+
+    @functools.cached_property
+    def _begun(self) -> np.ndarray:
+        """Characters that start in each piece: bytes that are no continuation, 0b10xxxxxx."""
+        return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self._bpe.pieces], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
