@@ -18,7 +18,8 @@ __all__ = ["Run", "load_run"]
 def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
-    checkpoint: "latest" or "best" (lowest validation loss). Mixers of the user's own must be registered before.
+    checkpoint: "latest" or "best" (by eval.metric on the validation split). Mixers of the user's own must be
+    registered before.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
@@ -30,10 +31,10 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     try:
         tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
         labels = tuple(read_json(folder.labels))
-        model = model_from_config(config, tokenizer.vocab_size, labels)
+        model = model_from_config(config, tokenizer.vocab_size, labels, tokenizer.num_characters)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
     try:
         step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
         if step is None:

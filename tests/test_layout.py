@@ -39,6 +39,8 @@ HOLDERS = {
     "flax": {"models"},
     "matplotlib": {"report"},
     "tensorboardX": {"train/writers.py"},
+    "tokenizers": {"data/bpe.py"},
+    "datasets": {"data/hub.py"},
     "optuna": {"sweep/search.py"},
     "psycopg": {"sweep/claims.py", "sweep/search.py"},
     "submitit": {"sweep/slurm.py"},

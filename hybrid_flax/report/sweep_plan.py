@@ -15,7 +15,7 @@ from hybrid_flax.cost import flops, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.sweep.run import Plan
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
-from hybrid_flax.sweep.trials import Trial, describe, read_status
+from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
 
@@ -43,7 +43,7 @@ def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
     """
     groups = {}
     for trial in plan.trials:
-        experiment = plan.check(trial.config)
+        experiment = check_config(trial.config)
         data = (trial.config.data.mode, trial.config.data.length, experiment.batch_size)
         key = (experiment.model, experiment.task, experiment.spec, experiment.parallel, data)
         groups.setdefault(key, (experiment, []))[1].append(trial)
@@ -86,7 +86,7 @@ def print_sweep_plan(plan: Plan, workdir: Path, jobs: int, on_cpu: bool, console
     if plan.space is not None:
         _print_space(plan, console)
         return
-    statuses = {trial.name: read_status(workdir / trial.name, trial.config.train.steps) for trial in plan.trials}
+    statuses = {trial.name: read_status(workdir / trial.name, plan.base.eval.metric) for trial in plan.trials}
     programs = group_programs(plan, {name: status.step for name, status in statuses.items()})
     number_of = {trial.name: number for number, program in enumerate(programs) for trial in program.trials}
     table = Table(title=f"{len(plan.trials)} trials", title_justify="left", box=SIMPLE_HEAD)

@@ -16,12 +16,11 @@ from hybrid_flax.sweep.executor import Ended, Executor
 from hybrid_flax.sweep.search import SEARCHES, Row, Search, Ticket, make_pruner, open_study
 from hybrid_flax.sweep.space import as_space, space_size
 from hybrid_flax.sweep.trials import (
-    Checker,
     Trial,
     TrialFolder,
+    check_config,
     check_space,
     expand_rows,
-    make_checker,
     make_trial,
     make_trials,
     read_status,
@@ -49,7 +48,6 @@ class Plan(NamedTuple):
     trials: Sequence[Trial]
     space: Row | None
     num_trials: int
-    check: Checker
 
 
 def read_sweep(
@@ -66,21 +64,21 @@ def read_sweep(
     module, config = load_experiment(spec)
     base = apply_overrides(config, overrides)
     given = [text.partition("=")[0] for text in overrides]
-    rows, check = sweep_rows(module, names), make_checker()
+    rows = sweep_rows(module, names)
     if method == "grid":
-        trials = make_trials(base, expand_rows(rows)[:num_trials], check, given)
-        return Plan(spec, base, method, trials, None, len(trials), check)
+        trials = make_trials(base, expand_rows(rows)[:num_trials], given)
+        return Plan(spec, base, method, trials, None, len(trials))
     if num_trials is None:
         raise ConfigError(f"--search={method} needs --trials=N: how many to try")
     try:
         space = as_space(rows)
     except ValueError as error:
         raise ConfigError(f"--search={method}: {error}") from error
-    check_space(base, space, check, given)
+    check_space(base, space, given)
     size = space_size(space, num_trials)
     if size < num_trials:
         raise ConfigError(f"--trials={num_trials}: the search space has only {size}; --search=grid tries them all")
-    return Plan(spec, base, method, (), space, num_trials, check)
+    return Plan(spec, base, method, (), space, num_trials)
 
 
 def run_sweep(
@@ -100,13 +98,13 @@ def run_sweep(
     Raises ConfigError where the folder or the storage holds another sweep.
     """
     chosen = make_pruner(pruner, plan.base.eval.every, plan.base.train.steps)
-    study = open_study(workdir, storage, _identity(plan))
+    study = open_study(workdir, storage, _identity(plan), plan.base.eval.metric)
     with ExitStack() as stack:
         search = Search(
             study,
             chosen,
             make=lambda values: make_trial(plan.base, values),
-            check=lambda trial: plan.check(trial.config),
+            check=lambda trial: check_config(trial.config),
             trials=plan.trials,
             space=plan.space,
             num_trials=plan.num_trials,
@@ -115,14 +113,14 @@ def run_sweep(
         )
         stack.callback(search.close)
         stop = stack.enter_context(_catch_signals())
-        view = stack.enter_context(View(search.num_trials, executor.slots, console))
+        view = stack.enter_context(View(search.num_trials, executor.slots, plan.base.eval.metric, console))
         worker = _Worker(plan, workdir, executor, search, view)
         try:
             worker.work(stop)
         finally:
             worker.leave()
         records = search.records()
-        write_tables(records, workdir)
+        write_tables(records, workdir, plan.base.eval.metric)
         view.finish(records, workdir, stop.number)
     if stop.number is not None:
         return 128 + stop.number
@@ -139,7 +137,7 @@ class _Active:
     output_from: int  # where the output of this job begins
     seen: tuple[int, int] = (0, 0)  # size and time of the metrics at the last look
     step: int = 0
-    loss: float | None = None
+    value: float | None = None
     pruned: bool = False
     since: float = field(default_factory=time.monotonic)
 
@@ -148,6 +146,7 @@ class _Worker:
     def __init__(self, plan: Plan, workdir: Path, executor: Executor, search: Search, view: View):
         self._plan, self._workdir = plan, workdir
         self._executor, self._search, self._view = executor, search, view
+        self._metric = plan.base.eval.metric
         self._active: dict[int, _Active] = {}
         self._look_again = 0.0
 
@@ -172,7 +171,7 @@ class _Worker:
         self._executor.close()
         for active in list(self._active.values()):
             self._watch(active)
-            if read_status(active.folder.path, active.ticket.trial.config.train.steps).state == "done":
+            if read_status(active.folder.path, self._metric).state == "done":
                 self._end(active, Ended(0))
             else:
                 self._search.release(active.ticket)
@@ -194,7 +193,7 @@ class _Worker:
         folder = TrialFolder(self._workdir / ticket.trial.name)
         output_from = folder.output.stat().st_size if folder.output.exists() else 0
         active = _Active(ticket, folder, None, output_from)
-        if read_status(folder.path, ticket.trial.config.train.steps).state == "done":  # its worker died too soon
+        if read_status(folder.path, self._metric).state == "done":  # its worker died too soon
             self._watch(active)
             self._end(active, Ended(0))
             return
@@ -212,13 +211,14 @@ class _Worker:
         if active.seen == (stat.st_size, stat.st_mtime_ns):
             return
         active.seen = (stat.st_size, stat.st_mtime_ns)
+        name, last = f"eval/{self._metric}", active.ticket.trial.config.train.steps
         for row in read_jsonl(active.folder.metrics):
             active.step = row["step"]
-            if "eval/loss" not in row:
+            if name not in row:
                 continue
-            active.loss = row["eval/loss"]
-            hopeless = self._search.report(active.ticket, row["step"], row["eval/loss"])
-            if hopeless and not active.pruned and row["step"] < active.ticket.trial.config.train.steps:
+            active.value = row[name]
+            hopeless = self._search.report(active.ticket, row["step"], row[name])
+            if hopeless and not active.pruned and row["step"] < last:
                 active.pruned = True
                 if active.job is not None:
                     self._executor.cancel(active.job)
@@ -226,9 +226,9 @@ class _Worker:
     def _end(self, active, ended):
         self._active.pop(active.ticket.number, None)
         self._watch(active)
-        status = read_status(active.folder.path, active.ticket.trial.config.train.steps)
+        status = read_status(active.folder.path, self._metric)
         if status.state == "done":
-            self._search.complete(active.ticket, status.loss)
+            self._search.complete(active.ticket, status.value)
         elif active.pruned:
             active.folder.write_outcome("pruned", active.step)
             self._search.prune(active.ticket)

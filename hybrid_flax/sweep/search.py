@@ -19,6 +19,7 @@ from hybrid_flax.config import ConfigError, config_diff
 from hybrid_flax.sweep.claims import Claims, FileClaims, FileLock, PostgresClaims
 from hybrid_flax.sweep.space import FloatRange, IntRange, draw
 from hybrid_flax.sweep.trials import Trial
+from hybrid_flax.tasks.base import lower_is_better
 
 __all__ = ["PRUNERS", "SEARCHES", "Record", "Search", "Ticket", "make_pruner", "open_study"]
 
@@ -40,8 +41,8 @@ class Record(NamedTuple):
     """What the study knows of a trial.
 
     number: as its ticket has it. run: the name of its folder. state: waiting, running, done, pruned or failed. step:
-    the last reported. loss: the final one of a trial that is done, the last reported of others, None before the first.
-    reason: why it failed.
+    the last reported. value: the final metric of a trial that is done, the last reported of others, None before the
+    first. reason: why it failed.
     """
 
     number: int
@@ -49,7 +50,7 @@ class Record(NamedTuple):
     values: Row
     state: str
     step: int
-    loss: float | None
+    value: float | None
     reason: str
 
 
@@ -61,10 +62,10 @@ class Study(NamedTuple):
     claims: Claims
 
 
-def open_study(workdir: Path, storage: str | None, sweep: Row) -> Study:
+def open_study(workdir: Path, storage: str | None, sweep: Row, metric: str = "loss") -> Study:
     """The study of a sweep folder: a journal file in it, or (storage) on a PostgreSQL server under the folder's name.
 
-    sweep: what makes it this sweep: "experiment", "config" (flat) and "space"; a study of another one is refused.
+    sweep: what makes it this sweep; a study of another one is refused. metric: what its trials are judged by.
     Raises ConfigError in one line.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -73,7 +74,7 @@ def open_study(workdir: Path, storage: str | None, sweep: Row) -> Study:
         claims = FileClaims(workdir / "claims")
         with claims.exclusive():
             backend = _open_journal(workdir / "study.journal")
-            study = _create(backend, name, sweep)
+            study = _create(backend, name, sweep, metric)
     else:
         claims = PostgresClaims(_postgres_url(storage, "postgresql"), name)
         with claims.exclusive():
@@ -81,7 +82,7 @@ def open_study(workdir: Path, storage: str | None, sweep: Row) -> Study:
                 backend = optuna.storages.RDBStorage(_postgres_url(storage, "postgresql+psycopg"))
             except Exception as error:
                 raise ConfigError(f"--storage cannot be used: {' '.join(str(error).split())[:300]}") from error
-            study = _create(backend, name, sweep)
+            study = _create(backend, name, sweep, metric)
     return Study(study, backend, claims)
 
 
@@ -145,18 +146,18 @@ class Search:
                     return ticket
             return self._next_of_grid() if self._space is None else self._ask()
 
-    def report(self, ticket: Ticket, step: int, loss: float) -> bool:
-        """Note a validation loss on the way; whether the trial should be pruned."""
+    def report(self, ticket: Ticket, step: int, value: float) -> bool:
+        """Note a validation metric on the way; whether the trial should be pruned."""
         if step <= self._reported.get(ticket.key, -1):
             return False
         self._reported[ticket.key] = step
         trial = self._handles[ticket.key]
-        trial.report(loss, step)
+        trial.report(value, step)
         return bool(trial.should_prune())
 
-    def complete(self, ticket: Ticket, loss: float) -> None:
+    def complete(self, ticket: Ticket, value: float) -> None:
         """The trial is trained to the end."""
-        self._tell(ticket, TrialState.COMPLETE, loss)
+        self._tell(ticket, TrialState.COMPLETE, value)
 
     def prune(self, ticket: Ticket) -> None:
         """The trial was stopped on the way."""
@@ -279,8 +280,8 @@ class Search:
             return ticket
         return None
 
-    def _tell(self, ticket, state, loss=None):
-        self._study.tell(ticket.key, loss, state)
+    def _tell(self, ticket, state, value=None):
+        self._study.tell(ticket.key, value, state)
         self._claims.release(ticket.trial.name)
 
     def _id(self, number):
@@ -313,8 +314,9 @@ def _open_journal(path):
     return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
 
 
-def _create(backend, name, sweep):
-    study = optuna.create_study(study_name=name, storage=backend, load_if_exists=True, direction="minimize")
+def _create(backend, name, sweep, metric):
+    direction = "minimize" if lower_is_better(metric) else "maximize"
+    study = optuna.create_study(study_name=name, storage=backend, load_if_exists=True, direction=direction)
     saved = study.user_attrs.get("sweep")
     if saved is None:
         study.set_user_attr("sweep", json.dumps(dict(sweep)))
@@ -367,7 +369,7 @@ _STATES = {
 def _record(frozen, number):
     reports = frozen.intermediate_values
     step = max(reports, default=0)
-    loss = frozen.value if frozen.state == TrialState.COMPLETE else reports.get(step)
+    value = frozen.value if frozen.state == TrialState.COMPLETE else reports.get(step)
     attributes = frozen.user_attrs
     return Record(
         number,
@@ -375,6 +377,6 @@ def _record(frozen, number):
         attributes["values"],
         _STATES[frozen.state],
         step,
-        loss,
+        value,
         attributes.get("reason", ""),
     )

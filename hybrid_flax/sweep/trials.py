@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hybrid_flax.config import ConfigError, config_hash, flatten, value_at, with_values
-from hybrid_flax.data.sources import SYNTHETIC
 from hybrid_flax.sweep.claims import is_locked
 from hybrid_flax.sweep.space import draw, expand, has_spaces
-from hybrid_flax.train.experiment import Experiment, make_experiment, read_source
+from hybrid_flax.train.experiment import Experiment, make_experiment
 from hybrid_flax.train.folder import RunFolder, read_json
 from hybrid_flax.train.writers import read_jsonl
 
@@ -23,10 +22,10 @@ __all__ = [
     "Status",
     "Trial",
     "TrialFolder",
+    "check_config",
     "check_space",
     "describe",
     "expand_rows",
-    "make_checker",
     "make_trial",
     "make_trials",
     "read_status",
@@ -35,7 +34,6 @@ __all__ = [
 
 MAX_TRIALS = 10_000
 Row = Mapping[str, Any]
-Checker = Callable[[ConfigDict], Experiment]
 
 
 class Trial(NamedTuple):
@@ -49,13 +47,13 @@ class Trial(NamedTuple):
 class Status(NamedTuple):
     """What the folder of a trial says.
 
-    state: waiting, running, done, failed or pruned. step: the last that is known of. loss: the last of the validation
-    split, None before the first. reason: why it failed.
+    state: waiting, running, done, failed or pruned. step: the last that is known of. value: the last eval.metric of the
+    validation split, None before the first. reason: why it failed.
     """
 
     state: str
     step: int = 0
-    loss: float | None = None
+    value: float | None = None
     reason: str = ""
 
 
@@ -137,7 +135,7 @@ def make_trial(base: ConfigDict, values: Row, label: str = "trial", flat: Row | 
     return Trial(config_hash({**(flat or flatten(base)), **values}), values, config)
 
 
-def make_trials(base: ConfigDict, rows: Sequence[Row], check: Checker, given: Iterable[str] = ()) -> list[Trial]:
+def make_trials(base: ConfigDict, rows: Sequence[Row], given: Iterable[str] = ()) -> list[Trial]:
     """Every trial of a grid, checked: its data, model and step are built, nothing is computed.
 
     given: keys set on the command line, which a sweep may not set too. Raises ConfigError that names the first trial
@@ -151,12 +149,12 @@ def make_trials(base: ConfigDict, rows: Sequence[Row], check: Checker, given: It
         if trial.name in first:
             raise ConfigError(f"trials {first[trial.name]} and {number} ({describe(values)}) are the same run")
         first[trial.name] = number
-        _check_trial(trial, check, label)
+        _check_trial(trial, label)
         trials.append(trial)
     return trials
 
 
-def check_space(base: ConfigDict, space: Row, check: Checker, given: Iterable[str] = ()) -> None:
+def check_space(base: ConfigDict, space: Row, given: Iterable[str] = ()) -> None:
     """Check what can be known of a search space before it is searched: every end of a range and every option.
 
     One space at a time goes through its values while the others keep their first. Raises ConfigError.
@@ -174,34 +172,18 @@ def check_space(base: ConfigDict, space: Row, check: Checker, given: Iterable[st
             trial = make_trial(base, values, "a trial of the search space")
             if trial.name not in seen:
                 seen.add(trial.name)
-                _check_trial(trial, check, "a trial of the search space")
+                _check_trial(trial, "a trial of the search space")
 
 
-def make_checker() -> Checker:
-    """config -> its experiment; equal data are read once."""
-    sources = {}
-
-    def check(config):
-        left_out = {"mode", "batch_size"}
-        if not config.data.path.startswith(SYNTHETIC):
-            left_out.add("length")
-        data = {key: value for key, value in config.data.items() if key not in left_out}
-        key = json.dumps([data, config.task.name, config.eval.length], sort_keys=True)
-
-        def read():
-            if key not in sources:
-                sources[key] = read_source(config)
-            return sources[key]
-
-        experiment = make_experiment(config, read)
-        if "valid" not in experiment.source.splits:
-            raise ConfigError(
-                f"a sweep compares validation losses and {config.data.path!r} has no validation part: raise "
-                "data.valid_fraction"
-            )
-        return experiment
-
-    return check
+def check_config(config: ConfigDict) -> Experiment:
+    """The experiment of a trial's config. Raises ConfigError where there is none, or nothing to compare it by."""
+    experiment = make_experiment(config)
+    if "valid" not in experiment.source.splits:
+        raise ConfigError(
+            f"a sweep compares validation metrics and {config.data.path!r} has no validation part: raise "
+            "data.valid_fraction"
+        )
+    return experiment
 
 
 def describe(values: Row) -> str:
@@ -209,21 +191,21 @@ def describe(values: Row) -> str:
     return " ".join(f"{key}={_text(value)}" for key, value in values.items()) or "the config as it is"
 
 
-def read_status(path: str | os.PathLike, num_steps: int) -> Status:
-    """What is on disk of a trial of `num_steps` steps."""
+def read_status(path: str | os.PathLike, metric: str) -> Status:
+    """What is on disk of a trial that is judged by `metric`."""
     folder = TrialFolder(path)
-    losses = [row for row in read_jsonl(folder.metrics) if "eval/loss" in row]
-    step, loss = (losses[-1]["step"], losses[-1]["eval/loss"]) if losses else (0, None)
+    name = f"eval/{metric}"
+    rows = [row for row in read_jsonl(folder.metrics) if name in row]
+    step, value = (rows[-1]["step"], rows[-1][name]) if rows else (0, None)
     if folder.results.exists():
         results = read_json(folder.results)
-        if results["step"] == num_steps:
-            return Status("done", num_steps, results["valid"]["loss"])
+        return Status("done", results["last_step"], results["valid"][metric])
     if is_locked(folder.lock):
-        return Status("running", step, loss)
+        return Status("running", step, value)
     if folder.outcome.exists():
         outcome = read_json(folder.outcome)
-        return Status(outcome["state"], outcome["step"], loss, outcome["reason"])
-    return Status("waiting", step, loss)
+        return Status(outcome["state"], outcome["step"], value, outcome["reason"])
+    return Status("waiting", step, value)
 
 
 def _text(value):
@@ -232,13 +214,15 @@ def _text(value):
 
 def _check_given(values, given, label):
     twice = sorted(set(given) & set(values))
+    if "eval.metric" in values:
+        raise ConfigError(f"{label}: eval.metric is what trials are compared by: set it by --config.eval.metric")
     if twice:
         raise ConfigError(f"{label}: {twice[0]} is set by the sweep and by --config.{twice[0]}; leave out one")
 
 
-def _check_trial(trial, check, label):
+def _check_trial(trial, label):
     try:
-        check(trial.config)
+        check_config(trial.config)
     except ConfigError as error:
         raise ConfigError(f"{label} ({describe(trial.values)}): {error}") from error
 

@@ -18,18 +18,19 @@ from rich.text import Text
 
 from hybrid_flax.sweep.search import Record, Ticket
 from hybrid_flax.sweep.trials import describe
+from hybrid_flax.tasks.base import lower_is_better
 
-__all__ = ["View", "best_of", "varying", "write_tables"]
+__all__ = ["View", "best_first", "best_of", "varying", "write_tables"]
 
 _PAUSE = 1.0  # seconds between two drawings
 _ROWS = 12  # finished trials in the live table
 
 
 class View:
-    """The display of a running sweep of `num_trials` trials, `slots` at a time."""
+    """The display of a running sweep of `num_trials` trials, `slots` at a time, judged by `metric`."""
 
-    def __init__(self, num_trials: int, slots: int, console: Console | None = None):
-        self._num_trials, self._slots = num_trials, slots
+    def __init__(self, num_trials: int, slots: int, metric: str, console: Console | None = None):
+        self._num_trials, self._slots, self._metric = num_trials, slots, metric
         self._console = console or Console(highlight=False)
         self._live: Live | None = None
         self._seconds: list[float] = []
@@ -71,17 +72,17 @@ class View:
         if self._live is not None and record.state != "failed":
             return
         text = f"trial {record.number} {record.state} at step {record.step}"
-        text += f": {record.reason}" if record.reason else f": loss {_loss(record.loss)}"
+        text += f": {record.reason}" if record.reason else f": {self._metric} {_number(record.value)}"
         self._print(f"{text} ({describe(record.values)}); {self._summary(records)}")
 
     def finish(self, records: Sequence[Record], workdir: Path, stopped_by: int | None) -> None:
         """The best trial, the table, and where it is."""
         if self._live is not None:
             self._live.update(Text(""), refresh=True)
-        self._console.print(_table(_by_loss(records), {}))
-        best = best_of(records)
+        self._console.print(_table(best_first(records, self._metric), {}, self._metric))
+        best = best_of(records, self._metric)
         if best is not None:
-            self._print(f"best: trial {best.number}, loss {_loss(best.loss)}: {describe(best.values)}")
+            self._print(f"best: trial {best.number}, {self._metric} {_number(best.value)}: {describe(best.values)}")
             self._print(f"      {workdir / best.run}")
         for record in records:
             if record.state == "failed":
@@ -92,13 +93,15 @@ class View:
 
     def _render(self, records, active):
         running = [record for record in records if record.state == "running"]
-        ended = [record for record in _by_loss(records) if record.state in ("done", "pruned", "failed")]
-        return Group(Text(self._summary(records)), _table(running + ended[:_ROWS], active, varying(records)))
+        ended = [record for record in best_first(records, self._metric) if record.state in ("done", "pruned", "failed")]
+        return Group(
+            Text(self._summary(records)), _table(running + ended[:_ROWS], active, self._metric, varying(records))
+        )
 
     def _summary(self, records):
         ended = sum(record.state in ("done", "pruned", "failed") for record in records)
-        best = best_of(records)
-        shown = f"best {_loss(best.loss)} of trial {best.number}" if best else "no loss yet"
+        best = best_of(records, self._metric)
+        shown = f"best {_number(best.value)} of trial {best.number}" if best else "none done"
         return f"{ended}/{self._num_trials} trials, {shown}, eta {self._eta(ended)}"
 
     def _eta(self, ended):
@@ -113,9 +116,16 @@ class View:
         self._console.print(Text(text), soft_wrap=True)
 
 
-def best_of(records: Sequence[Record]) -> Record | None:
-    """The finished trial of the lowest loss."""
-    return min((record for record in records if record.state == "done"), key=lambda record: record.loss, default=None)
+def best_of(records: Sequence[Record], metric: str) -> Record | None:
+    """The finished trial of the best metric, the first of equally good ones."""
+    first = best_first(records, metric)
+    return first[0] if first and first[0].state == "done" else None
+
+
+def best_first(records: Sequence[Record], metric: str) -> list[Record]:
+    """Finished trials from the best metric to the worst, then the others."""
+    order, sign = ("done", "pruned", "running", "waiting", "failed"), 1 if lower_is_better(metric) else -1
+    return sorted(records, key=lambda r: (order.index(r.state), r.value is None, sign * (r.value or 0.0), r.number))
 
 
 def varying(records: Sequence[Record]) -> list[str]:
@@ -124,15 +134,15 @@ def varying(records: Sequence[Record]) -> list[str]:
     return [key for key in keys if len({repr(record.values.get(key)) for record in records}) > 1]
 
 
-def write_tables(records: Sequence[Record], workdir: str | os.PathLike) -> None:
+def write_tables(records: Sequence[Record], workdir: str | os.PathLike, metric: str) -> None:
     """sweep.csv and sweep.md: every trial with its values, the best first."""
     keys = list(dict.fromkeys(key for record in records for key in record.values))
-    header = ["trial", "run", "state", "step", "loss", *keys, "reason"]
+    header = ["trial", "run", "state", "step", metric, *keys, "reason"]
     rows = [
-        [record.number, record.run, record.state, record.step, "" if record.loss is None else record.loss]
+        [record.number, record.run, record.state, record.step, "" if record.value is None else record.value]
         + [record.values.get(key, "") for key in keys]
         + [record.reason]
-        for record in _by_loss(records)
+        for record in best_first(records, metric)
     ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -142,15 +152,15 @@ def write_tables(records: Sequence[Record], workdir: str | os.PathLike) -> None:
     _write(Path(workdir) / "sweep.md", "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]]) + "\n")
 
 
-def _table(records, active, keys=None):
+def _table(records, active, metric, keys=None):
     table = Table(box=SIMPLE_HEAD)
     keys = varying(records) if keys is None else keys
-    for name in ("trial", "state", *(_short(key, keys) for key in keys), "step", "loss"):
-        table.add_column(name, justify="right" if name in ("trial", "step", "loss") else "left", overflow="fold")
+    for name in ("trial", "state", *(_short(key, keys) for key in keys), "step", metric):
+        table.add_column(name, justify="right" if name in ("trial", "step", metric) else "left", overflow="fold")
     for record in records:
         now = active.get(record.number, record)
         cells = [describe({"": record.values[key]})[1:] if key in record.values else "" for key in keys]
-        table.add_row(str(record.number), record.state, *cells, str(now.step), _loss(now.loss))
+        table.add_row(str(record.number), record.state, *cells, str(now.step), _number(now.value))
     return table
 
 
@@ -160,14 +170,8 @@ def _short(key, keys):
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-def _by_loss(records):
-    """Finished trials by their loss, then the others."""
-    order = ("done", "pruned", "running", "waiting", "failed")
-    return sorted(records, key=lambda r: (order.index(r.state), float("inf") if r.loss is None else r.loss, r.number))
-
-
-def _loss(loss):
-    return "-" if loss is None else f"{loss:.4f}"
+def _number(value):
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _write(path, text):

@@ -10,6 +10,7 @@ from rich.console import Console
 from hybrid_flax.models.build import init_params
 from hybrid_flax.report.sweep_plan import group_programs, print_sweep_plan, probe_seconds
 from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.step import make_train_step
 
 SWEEP = """
@@ -49,7 +50,7 @@ def test_programs(experiment, tmp_path):
     assert [program.num_steps for program in programs] == [2 * 6 - 4, 4 * 6, 2 * 6, 4 * 6]
     steps = set()
     for program in programs:
-        of_trials = [plan.check(trial.config) for trial in program.trials]
+        of_trials = [check_config(trial.config) for trial in program.trials]
         made = {make_train_step(e.model, e.task, e.spec, None) for e in of_trials}
         assert len(made) == 1
         steps |= made
@@ -60,7 +61,7 @@ def test_programs(experiment, tmp_path):
 
 def test_a_probe_trains_nothing(experiment):
     plan = read_sweep(experiment, [], num_trials=1)
-    assert 0 < probe_seconds(plan.check(plan.trials[0].config), 2) < 60
+    assert 0 < probe_seconds(check_config(plan.trials[0].config), 2) < 60
 
 
 def test_printed(experiment, tmp_path, monkeypatch):

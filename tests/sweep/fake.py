@@ -67,7 +67,8 @@ class FakeExecutor:
             return
         loss = loss_of(job.config, job.step)
         with JsonlWriter(job.folder.metrics) as writer:
-            writer.write({"step": job.step, "eval/loss": loss})
+            writer.write({"step": job.step, "eval/loss": loss, "eval/accuracy": 1 / loss})
         if job.step == job.config["train"]["steps"]:
-            job.folder.write_results({"valid": {"loss": loss}}, job.step)
+            results = {"valid": {"loss": loss, "accuracy": 1 / loss}}
+            job.folder.write_results(results, job.step, last_step=job.step, stopped_early=False)
             job.ended = 0

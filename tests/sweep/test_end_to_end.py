@@ -116,7 +116,7 @@ def test_a_preempted_job(experiment, cache, tmp_path, monkeypatch):
     ended = []
     wait_for(lambda: (end := executor.poll(job)) is not None and not ended.append(end))
     assert ended[0].code == 0, folder.output.read_text()
-    assert read_status(folder.path, STEPS).state == "done"
+    assert read_status(folder.path, "loss").state == "done"
     output = folder.output.read_text()
     assert "stopped by SIGTERM after step" in output and "going on from the checkpoint of step" in output
     executor.close()

@@ -102,7 +102,7 @@ def test_a_failed_trial_is_told_and_tried_again(experiment, tmp_path):
     assert "failed: trial 1 (seed=13): step 3: train/loss is not finite" in output
     assert {row["seed"]: row["state"] for row in table(tmp_path)} == {"12": "done", "13": "failed", "14": "done"}
     assert table(tmp_path)[-1]["reason"] == "step 3: train/loss is not finite"
-    assert read_status(tmp_path / plan.trials[1].name, 9)[:2] == ("failed", 2)
+    assert read_status(tmp_path / plan.trials[1].name, "loss")[:2] == ("failed", 2)
     code, _, executor = go(plan, tmp_path)
     assert code == 1 and executor.steps == {plan.trials[1].name: [3]}  # from its checkpoint
     assert len(table(tmp_path)) == 3
@@ -151,7 +151,7 @@ def test_pruning(pruner, experiment, tmp_path):
     assert states.count("pruned") == executor.cancelled > 0 and states[0] == "done"
     assert sum(map(len, executor.steps.values())) < 20 * 9
     pruned = next(row for row in table(tmp_path) if row["state"] == "pruned")
-    assert read_status(tmp_path / pruned["run"], 9)[:2] == ("pruned", int(pruned["step"]))
+    assert read_status(tmp_path / pruned["run"], "loss")[:2] == ("pruned", int(pruned["step"]))
     code, _, executor = go(plan, tmp_path, pruner=pruner)
     assert code == 0 and executor.steps == {}
 
@@ -197,7 +197,8 @@ def test_draws_that_cannot_run_are_failures(experiment, tmp_path, monkeypatch):
         if len(checked) == 2:
             raise ConfigError("does not fit")
 
-    code, output, executor = go(plan._replace(check=check), tmp_path)
+    monkeypatch.setattr(run, "check_config", check)
+    code, output, executor = go(plan, tmp_path)
     assert code == 1 and len(executor.steps) == 4 and "does not fit" in output
     assert [row["state"] for row in table(tmp_path)].count("failed") == 1
     code, _, executor = go(plan, tmp_path)  # now it fits
@@ -240,3 +241,17 @@ def test_live_table(experiment, tmp_path, monkeypatch):
     text = screen.file.getvalue()
     assert "learning_rate" in text and "seed" in text and "running" in text and "pattern" not in text
     assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:00:0", text)
+
+
+def test_another_metric(experiment, tmp_path):
+    """eval.metric is what a sweep looks for, here the highest."""
+    plan = read_sweep(experiment, ["eval.metric=accuracy"])
+    code, output, _ = go(plan, tmp_path)
+    rows = table(tmp_path)
+    expected = sorted((1 / loss_of(trial.config.to_dict(), 9) for trial in plan.trials), reverse=True)
+    assert code == 0 and [float(row["accuracy"]) for row in rows] == expected
+    assert f"best: trial {rows[0]['trial']}, accuracy {expected[0]:.4f}" in output
+    plan = read_sweep(experiment, ["eval.metric=accuracy"], ["space"], "random", 12)
+    go(plan, tmp_path / "pruned", pruner="halving")
+    by_state = {row["state"]: float(row["accuracy"]) for row in reversed(table(tmp_path / "pruned"))}
+    assert by_state["done"] > by_state["pruned"]

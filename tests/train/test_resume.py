@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny import Crash, at_step, crash
 
-from hybrid_flax.data import sources
 from hybrid_flax.train import loop
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import make_experiment
@@ -21,7 +21,14 @@ from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import Interrupted, train
 
 MODES = {
-    "windows": {"train__dropout": 0.2, "optim__ema_decay": 0.9},
+    "windows": {
+        "train__dropout": 0.2,
+        "train__locked_dropout": True,
+        "train__embedding_dropout": 0.1,
+        "train__word_dropout": 0.1,
+        "train__recurrent_dropout": 0.2,
+        "optim__ema_decay": 0.9,
+    },
     "stream": {
         "train__dropout": 0.2,
         "optim__name": "muon",
@@ -34,7 +41,7 @@ MODES = {
 
 def final_position(config, workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path: parameters, optimizer, EMA, carry, sums, key, step."""
-    checkpoints = Checkpoints(RunFolder(workdir).checkpoints)
+    checkpoints = Checkpoints(RunFolder(workdir).checkpoints, config.eval.metric)
     assert checkpoints.latest() == config.train.steps
     position = loop._start_or_resume(make_experiment(config), config, checkpoints)
     checkpoints.close()
@@ -108,31 +115,6 @@ def wait_for_save(process, checkpoints):
 
 def list_names(folder):
     return os.listdir(folder) if folder.exists() else []
-
-
-class Crash(Exception):
-    """Stands for a machine that goes down."""
-
-
-def at_step(monkeypatch, step, act):
-    """Call act() once, when the batch of `step` (counted from 0) is asked for."""
-    original, todo = sources.make_batches, [act]
-
-    def make_batches(*args, **kwargs):
-        batches = original(*args, **kwargs)
-
-        def batch(index, rows=slice(None)):
-            if index == step and todo:
-                todo.pop()()
-            return batches.batch(index, rows)
-
-        return batches._replace(batch=batch)
-
-    monkeypatch.setattr(sources, "make_batches", make_batches)
-
-
-def crash():
-    raise Crash
 
 
 def quick(text, mode, **changes):
