@@ -23,9 +23,10 @@ ALLOWED = {
     "tasks": _BASE | {"models", "data"},
     "train": _BASE | {"models", "data", "tasks", "config", "cost"},
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
+    "predict": _BASE | {"models", "data", "tasks", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "certify": _BASE,
-    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
+    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "predict"},
     "cli": {"mixers", "config", "train", "runs", "generate", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }
