@@ -20,7 +20,7 @@ class Budget(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A model. single: whether one mechanism alone mixes along time, so that it can be what fusions are held against."""
+    """A model. single: whether one mechanism alone mixes along time: fusions are held against the best of those."""
 
     name: str
     single: bool
