@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config, load_module
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -222,7 +222,7 @@ def _register_own_mixers(workdir):
 
     folder = RunFolder(workdir)
     if folder.config.exists() and read_json(folder.config)["mixers"].keys() - mixer_options().keys():
-        load_config(read_json(folder.about)["experiment"])
+        load_module(read_json(folder.about)["experiment"])
 
 
 def _default_workdir(spec, config):
