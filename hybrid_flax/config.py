@@ -123,6 +123,11 @@ def base_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.dropout = 0.0  # of embeddings and of every branch of the residual stream
+    config.train.locked_dropout = False  # its mask is the same for all time steps of a row: variational dropout
+    config.train.embedding_dropout = 0.0  # of word types: all tokens of one lose their embedding for a step
+    config.train.word_dropout = 0.0  # of input tokens, which become the unknown one
+    config.train.recurrent_dropout = 0.0  # of the entries of recurrent matrices, for a step: DropConnect
+    config.train.patience = 0  # evaluations without a better eval.metric after which training stops; 0: never
     config.train.parallel = "auto"  # auto | jit | pmap | shard_map
     config.train.log_every = 20  # steps
     config.train.checkpoint_every = 500  # steps
@@ -132,6 +137,9 @@ def base_config() -> ConfigDict:
     config.eval.batch_size = 32  # rows
     config.eval.length = 0  # tokens a row; 0: that of training
     config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
+    # What the best checkpoint is best in: the lowest loss, mse, perplexity or bits_*, the highest of any other metric.
+    config.eval.metric = "loss"
+    config.eval.best = False  # final metrics, sample and parameters are those of the best checkpoint
 
     config.sample = ConfigDict()
     config.sample.prompt = "\n"  # of the sample at the end of training and of `generate`
@@ -301,6 +309,9 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
     if flat["data.batch_size"] == 0 and flat["data.mode"] not in ("windows", "padded"):
         raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows or padded")
+    for key in ("train.patience", "eval.best"):
+        if flat[key] and not flat["eval.every"]:
+            raise ConfigError(f"{key}={flat[key]} goes by evaluations on the way and eval.every=0 makes none: raise it")
     if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
@@ -333,6 +344,7 @@ _AT_LEAST = {
     "train.steps": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "train.patience": 0,
     "eval.every": 0,
     "eval.batch_size": 1,
     "eval.length": 0,
@@ -348,6 +360,9 @@ _WITHIN = {
     "optim.momentum": (0.0, 1.0),
     "optim.ema_decay": (0.0, 1.0),
     "train.dropout": (0.0, 1.0),
+    "train.embedding_dropout": (0.0, 1.0),
+    "train.word_dropout": (0.0, 1.0),
+    "train.recurrent_dropout": (0.0, 1.0),
     "loss.label_smoothing": (0.0, 1.0),
     "schedule.final_fraction": (0.0, 1.0001),
     "schedule.decay_fraction": (0.0, 1.0001),

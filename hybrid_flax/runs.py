@@ -17,7 +17,8 @@ __all__ = ["Run", "load_run"]
 def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
-    checkpoint: "latest" or "best" (lowest validation loss). Mixers of the user's own must be registered before.
+    checkpoint: "latest" or "best" (by eval.metric on the validation split). Mixers of the user's own must be
+    registered before.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
@@ -32,7 +33,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         model = model_from_config(config, tokenizer.vocab_size, labels)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
     try:
         step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
         if step is None:

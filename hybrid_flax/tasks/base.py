@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from hybrid_flax.typing import Array, Float
 
-__all__ = ["Sums", "Task"]
+__all__ = ["Sums", "Task", "lower_is_better"]
 
 Sums = dict[str, Float[Array, ""]]
 
@@ -25,3 +25,8 @@ class Task(NamedTuple):
     metrics: Callable[[Mapping[str, float]], dict[str, float]]
     describe: Callable[[Mapping[str, float]], str]
     generates: bool = False
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of a task counts what is wrong: loss, mse, perplexity, bits_*."""
+    return metric in ("loss", "mse", "perplexity") or metric.startswith("bits_")

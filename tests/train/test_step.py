@@ -11,7 +11,8 @@ from hybrid_flax.models.layers import Dropout
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.train import loop
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.step import make_train_step, row_keys
+from hybrid_flax.train.noise import row_keys
+from hybrid_flax.train.step import make_train_step
 from hybrid_flax.typing import Segments
 
 
