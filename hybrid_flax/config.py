@@ -67,8 +67,8 @@ def base_config() -> ConfigDict:
         0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
     )
     config.data.test_fraction = 0.0  # likewise, after the validation part
-    config.data.tokenizer = "char"  # byte | char | word
-    config.data.vocab_size = 10_000  # at most, for words
+    config.data.tokenizer = "char"  # byte | char | word | whitespace (text that is cut into words already)
+    config.data.vocab_size = 10_000  # at most, of words
     config.data.min_count = 1  # rarer words are unknown
     # lm: windows | stream (carried state, truncated backpropagation) | packed (documents). Others: padded (examples).
     config.data.mode = "windows"

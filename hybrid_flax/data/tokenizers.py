@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNKNOWN = "<unk>"
 
 
 class Tokenizer(abc.ABC):
@@ -169,6 +170,50 @@ class WordTokenizer(Tokenizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class WhitespaceTokenizer(Tokenizer):
+    """What stands between white space, and line ends: text that others have cut into words, such as WikiText.
+
+    The unknown piece, 0, is written "<unk>", in texts too. Decoding joins with single spaces.
+
+    Attributes:
+      pieces: the vocabulary; its i-th piece has the id i + 1.
+    """
+
+    pieces: tuple[str, ...]
+    name = "whitespace"
+    unknown_id = 0
+
+    def __post_init__(self):
+        if not self.pieces or len(self._id_of_piece) != len(self.pieces) + 1:
+            raise ValueError("the pieces of a whitespace tokenizer must be some, all different, and none <unk>")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.pieces) + 1
+
+    def encode(self, text: str) -> np.ndarray:
+        id_of = self._id_of_piece.get
+        return np.fromiter((id_of(piece, 0) for piece in _WRITTEN.findall(text)), np.int32)
+
+    def decode(self, ids: Iterable) -> str:
+        pieces = (_UNKNOWN, *self.pieces)
+        return "".join(piece if piece == "\n" else f" {piece}" for piece in map(pieces.__getitem__, self._checked(ids)))
+
+    def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        ends = np.fromiter((match.end() for match in _WRITTEN.finditer(text)), np.int64)
+        ends[-1:] = len(text)  # spaces at the very end belong to the last piece
+        spans = [text[start:end] for start, end in zip([0, *ends[:-1]], ends)]
+        return np.fromiter(map(len, spans), np.int32), np.fromiter((len(span.encode()) for span in spans), np.int32)
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "pieces": list(self.pieces)}
+
+    @functools.cached_property
+    def _id_of_piece(self) -> dict[str, int]:
+        return {piece: i for i, piece in enumerate((_UNKNOWN, *self.pieces))}
+
+
+@dataclasses.dataclass(frozen=True)
 class SymbolTokenizer(Tokenizer):
     """The symbols of a formal language, written with spaces between them.
 
@@ -208,13 +253,14 @@ def split_words(text: str) -> list[str]:
 
 
 def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000, min_count: int = 1) -> Tokenizer:
-    """Builds the tokenizer called `name` ("byte", "char" or "word") from training texts.
+    """Builds the tokenizer called `name` ("byte", "char", "word" or "whitespace") from training texts.
 
     Args:
       name: the kind.
-      texts: where "char" takes its alphabet and "word" its pieces from; give no held-out text here.
-      vocab_size: the most ids "word" may have, the unknown one included; the most frequent pieces get them.
-      min_count: how often a piece must occur to be in the vocabulary of "word".
+      texts: where "char" takes its alphabet and the others their pieces from; give no held-out text here.
+      vocab_size: the most ids "word" and "whitespace" may have, the unknown one included; the most frequent pieces
+        get them.
+      min_count: how often a piece must occur to be in their vocabulary.
 
     Raises:
       ValueError: an unknown name, texts without any vocabulary, or numbers out of range.
@@ -232,12 +278,14 @@ def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000,
         return CharTokenizer("".join(characters))
     counts = collections.Counter()
     for text in texts:
-        counts.update(split_words(text))
+        counts.update(split_words(text) if name == "word" else _WRITTEN.findall(text))
+    del counts[_UNKNOWN]
     # Ties go by the piece itself, so that the vocabulary does not depend on the order of the texts.
     frequent = sorted((-count, piece) for piece, count in counts.items() if count >= min_count)
     if not frequent:
-        raise ValueError(f"a word tokenizer needs a piece that occurs min_count {min_count} times; there is none")
-    return WordTokenizer(tuple(piece for _, piece in frequent[: vocab_size - 1]))
+        raise ValueError(f"a {name} tokenizer needs a piece that occurs min_count {min_count} times; there is none")
+    kind = WordTokenizer if name == "word" else WhitespaceTokenizer
+    return kind(tuple(piece for _, piece in frequent[: vocab_size - 1]))
 
 
 def tokenizer_from_dict(d: dict) -> Tokenizer:
@@ -266,11 +314,12 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
 
 
 _KINDS: dict[str, type[Tokenizer]] = {
-    kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, SymbolTokenizer)
+    kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, SymbolTokenizer)
 }
-_FROM_TEXT = ("byte", "char", "word")
+_FROM_TEXT = ("byte", "char", "word", "whitespace")
 
 # [^\W_] is a letter or digit of any script; the straight and the typographic apostrophe belong to words.
+_WRITTEN = re.compile(r"[^\S\n]*(\n|\S+)")
 _PIECE = re.compile(r" ?(?:[^\W_]|['\u2019])+|.", re.DOTALL)
 
 

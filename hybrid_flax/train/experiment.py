@@ -121,7 +121,7 @@ def make_task(config: Any, labels: tuple[str, ...]) -> Task:
         return make_regression()
     if name == "tag":
         return make_tagging(labels)
-    return make_classification(labels, multi_label=name == "multilabel")
+    return make_classification(multi_label=name == "multilabel")
 
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> SequenceModel:

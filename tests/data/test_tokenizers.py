@@ -1,5 +1,7 @@
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +136,39 @@ def test_word_vocabulary_is_the_most_frequent_pieces():
     tokenizer = WordTokenizer((" a", "."))
     assert tokenizer.encode(" a e.").tolist() == [1, 0, 2]
     assert tokenizer.decode(np.array([1, 0, 2])) == " a\ufffd."
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT)
+def test_whitespace_pieces(text):
+    tokenizer = make_tokenizer("whitespace", [SEEN])
+    written = [piece for line in re.split("(\n)", text) for piece in ([line] if line == "\n" else line.split())]
+    ids = tokenizer.encode(text)
+    assert [tokenizer.pieces[i - 1] if i else 0 for i in ids] == [w if w in tokenizer.pieces else 0 for w in written]
+    num_chars, num_bytes = tokenizer.widths(text)
+    assert num_chars.shape == num_bytes.shape == ids.shape
+    if len(ids):
+        assert (num_chars.sum(), num_bytes.sum()) == (len(text), len(text.encode()))
+
+
+def test_whitespace_reads_wikitext():
+    """Words as they are, a piece for every line end, <unk> the unknown piece itself."""
+    text = " = Robert <unk> = \n\n he is , \n"
+    tokenizer = make_tokenizer("whitespace", [text])
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.decode(tokenizer.encode(text)) == " = Robert <unk> =\n\n he is ,\n"
+    assert tokenizer.encode("<unk> she").tolist() == [0, 0]
+    assert tokenizer.widths(text)[0].tolist() == [2, 7, 6, 2, 2, 1, 3, 3, 2, 2]
+    assert tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict()))) == tokenizer
+
+
+@pytest.mark.skipif("HYBRID_FLAX_DATA" not in os.environ, reason="HYBRID_FLAX_DATA is unset")
+def test_whitespace_counts_of_wikitext2():
+    """The published counts, line ends included: 2,088,628 tokens of 33,278 kinds (Merity et al. 2017, table 1)."""
+    text = (Path(os.environ["HYBRID_FLAX_DATA"]) / "wikitext2" / "train.txt").read_text(encoding="utf-8")
+    tokenizer = make_tokenizer("whitespace", [text], vocab_size=100_000)
+    assert tokenizer.vocab_size == 33_278
+    assert len(tokenizer.encode(text)) == 2_088_628
 
 
 def test_errors_are_one_line_that_says_what_is_valid():
