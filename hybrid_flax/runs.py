@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+
 from hybrid_flax.config import ConfigError, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.models.build import init_params

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.compare.equalise import model_cost, solve_width
 from hybrid_flax.compare.results import Budget, Column, Cost
-from hybrid_flax.config import ConfigError, apply_overrides, validate, with_values
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, validate, with_values
 from hybrid_flax.models.build import layer_mixer
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import lower_is_better
@@ -51,11 +51,13 @@ class Definition(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A row on a task, with its width solved. config: of its runs but for learning rate and seed.
+    """A row on a task, with its width solved.
 
-    mechanisms: the names of the primitives that mix along time. cost: what is known before it runs.
+    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate and seed. mechanisms: the names of the primitives that mix along time.
+    cost: what is known before it runs.
     """
 
+    name: str
     row: str
     column: Column
     config: ConfigDict
@@ -63,11 +65,6 @@ class Cell(NamedTuple):
     seeds: tuple[int, ...]
     mechanisms: frozenset[str]
     cost: Cost
-
-    @property
-    def name(self) -> str:
-        """Unique in the comparison, and fit for a file."""
-        return "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{self.column.task}-{self.row}")
 
 
 _SOLVED = {
@@ -119,7 +116,8 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
     column = Column(task, config.task.name, metric, higher, budget, config.train.steps, tokens.shape[1])
     seeds = tuple(config.seed + number for number in range(definition.seeds))
     cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
-    return Cell(row, column, config, rates, seeds, _mechanisms(model), cost)
+    name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{config_hash(config)}")
+    return Cell(name, row, column, config, rates, seeds, _mechanisms(model), cost)
 
 
 def _mechanisms(model):

@@ -46,9 +46,8 @@ def solve_width(make_model: Callable[[int], SequenceModel], budget: Budget, toke
     if abs(count - budget.amount) <= TOLERANCE * budget.amount:
         return width
     near = ", ".join(f"{count:,.0f} at width {width}" for width, count in (low, high) if width)
-    raise ValueError(
-        f"no model.width comes within {TOLERANCE:.0%} of {budget.amount:,.0f} {_unit(budget.kind)}: the nearest are {near}"
-    )
+    wanted = f"{budget.amount:,.0f} {_unit(budget.kind)}"
+    raise ValueError(f"no model.width comes within {TOLERANCE:.0%} of {wanted}: the nearest are {near}")
 
 
 def model_cost(model: SequenceModel, tokens: Any) -> Cost:

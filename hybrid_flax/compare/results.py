@@ -91,7 +91,7 @@ class Entry(NamedTuple):
 class Comparison(NamedTuple):
     """Rows x columns. entries: a row of every column, in the order of rows, then columns, also where nothing ran yet.
 
-    seeds: how many every entry is to get. learning_rates: of the search. devices: what it ran on.
+    seeds: how many every entry is to get. learning_rates: of the search. devices: what it ran on, "" before it did.
     """
 
     title: str
