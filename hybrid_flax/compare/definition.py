@@ -53,8 +53,8 @@ class Definition(NamedTuple):
 class Cell(NamedTuple):
     """A row on a task, with its width solved.
 
-    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate and seed. mechanisms: the names of the primitives that mix along time.
-    cost: what is known before it runs.
+    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate
+    and seed. mechanisms: the names of the primitives that mix along time. cost: what is known before it runs.
     """
 
     name: str
