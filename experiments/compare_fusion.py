@@ -44,7 +44,7 @@ ROWS = {  # causal, both ways
     "rglru,rglru,swa": ("rglru,rglru,swa", "bi:rglru,bi:rglru,swa"),
 }
 BOTH_WAYS = ("sentiment", "tagging")
-PARAMETERS = {"lm": 60_000, "sentiment": 400_000, "tagging": 250_000, "recall": 60_000, "parity": 20_000}
+PARAMETERS = {"lm": 60_000, "sentiment": 400_000, "tagging": 250_000, "recall": 60_000, "parity": 40_000}
 SMOKE_STEPS = {"lm": 300, "sentiment": 200, "tagging": 200, "recall": 500, "parity": 300}
 
 
