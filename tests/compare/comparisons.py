@@ -19,7 +19,7 @@ def get_compare(arg=""):
     return Definition(
         title="Tiny",
         rows={{"tanh": {{"model.pattern": "tanh"}}, "both": {{"model.pattern": "add:tanh+conv"}}}},
-        tasks={{"text": ComparedTask(text), "parity": ComparedTask(parity, {{"flops": 6_000}})}},
+        tasks={{"text": ComparedTask(text), "parity": ComparedTask(parity, {{"flops": 20_000}})}},
         budget={{"parameters": 4_000}},
         learning_rates=(1e-3, 1e-2),
         seeds=2,
