@@ -73,7 +73,7 @@ def format_metric(value: float, column: Column) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}" if share else f"{value:.3f}"
 
 
-def format_amount(value: float | None) -> str:
+def format_amount(value: int | float | None) -> str:
     """Three digits and a prefix: 12.3 k; "-" for None."""
     if value is None:
         return "-"
