@@ -26,8 +26,10 @@ ALLOWED = {
     "predict": _BASE | {"models", "data", "tasks", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "certify": _BASE,
-    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "predict"},
-    "cli": {"mixers", "config", "train", "runs", "generate", "report"},
+    "compare": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs"},
+    "report": _BASE
+    | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "predict", "compare"},
+    "cli": {"mixers", "config", "train", "runs", "generate", "compare", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }
 
