@@ -1,4 +1,4 @@
-"""Recall and state tracking with one model: what attention finds again, and what a recurrence keeps, at equal parameters.
+"""Recall and state tracking with one model: what attention finds and what a recurrence keeps, at equal parameters.
 
     python launch.py --config=experiments/recall.py:cascade:lstm+attn@mqar
     python launch.py --config=experiments/recall.py:cascade:lstm+attn@parity

@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config, load_module
+from hybrid_flax.config import (
+    ConfigError,
+    apply_overrides,
+    config_hash,
+    experiment_name,
+    load_config,
+    load_module,
+)
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -23,6 +30,12 @@ plan      parameters, FLOPs, state and memory of a config, before anything train
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
 compare   get_compare(arg) of an experiment file: rows of one size on tasks, the same search, several seeds; into
           --workdir (default: runs/<config>): [--jobs=1] cells at a time, [--dry_run] lists them
+sweep     train every trial of the sweep() in an experiment file, each a run folder in --workdir (default:
+          runs/sweep-<config>); started again it goes on: [--sweep=name,name] [--search=grid|random|tpe] [--trials=N]
+          [--jobs=N] [--executor=local|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|halving|
+          hyperband] [--storage=postgresql://...] [--seed] [--dry_run]
+diff      two runs: what differs in their configs, and their metrics: RUN RUN
+reproduce the command of a run, from its config and git revision: RUN [--run]
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -52,7 +65,7 @@ def _train(options, overrides) -> int:
     workdir = options.workdir or _default_workdir(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, options.config)
+        run, results = train(config, workdir, experiment_name(options.config))
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
@@ -173,6 +186,47 @@ def _compare(options, overrides) -> int:
     return 0 if comparison.finished() else 1
 
 
+def _sweep(options, overrides) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the trials
+    _set_up_jax(options)
+    from hybrid_flax.sweep.run import read_sweep, run_sweep
+
+    _need_config(options)
+    names = [name for name in (options.sweep or "").split(",") if name]
+    plan = read_sweep(options.config, overrides, names, options.search or "grid", options.trials)
+    workdir = Path(options.workdir or Path("runs") / f"sweep-{_run_name(options.config)}")
+    executor = _executor(options, workdir)
+    if options.dry_run:
+        from hybrid_flax.report.sweep_plan import print_sweep_plan
+        from hybrid_flax.sweep.local import visible_gpus
+
+        print_sweep_plan(plan, workdir, executor.slots, on_cpu=not visible_gpus())
+        return 0
+    given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
+    print(f"sweep folder: {workdir}", flush=True)
+    return run_sweep(plan, workdir, executor, **given)
+
+
+def _diff(options, overrides) -> int:
+    _refuse_config(options, overrides, "diff")
+    from hybrid_flax.report.diff import print_diff
+
+    print_diff(*_need_runs(options, 2))
+    return 0
+
+
+def _reproduce(options, overrides) -> int:
+    _refuse_config(options, overrides, "reproduce")
+    from hybrid_flax.report.reproduce import reproduce_command
+
+    (run,) = _need_runs(options, 1)
+    command = reproduce_command(run, options.workdir)
+    print(command.text)
+    return main(command.arguments) if options.run else 0
+
+
 def _certify(options, overrides) -> int:
     if overrides:
         raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
@@ -194,6 +248,9 @@ _VERBS = {
     "plan": _plan,
     "preview": _preview,
     "compare": _compare,
+    "sweep": _sweep,
+    "diff": _diff,
+    "reproduce": _reproduce,
     "certify": _certify,
 }
 
@@ -215,7 +272,6 @@ def _parse(argv):
     parser.add_argument("--text")
     parser.add_argument("--input")
     parser.add_argument("--mixers")
-    parser.add_argument("--dry_run", action="store_true")
     for name, kind in (
         ("cases", int),
         ("jobs", int),
@@ -226,8 +282,19 @@ def _parse(argv):
         ("top_k", int),
         ("top_p", float),
         ("seed", int),
+        ("sweep", str),
+        ("search", str),
+        ("trials", int),
+        ("executor", str),
+        ("slurm", str),
+        ("pruner", str),
+        ("storage", str),
     ):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--run", action="store_true")
+    if verb in ("diff", "reproduce"):
+        parser.add_argument("runs", nargs="*")
     parser.add_argument("--coordinator", help="host:port of process 0, for runs of several processes")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
@@ -255,6 +322,29 @@ def _need_config(options):
 def _config(options, overrides):
     _need_config(options)
     return apply_overrides(load_config(options.config), overrides)
+
+
+def _need_runs(options, count):
+    if len(options.runs) != count:
+        raise ConfigError(f"{options.verb} takes {count} run folder{'s' * (count > 1)}, {len(options.runs)} given")
+    return options.runs
+
+
+def _executor(options, workdir):
+    """What runs the trials of a sweep."""
+    from hybrid_flax.sweep.local import LocalExecutor, visible_gpus
+    from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
+
+    gpus = visible_gpus()
+    jobs = max(1, len(gpus)) if options.jobs is None else _at_least_one(options.jobs, "jobs")
+    name = options.executor or "local"
+    if name == "slurm":
+        return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
+    if name != "local" or options.slurm:
+        raise ConfigError(
+            f"--executor={name!r} is none of local, slurm" if name != "local" else "--slurm goes with --executor=slurm"
+        )
+    return LocalExecutor(jobs, gpus)
 
 
 def _refuse_config(options, overrides, verb):
