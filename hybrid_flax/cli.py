@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, experiment_name, load_config
+from hybrid_flax.config import (
+    ConfigError,
+    apply_overrides,
+    config_hash,
+    experiment_name,
+    load_config,
+    load_module,
+)
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -17,9 +24,12 @@ _USAGE = """python launch.py [VERB] --config=experiments/x.py[:arg] [--config.a.
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
+predict   labels of new texts from a run: --workdir --text="..." or --input=FILE (- for stdin), a text a line
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
+compare   get_compare(arg) of an experiment file: rows of one size on tasks, the same search, several seeds; into
+          --workdir (default: runs/<config>): [--jobs=1] cells at a time, [--dry_run] lists them
 sweep     train every trial of the sweep() in an experiment file, each a run folder in --workdir (default:
           runs/sweep-<config>); started again it goes on: [--sweep=name,name] [--search=grid|random|tpe] [--trials=N]
           [--jobs=N] [--executor=local|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|halving|
@@ -108,6 +118,21 @@ def _generate(options, overrides) -> int:
     return 0
 
 
+def _predict(options, overrides) -> int:
+    _refuse_config(options, overrides, "predict")
+    if (options.text is None) == (options.input is None):
+        raise ConfigError('predict takes one of --text="..." and --input=FILE (- for stdin), a text a line')
+    _set_up_jax(options)
+    from hybrid_flax.report.predictions import print_predictions
+    from hybrid_flax.runs import load_run
+
+    workdir = _need_workdir(options)
+    _register_own_mixers(workdir)
+    run = load_run(workdir, options.checkpoint or "latest")
+    print_predictions(run, [options.text] if options.input is None else _lines(options.input))
+    return 0
+
+
 def _plan(options, overrides) -> int:
     _set_up_jax(options)
     if options.mixers:
@@ -134,6 +159,31 @@ def _preview(options, overrides) -> int:
     config = _config(options, overrides)
     print_preview(make_experiment(config), config)
     return 0
+
+
+def _compare(options, overrides) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # of this process, which only plans: accelerators are for the cells
+    _set_up_jax(options)
+    from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
+    from hybrid_flax.compare.tables import print_cells, print_results
+
+    _need_config(options)
+    jobs = _at_least_one(options.jobs, "jobs")
+    title, cells = plan_comparison(options.config, overrides)
+    print_cells(title, cells)
+    if options.dry_run:
+        return 0
+    workdir = options.workdir or str(Path("runs") / _run_name(options.config))
+    print(f"folder: {workdir}", flush=True)
+    try:
+        comparison = run_comparison(title, cells, options.config, workdir, jobs)
+    except Stopped as stop:
+        print(stop)
+        return 128 + stop.signal_number
+    print_results(comparison, workdir)
+    return 0 if comparison.finished() else 1
 
 
 def _sweep(options, overrides) -> int:
@@ -194,8 +244,10 @@ _VERBS = {
     "train": _train,
     "eval": _eval,
     "generate": _generate,
+    "predict": _predict,
     "plan": _plan,
     "preview": _preview,
+    "compare": _compare,
     "sweep": _sweep,
     "diff": _diff,
     "reproduce": _reproduce,
@@ -217,9 +269,12 @@ def _parse(argv):
     parser.add_argument("--split")
     parser.add_argument("--checkpoint")
     parser.add_argument("--prompt")
+    parser.add_argument("--text")
+    parser.add_argument("--input")
     parser.add_argument("--mixers")
     for name, kind in (
         ("cases", int),
+        ("jobs", int),
         ("width", int),
         ("length", int),
         ("tokens", int),
@@ -230,7 +285,6 @@ def _parse(argv):
         ("sweep", str),
         ("search", str),
         ("trials", int),
-        ("jobs", int),
         ("executor", str),
         ("slurm", str),
         ("pruner", str),
@@ -259,15 +313,15 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _config(options, overrides):
-    _need_config(options)
-    return apply_overrides(load_config(options.config), overrides)
-
-
 def _need_config(options):
     if not options.config:
         known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
         raise ConfigError(f"no --config given; here are: {known or 'none'}")
+
+
+def _config(options, overrides):
+    _need_config(options)
+    return apply_overrides(load_config(options.config), overrides)
 
 
 def _need_runs(options, count):
@@ -282,9 +336,7 @@ def _executor(options, workdir):
     from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
 
     gpus = visible_gpus()
-    jobs = max(1, len(gpus)) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise ConfigError(f"--jobs={jobs} must be at least 1")
+    jobs = max(1, len(gpus)) if options.jobs is None else _at_least_one(options.jobs, "jobs")
     name = options.executor or "local"
     if name == "slurm":
         return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
@@ -307,13 +359,25 @@ def _need_workdir(options):
     return options.workdir
 
 
+def _lines(name):
+    """The lines of a file, or of stdin, that are not blank."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input={name} cannot be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"--input={name} has no text")
+    return lines
+
+
 def _register_own_mixers(workdir):
     """Run the experiment file of a run for the mixers that it registers, where there are any."""
     from hybrid_flax.train.folder import RunFolder, read_json
 
     folder = RunFolder(workdir)
     if folder.config.exists() and read_json(folder.config)["mixers"].keys() - mixer_options().keys():
-        load_config(read_json(folder.about)["experiment"])
+        load_module(read_json(folder.about)["experiment"])
 
 
 def _default_workdir(spec, config):
@@ -323,6 +387,12 @@ def _default_workdir(spec, config):
 def _run_name(spec):
     name, _, arg = spec.partition(":")
     return "-".join(filter(None, (Path(name).stem, arg.replace("/", "_"))))
+
+
+def _at_least_one(value, name):
+    if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+    return 1 if value is None else value
 
 
 def _set_up_jax(options):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -21,12 +21,14 @@ __all__ = [
     "ConfigError",
     "apply_overrides",
     "base_config",
+    "call_experiment",
     "config_diff",
     "config_hash",
     "experiment_name",
     "flatten",
     "load_config",
     "load_experiment",
+    "load_module",
     "merge_saved",
     "mixer_option_pairs",
     "validate",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
 Values = Mapping[str, Any] | ConfigDict  # nested, by name
 
 
@@ -178,6 +181,15 @@ def load_config(spec: str) -> ConfigDict:
 
 def load_experiment(spec: str) -> tuple[ModuleType, ConfigDict]:
     """The module of `path.py` or `path.py:arg`, and its config. Raises ConfigError as `load_config`."""
+    module, arg = load_module(spec)
+    return module, call_experiment(module, "get_config", arg, ConfigDict)
+
+
+def load_module(spec: str) -> tuple[ModuleType, str]:
+    """The module of `path.py` or `path.py:arg`, run for the mixers that it registers, and the arg.
+
+    Raises ConfigError in one line for a file that is missing or does not run.
+    """
     name, _, arg = spec.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -192,15 +204,21 @@ def load_experiment(spec: str) -> tuple[ModuleType, ConfigDict]:
         module_spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"config file {name!r} does not load: {_one_line(error)}") from error
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"config file {name!r} has no get_config(arg='')")
+    return module, arg
+
+
+def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) -> T:
+    """function(arg) of an experiment's module. Raises ConfigError in one line where that is no `kind`."""
+    name = module.__file__
+    if not hasattr(module, function):
+        raise ConfigError(f"config file {name!r} has no {function}(arg='')")
     try:
-        config = module.get_config(arg)
+        made = getattr(module, function)(arg)
     except Exception as error:
-        raise ConfigError(f"config file {name!r}, get_config: {_one_line(error)}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"config file {name!r}, get_config: returned {type(config).__name__}, not a ConfigDict")
-    return module, config
+        raise ConfigError(f"config file {name!r}, {function}: {_one_line(error)}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"config file {name!r}, {function}: returned {type(made).__name__}, not a {kind.__name__}")
+    return made
 
 
 def experiment_name(spec: str) -> str:
@@ -296,7 +314,9 @@ def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
 
 def validate(config: ConfigDict) -> None:
     """Raise ConfigError for values out of their range; names are checked by what they name."""
-    flat = flatten(config)
+    flat = {
+        key: value_at(config, key) for key in (*_AT_LEAST, *_WITHIN, "data.mode", "eval.best", "loss.name", "task.name")
+    }
     for key, low in _AT_LEAST.items():
         if not flat[key] >= low:
             raise ConfigError(f"{key}={flat[key]} must be at least {low}")

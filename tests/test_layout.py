@@ -23,11 +23,15 @@ ALLOWED = {
     "tasks": _BASE | {"models", "data"},
     "train": _BASE | {"models", "data", "tasks", "config", "cost"},
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
+    "predict": _BASE | {"models", "data", "tasks", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "certify": _BASE,
+    "compare": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs"},
     "sweep": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs"},
-    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "sweep"},
-    "cli": {"mixers", "config", "train", "runs", "generate", "sweep", "report"},
+    "report": _BASE
+    | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "predict", "compare"}
+    | {"sweep"},
+    "cli": {"mixers", "config", "train", "runs", "generate", "compare", "sweep", "report"},
     "__main__": {"cli"},
     "__init__": {"typing", "mixers", "runs"},
 }

@@ -91,8 +91,9 @@ def text_source(
 def language_source(spec: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    spec: as `make_language` reads it. The test split has lengths up to `test_length`, and targets under every symbol
-    are scored beyond `length` alone; there is none where `test_length` is not more than `length`.
+    spec: as `make_language` reads it. The test split has lengths from `length` + 1 to `test_length`, and targets under
+    every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is further examples
+    of the lengths of validation. Rows of both splits are equally wide.
     Raises ValueError as `make_language`.
     """
     language = make_language(spec)
@@ -103,11 +104,14 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
             raise ValueError("a synthetic language has no end: data.batch_size must be at least 1")
         return make_language_batches(language, batch_size=batch_size, length=length, seed=seed)
 
-    lengths = {"valid": (length if language.one_length else language.shortest, length, 0)}
+    seen = (length if language.one_length else language.shortest, length)
+    rows = partial(_language_batches, language, max(length, test_length))
+    valid = Split(partial(rows, lengths=seen))
     if test_length > length:
-        lengths["test"] = (length + 1, test_length, length)
-    splits = {split: Split(partial(_language_batches, language, *three)) for split, three in lengths.items()}
-    return Source(SymbolTokenizer(language.symbols), train, splits)
+        test = Split(partial(rows, lengths=(length + 1, test_length), beyond=length))
+    else:
+        test = Split(partial(rows, lengths=seen, stream=2))
+    return Source(SymbolTokenizer(language.symbols), train, {"valid": valid, "test": test})
 
 
 def labelled_source(
@@ -194,11 +198,11 @@ def _by_sign(record):
     return record._replace(label="positive" if float(record.label) > 0 else "negative")
 
 
-def _language_batches(language, shortest, longest, beyond, batch_size, length, carried):
+def _language_batches(language, longest, batch_size, length, carried, **rows):
     del length
     if carried:
         raise ValueError("examples of a synthetic language stand alone: no state is carried from one to the next")
-    return eval_language(language, batch_size=batch_size, lengths=(shortest, longest), beyond=beyond)
+    return eval_language(language, batch_size=batch_size, longest=longest, **rows)
 
 
 def _text_split(tokens: Tokens, unknown_id: int | None) -> Split:
