@@ -154,7 +154,7 @@ def _compare(options, overrides) -> int:
         print(stop)
         return 128 + stop.signal_number
     print_results(comparison, workdir)
-    return 0 if comparison.finished() else 1
+    return 1 if any(entry.failures for entry in comparison.entries) else 0
 
 
 def _certify(options, overrides) -> int:
