@@ -83,7 +83,7 @@ def _eval(options, overrides) -> int:
 
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
-    evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint or "latest")
+    evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint)
     return 0
 
 
@@ -95,7 +95,7 @@ def _generate(options, overrides) -> int:
 
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
-    run = load_run(workdir, options.checkpoint or "latest")
+    run = load_run(workdir, options.checkpoint)
     sample = run.config.sample
     given = {
         "num_tokens": (options.tokens, sample.tokens),
@@ -128,7 +128,7 @@ def _predict(options, overrides) -> int:
 
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
-    run = load_run(workdir, options.checkpoint or "latest")
+    run = load_run(workdir, options.checkpoint)
     print_predictions(run, [options.text] if options.input is None else _lines(options.input))
     return 0
 
