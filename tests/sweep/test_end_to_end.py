@@ -20,7 +20,7 @@ from hybrid_flax.sweep.space import axis, product
 def sweep():
     return product(axis("model.pattern", ["lstm", "cascade:lstm+swa"]), axis("optim.learning_rate", [1e-3, 3e-3, 1e-2]))
 """
-STEPS = 300
+STEPS = 200
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment")
-    changes = {"train__steps": STEPS, "train__checkpoint_every": 25, "eval__every": 50, "train__dropout": 0.1}
+    changes = {"train__steps": STEPS, "train__checkpoint_every": 40, "eval__every": 50, "train__dropout": 0.1}
     return tiny.write_experiment(folder, tiny.write_text(folder), SWEEP, **changes)
 
 
@@ -109,7 +109,8 @@ def test_a_preempted_job(experiment, cache, tmp_path, monkeypatch):
     folder = TrialFolder(tmp_path / trial.name)
     folder.prepare(trial, str(experiment))
     job = executor.submit(folder)
-    wait_for(lambda: steps_done(tmp_path) > 0)
+    wait_for(lambda: steps_done(tmp_path) > 0 or job.done())
+    assert not job.done(), job.stderr()
     children = Path(f"/proc/{job._process.pid}/task/{job._process.pid}/children").read_text().split()
     for child in children:
         os.kill(int(child), signal.SIGUSR2)
