@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config, load_module
+from hybrid_flax.config import (
+    ConfigError,
+    apply_overrides,
+    config_hash,
+    experiment_name,
+    load_config,
+    load_module,
+)
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -17,11 +24,18 @@ _USAGE = """python launch.py [VERB] --config=experiments/x.py[:arg] [--config.a.
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
+predict   labels of new texts from a run: --workdir --text="..." or --input=FILE (- for stdin), a text a line
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
 compare   get_compare(arg) of an experiment file: rows of one size on tasks, the same search, several seeds; into
           --workdir (default: runs/<config>): [--jobs=1] cells at a time, [--dry_run] lists them
+sweep     train every trial of the sweep() in an experiment file, each a run folder in --workdir (default:
+          runs/sweep-<config>); started again it goes on: [--sweep=name,name] [--search=grid|random|tpe] [--trials=N]
+          [--jobs=N] [--executor=local|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|halving|
+          hyperband] [--storage=postgresql://...] [--seed] [--dry_run]
+diff      two runs: what differs in their configs, and their metrics: RUN RUN
+reproduce the command of a run, from its config and git revision: RUN [--run]
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -51,7 +65,7 @@ def _train(options, overrides) -> int:
     workdir = options.workdir or _default_workdir(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, options.config)
+        run, results = train(config, workdir, experiment_name(options.config))
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
@@ -69,7 +83,7 @@ def _eval(options, overrides) -> int:
 
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
-    evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint or "latest")
+    evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint)
     return 0
 
 
@@ -81,7 +95,7 @@ def _generate(options, overrides) -> int:
 
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
-    run = load_run(workdir, options.checkpoint or "latest")
+    run = load_run(workdir, options.checkpoint)
     sample = run.config.sample
     given = {
         "num_tokens": (options.tokens, sample.tokens),
@@ -101,6 +115,21 @@ def _generate(options, overrides) -> int:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+    return 0
+
+
+def _predict(options, overrides) -> int:
+    _refuse_config(options, overrides, "predict")
+    if (options.text is None) == (options.input is None):
+        raise ConfigError('predict takes one of --text="..." and --input=FILE (- for stdin), a text a line')
+    _set_up_jax(options)
+    from hybrid_flax.report.predictions import print_predictions
+    from hybrid_flax.runs import load_run
+
+    workdir = _need_workdir(options)
+    _register_own_mixers(workdir)
+    run = load_run(workdir, options.checkpoint)
+    print_predictions(run, [options.text] if options.input is None else _lines(options.input))
     return 0
 
 
@@ -157,6 +186,47 @@ def _compare(options, overrides) -> int:
     return 1 if any(entry.failures for entry in comparison.entries) else 0
 
 
+def _sweep(options, overrides) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the trials
+    _set_up_jax(options)
+    from hybrid_flax.sweep.run import read_sweep, run_sweep
+
+    _need_config(options)
+    names = [name for name in (options.sweep or "").split(",") if name]
+    plan = read_sweep(options.config, overrides, names, options.search or "grid", options.trials)
+    workdir = Path(options.workdir or Path("runs") / f"sweep-{_run_name(options.config)}")
+    executor = _executor(options, workdir)
+    if options.dry_run:
+        from hybrid_flax.report.sweep_plan import print_sweep_plan
+        from hybrid_flax.sweep.local import visible_gpus
+
+        print_sweep_plan(plan, workdir, executor.slots, on_cpu=not visible_gpus())
+        return 0
+    given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
+    print(f"sweep folder: {workdir}", flush=True)
+    return run_sweep(plan, workdir, executor, **given)
+
+
+def _diff(options, overrides) -> int:
+    _refuse_config(options, overrides, "diff")
+    from hybrid_flax.report.diff import print_diff
+
+    print_diff(*_need_runs(options, 2))
+    return 0
+
+
+def _reproduce(options, overrides) -> int:
+    _refuse_config(options, overrides, "reproduce")
+    from hybrid_flax.report.reproduce import reproduce_command
+
+    (run,) = _need_runs(options, 1)
+    command = reproduce_command(run, options.workdir)
+    print(command.text)
+    return main(command.arguments) if options.run else 0
+
+
 def _certify(options, overrides) -> int:
     if overrides:
         raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
@@ -174,9 +244,13 @@ _VERBS = {
     "train": _train,
     "eval": _eval,
     "generate": _generate,
+    "predict": _predict,
     "plan": _plan,
     "preview": _preview,
     "compare": _compare,
+    "sweep": _sweep,
+    "diff": _diff,
+    "reproduce": _reproduce,
     "certify": _certify,
 }
 
@@ -195,8 +269,9 @@ def _parse(argv):
     parser.add_argument("--split")
     parser.add_argument("--checkpoint")
     parser.add_argument("--prompt")
+    parser.add_argument("--text")
+    parser.add_argument("--input")
     parser.add_argument("--mixers")
-    parser.add_argument("--dry_run", action="store_true")
     for name, kind in (
         ("cases", int),
         ("jobs", int),
@@ -207,8 +282,19 @@ def _parse(argv):
         ("top_k", int),
         ("top_p", float),
         ("seed", int),
+        ("sweep", str),
+        ("search", str),
+        ("trials", int),
+        ("executor", str),
+        ("slurm", str),
+        ("pruner", str),
+        ("storage", str),
     ):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--run", action="store_true")
+    if verb in ("diff", "reproduce"):
+        parser.add_argument("runs", nargs="*")
     parser.add_argument("--coordinator", help="host:port of process 0, for runs of several processes")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
@@ -238,6 +324,29 @@ def _config(options, overrides):
     return apply_overrides(load_config(options.config), overrides)
 
 
+def _need_runs(options, count):
+    if len(options.runs) != count:
+        raise ConfigError(f"{options.verb} takes {count} run folder{'s' * (count > 1)}, {len(options.runs)} given")
+    return options.runs
+
+
+def _executor(options, workdir):
+    """What runs the trials of a sweep."""
+    from hybrid_flax.sweep.local import LocalExecutor, visible_gpus
+    from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
+
+    gpus = visible_gpus()
+    jobs = max(1, len(gpus)) if options.jobs is None else _at_least_one(options.jobs, "jobs")
+    name = options.executor or "local"
+    if name == "slurm":
+        return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
+    if name != "local" or options.slurm:
+        raise ConfigError(
+            f"--executor={name!r} is none of local, slurm" if name != "local" else "--slurm goes with --executor=slurm"
+        )
+    return LocalExecutor(jobs, gpus)
+
+
 def _refuse_config(options, overrides, verb):
     if options.config or overrides:
         raise ConfigError(f"{verb} takes no config of its own: leave out --config")
@@ -248,6 +357,18 @@ def _need_workdir(options):
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
         raise ConfigError(f"no --workdir given; runs here: {', '.join(runs) or 'none'}")
     return options.workdir
+
+
+def _lines(name):
+    """The lines of a file, or of stdin, that are not blank."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input={name} cannot be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"--input={name} has no text")
+    return lines
 
 
 def _register_own_mixers(workdir):

@@ -1,9 +1,18 @@
 """The harness: the test runner checks shapes, nothing persists between runs, failures say how to repeat them."""
 
+import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import jaxtyping
+
+# Programs of tests take seconds to compile and milliseconds to run, so XLA is told not to try. The processes that
+# tests start compile as users do, and `XLA_FLAGS= pytest` makes every test do so.
+_FLAGS = "--xla_backend_optimization_level=0"
+if metadata.version("jaxlib").startswith("0.10."):  # later ones know no other emitter, and refuse the flag
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 # Before the package is first imported: every annotated function is checked while it is traced.
 jaxtyping.install_import_hook("hybrid_flax", "beartype.beartype")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -125,11 +126,23 @@ CALLS = {
     ("generate", "--workdir=nowhere", "--tokens=many"): "invalid int value",
     ("eval", "--workdir=nowhere", "--config=x.py"): "leave out --config",
     ("generate", "--workdir=nowhere", "--config.model.width=3"): "leave out --config",
+    ("sweep",): "no --config given",
+    ("sweep", "--config=experiments/griffin.py"): "no sweep()",
+    ("sweep", "--config=experiments/shakespeare.py", "--sweep=serch"): "--sweep=search",
+    ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--jobs=0"): "--jobs=0 must be at least 1",
+    ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--executor=cloud"): "none of local, slurm",
+    ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--slurm=a=b"): "goes with --executor=slurm",
+    ("diff", "one"): "diff takes 2 run folders, 1 given",
+    ("diff", "one", "two"): "one is no run",
+    ("diff", "one", "two", "--config=x.py"): "leave out --config",
+    ("reproduce",): "reproduce takes 1 run folder, 0 given",
+    ("reproduce", "nowhere"): "nowhere is no run",
 }
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
-def test_wrong_call(call, capsys):
+def test_wrong_call(call, capsys, monkeypatch):
+    monkeypatch.chdir(tiny.ROOT)
     assert CALLS[call] in mistake(capsys, *call)
 
 
@@ -297,6 +310,40 @@ def test_default_workdir_follows_the_config(experiment, capsys, tmp_path, monkey
     changed = cli._config(options, ["train.steps=2"])
     assert cli._default_workdir(options.config, changed) != first
     assert f"runs here: {first}" in mistake(capsys, "generate")
+
+
+def test_diff(finished, copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["width"] = 16
+    (copy / "config.json").write_text(json.dumps(config))
+    results = json.loads((copy / "results.json").read_text())
+    results["valid"]["loss"] += 0.25
+    (copy / "results.json").write_text(json.dumps(results))
+    assert cli.main(["diff", str(finished), str(copy)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "model.width 8 16" in out and "run: the same" in out and "+0.25" in out
+    assert "model.depth" not in out
+    (copy / "results.json").unlink()
+    assert cli.main(["diff", str(copy), str(copy)]) == 0
+    assert "train/loss" in capsys.readouterr().out
+
+
+def test_reproduce(finished, experiment, copy, capsys, tmp_path):
+    """The printed command is run, and makes the run again, bit for bit."""
+    changes = ["--config.model.pattern=gate:lstm+swa", "--config.optim.clip_norm=inf", "--config.model.tied=true"]
+    assert cli.main([f"--config={experiment}", f"--workdir={tmp_path / 'run'}", *changes]) == 0
+    capsys.readouterr()
+    assert cli.main(["reproduce", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = next(shlex.split(line) for line in lines if line.startswith("python"))
+    assert words[:3] == ["python", "launch.py", "train"] and set(changes) < set(words) and len(words) == 8
+    assert cli.main(["reproduce", str(tmp_path / "run"), f"--workdir={tmp_path / 'again'}", "--run"]) == 0
+    for name in ("config.json", "metrics.jsonl", "results.json", "sample.txt"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+    capsys.readouterr()
+    about = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(about | {"experiment": ""}))
+    assert "not launched from an experiment file" in mistake(capsys, "reproduce", copy)
 
 
 def test_help(capsys):

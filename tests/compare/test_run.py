@@ -26,7 +26,7 @@ from hybrid_flax.train.loop import Interrupted, train
 
 
 class Here:
-    """A pool whose cells run in this process, one after another; `codes`: exit codes to end with instead at first."""
+    """A pool whose cells run in this process, one after another; `codes` are exit codes to end with instead."""
 
     def __init__(self, codes=()):
         self._codes, self._done, self.running, self.stopped_by = list(codes), [], {}, None

@@ -1,0 +1,73 @@
+"""Two runs side by side: what differs in their configs, and their metrics."""
+
+import os
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_flax.config import ConfigError, flatten
+from hybrid_flax.train.folder import RunFolder, read_json
+from hybrid_flax.train.writers import read_jsonl
+
+__all__ = ["diff_runs", "print_diff"]
+
+
+def diff_runs(one: str | os.PathLike, other: str | os.PathLike) -> dict[str, list[tuple[str, Any, Any]]]:
+    """Rows (name, of the one, of the other), None where it has none.
+
+    "config": values that differ; "run": versions and devices that differ; "metrics": all final ones, or those of the
+    last rows of runs that are not finished. Raises ConfigError for a folder that is no run.
+    """
+    sides = [_read(folder) for folder in (one, other)]
+    rows = {}
+    for part in ("config", "run", "metrics"):
+        a, b = (side[part] for side in sides)
+        names = [*a, *(name for name in b if name not in a)]
+        every = [(name, a.get(name), b.get(name)) for name in names]
+        rows[part] = [row for row in every if part == "metrics" or row[1] != row[2]]
+    return rows
+
+
+def print_diff(one: str | os.PathLike, other: str | os.PathLike, console: Console | None = None) -> None:
+    """The rows of `diff_runs` as tables; metrics with the difference."""
+    console = console or Console(highlight=False)
+    for part, rows in diff_runs(one, other).items():
+        if not rows:
+            console.print(f"{part}: the same" if part != "metrics" else "metrics: none")
+            continue
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column(part, overflow="fold")
+        for name in (one, other, *(["difference"] if part == "metrics" else [])):
+            table.add_column(str(name), overflow="fold", justify="right" if part == "metrics" else "left")
+        for name, a, b in rows:
+            table.add_row(name, _text(a), _text(b), *([_difference(a, b)] if part == "metrics" else []))
+        console.print(table)
+
+
+def _read(path):
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise ConfigError(f"{folder.path} is no run: it has no config.json")
+    about = read_json(folder.about) if folder.about.exists() else {}
+    return {"config": flatten(read_json(folder.config)), "run": flatten(about), "metrics": _metrics(folder)}
+
+
+def _metrics(folder):
+    if folder.results.exists():
+        results = read_json(folder.results)
+        return {"step": results.pop("step")} | {key.replace(".", "/"): v for key, v in flatten(results).items()}
+    last = {}
+    for row in read_jsonl(folder.metrics):
+        last |= row
+    return last
+
+
+def _text(value):
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _difference(a, b):
+    both = all(isinstance(value, int | float) for value in (a, b))
+    return f"{b - a:+.4g}" if both else ""

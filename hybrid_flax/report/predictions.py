@@ -1,0 +1,23 @@
+"""Predictions as lines: a label and its text, or for tags a word and its tag a line, as CoNLL has them."""
+
+from collections.abc import Sequence
+
+from hybrid_flax.config import ConfigError
+from hybrid_flax.predict import predict
+from hybrid_flax.train.folder import Run
+
+__all__ = ["print_predictions"]
+
+
+def print_predictions(run: Run, texts: Sequence[str]) -> None:
+    """Tab-separated lines; raises ConfigError in one line as `predict` does."""
+    try:
+        predictions = predict(run, texts)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for text, label, confidence in predictions:
+        if run.config.task.name == "tag":
+            print("\n".join(f"{word}\t{tag}" for word, tag in zip(text.split(), label)), end="\n\n")
+            continue
+        words = f"{label:.4f}" if isinstance(label, float) else label if isinstance(label, str) else ",".join(label)
+        print("\t".join([words, *([] if confidence is None else [f"{confidence:.3f}"]), text]))

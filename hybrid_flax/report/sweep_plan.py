@@ -1,0 +1,168 @@
+"""What a sweep will cost, before anything trains: its trials, the programs they share, parameters, and time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hybrid_flax.cost import flops, tree_size
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
+from hybrid_flax.sweep.run import Plan
+from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
+from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
+from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.step import init_train_state, make_train_step
+
+__all__ = ["Program", "group_programs", "print_sweep_plan", "probe_seconds"]
+
+
+class Program(NamedTuple):
+    """Trials that train by one compiled step.
+
+    experiment: of the first. parameters: numbers. step_flops: of one step, with the update. num_steps: those left to
+    train, of all its trials.
+    """
+
+    experiment: Experiment
+    trials: Sequence[Trial]
+    parameters: int
+    step_flops: float
+    num_steps: int
+
+
+def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
+    """The trials of a grid by the program that trains them; nothing is compiled or run.
+
+    steps_done: of trials by name, where there are any.
+    """
+    groups = {}
+    for trial in plan.trials:
+        experiment = check_config(trial.config)
+        data = (trial.config.data.mode, trial.config.data.length, experiment.batch_size)
+        key = (experiment.model, experiment.task, experiment.spec, experiment.parallel, data)
+        groups.setdefault(key, (experiment, []))[1].append(trial)
+    programs = []
+    for experiment, trials in groups.values():
+        left = sum(trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials)
+        arguments = _arguments(experiment)
+        parameters = tree_size(arguments[0].params)
+        programs.append(Program(experiment, trials, parameters, flops(_step(experiment), *arguments), left))
+    return programs
+
+
+def probe_seconds(experiment: Experiment, num_steps: int = 5) -> float:
+    """Seconds of one training step here and now, the quickest of some after it was compiled; nothing is kept."""
+    parallel = experiment.parallel
+    key = jax.random.key(0)
+    params = jax.jit(init_params, static_argnums=0)(experiment.model, key)
+    state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key))
+    rows = parallel.rows(experiment.batch_size)
+    carry = ()
+    if experiment.carried:
+        carry = parallel.put_rows(experiment.model.init_state(experiment.batch_size, CARRIED_CAPACITY))
+    step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
+    seconds = []
+    for number in range(num_steps + 1):
+        batch = parallel.put_rows(experiment.batches.batch(number, rows))
+        since = time.perf_counter()
+        state, carry, _ = step(state, carry, batch)
+        jax.block_until_ready(state.step)
+        seconds.append(time.perf_counter() - since)
+    return min(seconds[1:])
+
+
+def print_sweep_plan(plan: Plan, workdir: Path, jobs: int, on_cpu: bool, console: Console | None = None) -> None:
+    """The trials or the search space, the programs, and an estimate of time.
+
+    on_cpu: whether the trials run on the kind of device that a probe here measures.
+    """
+    console = console or Console(highlight=False)
+    if plan.space is not None:
+        _print_space(plan, console)
+        return
+    statuses = {trial.name: read_status(workdir / trial.name, plan.base.eval.metric) for trial in plan.trials}
+    programs = group_programs(plan, {name: status.step for name, status in statuses.items()})
+    number_of = {trial.name: number for number, program in enumerate(programs) for trial in program.trials}
+    table = Table(title=f"{len(plan.trials)} trials", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("trial", "run", "program", "state", "values"):
+        table.add_column(name, overflow="fold")
+    for number, trial in enumerate(plan.trials):
+        state = statuses[trial.name].state
+        table.add_row(str(number), trial.name, str(number_of[trial.name]), state, describe(trial.values))
+    console.print(table)
+    table = Table(title=f"{len(programs)} programs to compile", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("program", "trials", "parameters", "GFLOPs/step", "steps left", "pattern"):
+        table.add_column(name, justify="left" if name == "pattern" else "right", overflow="fold")
+    for number, program in enumerate(programs):
+        counts = (number, len(program.trials), f"{program.parameters:,}", f"{program.step_flops / 1e9:.4g}")
+        table.add_row(*map(str, counts), f"{program.num_steps:,}", program.trials[0].config.model.pattern)
+    console.print(table)
+    console.print(Text(_estimate(programs, jobs, on_cpu)), soft_wrap=True)
+
+
+def _estimate(programs, jobs, on_cpu):
+    left = [program for program in programs if program.num_steps]
+    total = sum(program.step_flops * program.num_steps for program in left)
+    if not left:
+        return "nothing is left to train"
+    if not on_cpu:
+        return f"{total:.3g} FLOPs are left to train; time unknown: a probe here would measure the CPU"
+    probed = min(left, key=lambda program: program.step_flops)
+    seconds = probe_seconds(probed.experiment)
+    hours = total / (probed.step_flops / seconds) / jobs / 3600
+    return (
+        f"{total:.3g} FLOPs are left to train; about {_duration(hours * 3600)} with --jobs={jobs}, at the "
+        f"{probed.step_flops / seconds / 1e9:.3g} GFLOP/s of program {programs.index(probed)} ({seconds * 1e3:.3g} ms "
+        "a step, measured now, alone); starting, compiling and evaluating come on top"
+    )
+
+
+def _print_space(plan, console):
+    table = Table(title=f"{plan.method} search, {plan.num_trials} trials", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("key", overflow="fold")
+    table.add_column("values", overflow="fold")
+    for key, value in plan.space.items():
+        table.add_row(key, _space_text(value))
+    console.print(table)
+    steps = plan.base.train.steps * plan.num_trials
+    console.print(f"at most {steps:,} steps; programs and time unknown: trials are drawn on the way")
+
+
+def _space_text(value):
+    if isinstance(value, When):
+        return f"{_space_text(value.space)} where {value.key} is {' or '.join(map(str, value.values))}"
+    if isinstance(value, Choice):
+        return " | ".join(map(str, value.options))
+    if isinstance(value, FloatRange | IntRange):
+        step = f" in steps of {value.step}" if getattr(value, "step", 1) > 1 else ""
+        return f"{value.low} to {value.high}{step}{', evenly in the logarithm' if value.log else ''}"
+    return str(value)
+
+
+def _step(experiment):
+    return make_train_step(experiment.model, experiment.task, experiment.spec, None)
+
+
+def _arguments(experiment):
+    """Abstract state, carry and batch of a step."""
+    params = jax.eval_shape(lambda: init_params(experiment.model, jax.random.key(0)))
+    state = jax.eval_shape(
+        lambda p: init_train_state(p, experiment.hparams, experiment.spec, jax.random.key(0)), params
+    )
+    rows = experiment.batch_size
+    carry = jax.eval_shape(lambda: experiment.model.init_state(rows, CARRIED_CAPACITY)) if experiment.carried else ()
+    batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, experiment.batches.batch(0, slice(0, rows))))
+    return state, carry, batch
+
+
+def _duration(seconds):
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds > 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} seconds"

@@ -1,0 +1,1 @@
+"""Sweeps: many runs of one experiment, searched, launched, and gone on with."""

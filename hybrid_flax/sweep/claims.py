@@ -1,0 +1,149 @@
+"""Who works on what: claims that end with the process that holds them, whatever ends it."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from hybrid_flax.config import ConfigError
+
+__all__ = ["Claims", "FileClaims", "FileLock", "PostgresClaims", "is_locked"]
+
+
+@runtime_checkable
+class Claims(Protocol):
+    """Claims of the workers of one study. What a worker holds is free the moment that it ends or is killed."""
+
+    def take(self, name: str) -> bool:
+        """Claim `name`, or say that another worker has it."""
+
+    def release(self, name: str) -> None:
+        """Give a claim back."""
+
+    def exclusive(self) -> Any:
+        """Context in which no other worker of the study is; waits for it."""
+
+    def close(self) -> None:
+        """Give all back."""
+
+
+class FileLock:
+    """An exclusive lock of the kernel on a file, also over the network where the file system can."""
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = Path(path)
+        self._file: int | None = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Whether the lock is held now."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(file)
+            return False
+        except OSError as error:
+            os.close(file)
+            raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether some process holds the lock on the file."""
+    lock = FileLock(path)
+    if not Path(path).exists():
+        return False
+    free = lock.acquire(wait=False)
+    lock.release()
+    return not free
+
+
+class FileClaims:
+    """Claims of processes that share a file system: a locked file each, under `folder`."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self._folder = Path(folder)
+        self._held: dict[str, FileLock] = {}
+
+    def take(self, name: str) -> bool:
+        lock = FileLock(self._folder / name)
+        if name in self._held or not lock.acquire(wait=False):
+            return False
+        self._held[name] = lock
+        return True
+
+    def release(self, name: str) -> None:
+        self._held.pop(name).release()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        lock = FileLock(self._folder / "study")
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        for name in list(self._held):
+            self.release(name)
+
+
+class PostgresClaims:
+    """Claims of processes that share a PostgreSQL server: advisory locks of a session, which end with it.
+
+    A pooler must not share the session among clients. Raises ConfigError in one line where the server does not answer.
+    """
+
+    def __init__(self, url: str, study: str):
+        import psycopg
+
+        self._errors, self._study = psycopg.Error, study
+        # The server notices within two minutes that a machine is gone.
+        keepalive = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=15 -c tcp_keepalives_count=4"
+        try:
+            self._session = psycopg.connect(url, autocommit=True, connect_timeout=15, options=keepalive)
+        except psycopg.Error as error:
+            raise ConfigError(f"--storage does not answer: {' '.join(str(error).split())}") from error
+        self._held: set[str] = set()
+
+    def take(self, name: str) -> bool:
+        if name in self._held or not self._ask("SELECT pg_try_advisory_lock(%s)", name):
+            return False
+        self._held.add(name)
+        return True
+
+    def release(self, name: str) -> None:
+        self._held.remove(name)
+        self._ask("SELECT pg_advisory_unlock(%s)", name)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        self._ask("SELECT pg_advisory_lock(%s)", "study")
+        try:
+            yield
+        finally:
+            self._ask("SELECT pg_advisory_unlock(%s)", "study")
+
+    def close(self) -> None:
+        self._session.close()
+        self._held.clear()
+
+    def _ask(self, query, name):
+        digest = hashlib.sha256(f"hybrid_flax/{self._study}/{name}".encode()).digest()
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        try:
+            return self._session.execute(query, (key,)).fetchone()[0]
+        except self._errors as error:
+            raise ConfigError(f"--storage is lost, and with it the claims: {' '.join(str(error).split())}") from error

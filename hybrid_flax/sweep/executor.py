@@ -1,0 +1,54 @@
+"""What runs trials: the contract of executors, and the command of a trial."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from hybrid_flax.sweep.trials import TrialFolder
+
+__all__ = ["Ended", "Executor", "trial_command", "trial_environment"]
+
+_CHILD = Path(__file__).with_name("child.py")
+_ROOT = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    """The end of a trial's process. code: its exit code, negative for a signal. reason: in words, if not code."""
+
+    code: int
+    reason: str = ""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs prepared trial folders. A job is a run of `launch.py train` on one, which goes on from its checkpoint.
+
+    slots: how many jobs to give it at a time. A trial has ended well when its folder says so, not its exit code.
+    """
+
+    slots: int
+
+    def submit(self, folder: TrialFolder) -> Any:
+        """Start a job and return its handle."""
+
+    def poll(self, job: Any) -> Ended | None:
+        """How the job ended, None while it has not."""
+
+    def cancel(self, job: Any) -> None:
+        """Ask a job to save and end; `poll` says when it has."""
+
+    def close(self) -> None:
+        """Cancel all jobs and return when none is left."""
+
+
+def trial_command(folder: TrialFolder, parent: int, cpus: str = "") -> list[str]:
+    """The command that trains a prepared folder and ends with the process `parent` (0: on its own)."""
+    train = [sys.executable, "-m", "hybrid_flax", "train", f"--config={folder.trial}", f"--workdir={folder.path}"]
+    return [sys.executable, "-P", str(_CHILD), str(parent), str(folder.lock), cpus, *train]
+
+
+def trial_environment(**changes: str) -> dict[str, str]:
+    """The environment of a trial: this one's, with the package on the path."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **changes}
