@@ -25,8 +25,9 @@ ALLOWED = {
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "certify": _BASE,
-    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate"},
-    "cli": {"mixers", "config", "train", "runs", "generate", "report"},
+    "compare": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs"},
+    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "compare"},
+    "cli": {"mixers", "config", "train", "runs", "generate", "compare", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }
 
