@@ -16,6 +16,7 @@ _USAGE = """python launch.py [VERB] --config=experiments/x.py[:arg] [--config.a.
 
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
+diagnose  what the parts of a run's fusions do, and its loss without each: --workdir [--split] [--checkpoint]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
@@ -68,6 +69,18 @@ def _eval(options, overrides) -> int:
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
     evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint or "latest")
+    return 0
+
+
+def _diagnose(options, overrides) -> int:
+    _refuse_config(options, overrides, "diagnose")
+    _set_up_jax(options)
+    from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
+
+    workdir, split = _need_workdir(options), options.split or "valid"
+    _register_own_mixers(workdir)
+    diagnosis = diagnose_run(workdir, split=split, checkpoint=options.checkpoint or "latest")
+    print_diagnosis(diagnosis, f"{workdir}, {split} split")
     return 0
 
 
@@ -146,6 +159,7 @@ def _certify(options, overrides) -> int:
 _VERBS = {
     "train": _train,
     "eval": _eval,
+    "diagnose": _diagnose,
     "generate": _generate,
     "plan": _plan,
     "preview": _preview,
