@@ -99,12 +99,13 @@ def test_norms_and_gate_are_those_of_the_outputs(gated):
     model, params, found = gated
     own = layer(params)["mixer"]
     outputs, gates = {"a": [], "b": []}, []
+    parts = {"a": make_mixer("tanh", WIDTH), "b": make_mixer("attn", WIDTH, num_heads=2, position="none")}
+    runs = {name: jax.jit(mixer.apply) for name, mixer in parts.items()}
     for batch in BATCHES:
         x, segments = layer_input(model, params, batch)
         live = np.asarray(segments.ids > 0)
-        for name, part in (("a", "tanh"), ("b", "attn")):
-            mixer = make_mixer(part, WIDTH, **({"num_heads": 2, "position": "none"} if name == "b" else {}))
-            outputs[name].append(np.asarray(mixer.apply(own[name], x, segments)[0])[live])
+        for name, run in runs.items():
+            outputs[name].append(np.asarray(run(own[name], x, segments)[0])[live])
         pre = np.asarray(x, np.float64)[live] @ np.asarray(own["gate"]["kernel"]) + own["gate"]["bias"]
         gates.append(1 / (1 + np.exp(-pre)))
     a, b = (np.sqrt(np.mean(np.square(np.concatenate(outputs[name])))) for name in "ab")
@@ -139,7 +140,7 @@ def test_a_gate_that_is_shut_needs_nothing_of_the_other_part(gated):
     """b alone is what is left; without b nothing is, which is the loss without the layer."""
     model, params, _ = gated
     own = layer(params)["mixer"]
-    shut = own | {"gate": {"kernel": jnp.zeros((WIDTH, WIDTH)), "bias": jnp.full(WIDTH, -100.0)}}
+    shut = own | {"gate": {"kernel": jnp.zeros((WIDTH, WIDTH)), "bias": jnp.full(WIDTH, -100.0, jnp.float32)}}
     params = jax.tree.map(lambda leaf: leaf, params)
     params["backbone"]["rest"]["layer_0"]["mixer"] = shut
     found = diagnose(model, TASK, params, BATCHES)
