@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, load_config, load_module
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = ["main"]
@@ -21,6 +21,8 @@ generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--to
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
+compare   get_compare(arg) of an experiment file: rows of one size on tasks, the same search, several seeds; into
+          --workdir (default: runs/<config>): [--jobs=1] cells at a time, [--dry_run] lists them
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
 """
 
@@ -143,6 +145,30 @@ def _preview(options, overrides) -> int:
     return 0
 
 
+def _compare(options, overrides) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # of this process, which only plans: accelerators are for the cells
+    _set_up_jax(options)
+    from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
+    from hybrid_flax.compare.tables import print_cells, print_results
+
+    _need_config(options)
+    title, cells = plan_comparison(options.config, overrides)
+    print_cells(title, cells)
+    if options.dry_run:
+        return 0
+    workdir = options.workdir or str(Path("runs") / _run_name(options.config))
+    print(f"folder: {workdir}", flush=True)
+    try:
+        comparison = run_comparison(title, cells, options.config, workdir, _at_least_one(options.jobs, "jobs"))
+    except Stopped as stop:
+        print(stop)
+        return 128 + stop.signal_number
+    print_results(comparison, workdir)
+    return 0 if comparison.finished() else 1
+
+
 def _certify(options, overrides) -> int:
     if overrides:
         raise ConfigError("certify takes no --config.NAME=VALUE: mixers are certified with their defaults")
@@ -163,6 +189,7 @@ _VERBS = {
     "generate": _generate,
     "plan": _plan,
     "preview": _preview,
+    "compare": _compare,
     "certify": _certify,
 }
 
@@ -182,8 +209,10 @@ def _parse(argv):
     parser.add_argument("--checkpoint")
     parser.add_argument("--prompt")
     parser.add_argument("--mixers")
+    parser.add_argument("--dry_run", action="store_true")
     for name, kind in (
         ("cases", int),
+        ("jobs", int),
         ("width", int),
         ("length", int),
         ("tokens", int),
@@ -211,10 +240,14 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _config(options, overrides):
+def _need_config(options):
     if not options.config:
         known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
         raise ConfigError(f"no --config given; here are: {known or 'none'}")
+
+
+def _config(options, overrides):
+    _need_config(options)
     return apply_overrides(load_config(options.config), overrides)
 
 
@@ -236,13 +269,22 @@ def _register_own_mixers(workdir):
 
     folder = RunFolder(workdir)
     if folder.config.exists() and read_json(folder.config)["mixers"].keys() - mixer_options().keys():
-        load_config(read_json(folder.about)["experiment"])
+        load_module(read_json(folder.about)["experiment"])
 
 
 def _default_workdir(spec, config):
-    name = Path(spec.partition(":")[0]).stem
-    arg = spec.partition(":")[2]
-    return str(Path("runs") / "-".join(filter(None, (name, arg.replace("/", "_"), config_hash(config)))))
+    return str(Path("runs") / f"{_run_name(spec)}-{config_hash(config)}")
+
+
+def _run_name(spec):
+    name, _, arg = spec.partition(":")
+    return "-".join(filter(None, (Path(name).stem, arg.replace("/", "_"))))
+
+
+def _at_least_one(value, name):
+    if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+    return 1 if value is None else value
 
 
 def _set_up_jax(options):

@@ -1,13 +1,16 @@
 """Every knob of an experiment in one place; reading, overriding, checking, hashing and comparing configs."""
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -18,15 +21,23 @@ __all__ = [
     "ConfigError",
     "apply_overrides",
     "base_config",
+    "call_experiment",
     "config_diff",
     "config_hash",
+    "experiment_name",
     "flatten",
     "load_config",
+    "load_experiment",
+    "load_module",
+    "merge_saved",
     "mixer_option_pairs",
     "validate",
+    "value_at",
+    "with_values",
 ]
 
 
+T = TypeVar("T")
 Values = Mapping[str, Any] | ConfigDict  # nested, by name
 
 
@@ -112,6 +123,11 @@ def base_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.dropout = 0.0  # of embeddings and of every branch of the residual stream
+    config.train.locked_dropout = False  # its mask is the same for all time steps of a row: variational dropout
+    config.train.embedding_dropout = 0.0  # of word types: all tokens of one lose their embedding for a step
+    config.train.word_dropout = 0.0  # of input tokens, which become the unknown one
+    config.train.recurrent_dropout = 0.0  # of the entries of recurrent matrices, for a step: DropConnect
+    config.train.patience = 0  # evaluations without a better eval.metric after which training stops; 0: never
     config.train.parallel = "auto"  # auto | jit | pmap | shard_map
     config.train.log_every = 20  # steps
     config.train.checkpoint_every = 500  # steps
@@ -121,6 +137,9 @@ def base_config() -> ConfigDict:
     config.eval.batch_size = 32  # rows
     config.eval.length = 0  # tokens a row; 0: that of training
     config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
+    # What the best checkpoint is best in: the lowest loss, mse, perplexity or bits_*, the highest of any other metric.
+    config.eval.metric = "loss"
+    config.eval.best = False  # final metrics, sample and parameters are those of the best checkpoint
 
     config.sample = ConfigDict()
     config.sample.prompt = "\n"  # of the sample at the end of training and of `generate`
@@ -135,9 +154,27 @@ def base_config() -> ConfigDict:
 
 
 def load_config(spec: str) -> ConfigDict:
-    """The config of `path.py` or `path.py:arg`, from its get_config(arg="").
+    """The config of `path.py` or `path.py:arg`, from its get_config(arg=""), or of the `trial.json` of a sweep.
 
     Raises ConfigError in one line for a file that is missing, does not run, or has no get_config.
+    """
+    if Path(spec).suffix == ".json":
+        saved = _read_saved(spec)
+        load_experiment(saved["experiment"])  # for the mixers that it registers
+        return merge_saved(saved["config"])
+    return load_experiment(spec)[1]
+
+
+def load_experiment(spec: str) -> tuple[ModuleType, ConfigDict]:
+    """The module of `path.py` or `path.py:arg`, and its config. Raises ConfigError as `load_config`."""
+    module, arg = load_module(spec)
+    return module, call_experiment(module, "get_config", arg, ConfigDict)
+
+
+def load_module(spec: str) -> tuple[ModuleType, str]:
+    """The module of `path.py` or `path.py:arg`, run for the mixers that it registers, and the arg.
+
+    Raises ConfigError in one line for a file that is missing or does not run.
     """
     name, _, arg = spec.partition(":")
     path = Path(name)
@@ -153,15 +190,38 @@ def load_config(spec: str) -> ConfigDict:
         module_spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"config file {name!r} does not load: {_one_line(error)}") from error
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"config file {name!r} has no get_config(arg='')")
+    return module, arg
+
+
+def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) -> T:
+    """function(arg) of an experiment's module. Raises ConfigError in one line where that is no `kind`."""
+    name = module.__file__
+    if not hasattr(module, function):
+        raise ConfigError(f"config file {name!r} has no {function}(arg='')")
     try:
-        config = module.get_config(arg)
+        made = getattr(module, function)(arg)
     except Exception as error:
-        raise ConfigError(f"config file {name!r}, get_config: {_one_line(error)}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"config file {name!r}, get_config: returned {type(config).__name__}, not a ConfigDict")
-    return config
+        raise ConfigError(f"config file {name!r}, {function}: {_one_line(error)}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"config file {name!r}, {function}: returned {type(made).__name__}, not a {kind.__name__}")
+    return made
+
+
+def experiment_name(spec: str) -> str:
+    """The `path.py[:arg]` behind a spec of `load_config`."""
+    return _read_saved(spec)["experiment"] if Path(spec).suffix == ".json" else spec
+
+
+def merge_saved(saved: Mapping[str, Any]) -> ConfigDict:
+    """The config of saved values, at the default where an older version had no such knob."""
+
+    def merge(base, saved):
+        merged = dict(base)
+        for key, value in saved.items():
+            merged[key] = merge(base.get(key, {}), value) if isinstance(value, dict) else value
+        return merged
+
+    return ConfigDict(merge(base_config().to_dict(), saved))
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -173,15 +233,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"override {text!r} has no value: write {text}=VALUE")
-        known = flatten(config)
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            near += [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2] and name not in near]
-            raise ConfigError(f"unknown key {key!r} in --config.{text}; nearest: {', '.join(near[:4]) or 'none'}")
-        parent, _, leaf = key.rpartition(".")
-        target = config
-        for name in filter(None, parent.split(".")):
-            target = target[name]
+        target, leaf = _find(config, key, f"--config.{text}")
         kind = target.get_type(leaf)
         try:
             target[leaf] = _parse(value, kind)
@@ -190,15 +242,33 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
+def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A copy of config with {"a.b": value} set, each of the type of the value it replaces.
+
+    Raises ConfigError for an unknown key (naming the nearest), a value of another type, and not-a-number.
+    """
+    changed = config.copy_and_resolve_references()
+    for key, value in values.items():
+        typed, leaf = _find(config, key, f"{key}={value!r}")  # the copy of a placeholder has no type
+        target, _ = _find(changed, key, key)
+        target[leaf] = _cast(key, value, typed.get_type(leaf), typed[leaf])
+    return changed
+
+
 def flatten(config: Values, prefix: str = "") -> dict[str, Any]:
     """{"a.b": value} of a nested config."""
     flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
+    for key, value in (config.to_dict() if isinstance(config, ConfigDict) else config).items():
+        if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def value_at(config: Values, key: str) -> Any:
+    """The value of "a.b"."""
+    return functools.reduce(lambda part, name: part[name], key.split("."), config)
 
 
 def config_hash(config: Values) -> str:
@@ -230,7 +300,7 @@ def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
 
 def validate(config: ConfigDict) -> None:
     """Raise ConfigError for values out of their range; names are checked by what they name."""
-    flat = flatten(config)
+    flat = {key: value_at(config, key) for key in (*_AT_LEAST, *_WITHIN, "data.mode", "loss.name", "task.name")}
     for key, low in _AT_LEAST.items():
         if not flat[key] >= low:
             raise ConfigError(f"{key}={flat[key]} must be at least {low}")
@@ -239,6 +309,9 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
     if flat["data.batch_size"] == 0 and flat["data.mode"] not in ("windows", "padded"):
         raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows or padded")
+    for key in ("train.patience", "eval.best"):
+        if flat[key] and not flat["eval.every"]:
+            raise ConfigError(f"{key}={flat[key]} goes by evaluations on the way and eval.every=0 makes none: raise it")
     if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
@@ -271,6 +344,7 @@ _AT_LEAST = {
     "train.steps": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "train.patience": 0,
     "eval.every": 0,
     "eval.batch_size": 1,
     "eval.length": 0,
@@ -286,6 +360,9 @@ _WITHIN = {
     "optim.momentum": (0.0, 1.0),
     "optim.ema_decay": (0.0, 1.0),
     "train.dropout": (0.0, 1.0),
+    "train.embedding_dropout": (0.0, 1.0),
+    "train.word_dropout": (0.0, 1.0),
+    "train.recurrent_dropout": (0.0, 1.0),
     "loss.label_smoothing": (0.0, 1.0),
     "schedule.final_fraction": (0.0, 1.0001),
     "schedule.decay_fraction": (0.0, 1.0001),
@@ -298,6 +375,45 @@ def _one_line(error):
     while isinstance(text, KeyError | AttributeError) and text.args:
         text = text.args[0]
     return " ".join(str(text).split()) or type(error).__name__
+
+
+def _read_saved(path):
+    """{"experiment": spec, "config": values} of a trial.json."""
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {"experiment": saved["experiment"], "config": saved["config"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"config file {path!r} is no trial of a sweep: {_one_line(error)}") from error
+
+
+def _find(config, key, shown):
+    """(the part of config that holds `key`, its last name)."""
+    target, (*parents, leaf) = config, key.split(".")
+    for name in parents:
+        target = target.get(name) if isinstance(target, ConfigDict) else None
+    if isinstance(target, ConfigDict) and leaf in target and not isinstance(target[leaf], ConfigDict):
+        return target, leaf
+    known = flatten(config)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near += [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2] and name not in near]
+    raise ConfigError(f"unknown key {key!r} in {shown}; nearest: {', '.join(near[:4]) or 'none'}")
+
+
+def _cast(key, value, kind, old):
+    """`value` as the config holds it: 1 and 1.0 of a float are one value, and of one hash."""
+    if hasattr(value, "item"):
+        value = value.item()  # of numpy
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{key}={value!r} is not a number")
+    if value is None and old is None:
+        return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+        raise ConfigError(f"{key}={value!r} is no {kind.__name__}")
+    return value
 
 
 def _parse(text, kind):

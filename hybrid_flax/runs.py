@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from hybrid_flax.config import ConfigError, base_config
+from hybrid_flax.config import ConfigError, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.checkpoint import Checkpoints
@@ -19,7 +18,8 @@ __all__ = ["Run", "load_run"]
 def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
-    checkpoint: "latest" or "best" (lowest validation loss). Mixers of the user's own must be registered before.
+    checkpoint: "latest" or "best" (by eval.metric on the validation split). Mixers of the user's own must be
+    registered before.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
@@ -27,14 +27,14 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
     if checkpoint not in ("latest", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
-    config = ConfigDict(_merge(base_config().to_dict(), read_json(folder.config)))
+    config = merge_saved(read_json(folder.config))
     try:
         tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
         labels = tuple(read_json(folder.labels))
         model = model_from_config(config, tokenizer.vocab_size, labels)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
     try:
         step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
         if step is None:
@@ -53,10 +53,3 @@ def _nearest_runs(path):
     parent = path.parent if path.parent.is_dir() else Path("runs")
     runs = sorted(str(p.parent) for p in parent.glob("*/config.json"))
     return f"; runs here: {', '.join(runs[:5])}" if runs else ""
-
-
-def _merge(base, saved):
-    merged = dict(base)
-    for key, value in saved.items():
-        merged[key] = _merge(base.get(key, {}), value) if isinstance(value, dict) else value
-    return merged

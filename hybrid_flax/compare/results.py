@@ -20,7 +20,7 @@ class Budget(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A model. single: whether one mechanism alone mixes along time, so that it can be what fusions are held against."""
+    """A model. single: whether one mechanism alone mixes along time: fusions are held against the best of those."""
 
     name: str
     single: bool
@@ -91,7 +91,7 @@ class Entry(NamedTuple):
 class Comparison(NamedTuple):
     """Rows x columns. entries: a row of every column, in the order of rows, then columns, also where nothing ran yet.
 
-    seeds: how many every entry is to get. learning_rates: of the search. devices: what it ran on.
+    seeds: how many every entry is to get. learning_rates: of the search. devices: what it ran on, "" before it did.
     """
 
     title: str

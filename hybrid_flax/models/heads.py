@@ -11,7 +11,7 @@ from hybrid_flax.ops.crf import Transitions
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
-from hybrid_flax.typing import Array, Int, Segments, State
+from hybrid_flax.typing import Array, Float, Int, Segments, State
 
 __all__ = ["SequenceModel"]
 
@@ -22,6 +22,7 @@ class SequenceModel(nn.Module):
     num_outputs: None for one a symbol of the vocabulary. pooling: "none" for outputs [B, T, num_outputs], else one of
     POOLINGS for [B, num_outputs]. crf: outputs are (emissions, `Transitions`). dtype: the compute dtype, "float32" or
     "bfloat16"; parameters, states and outputs stay float32.
+    type_factors: what the embedding of every word type is multiplied by where it is read; tied outputs are not.
     Parameters: embed.embedding [V, D], backbone, head.kernel [D, outputs] (untied), head.bias [outputs],
     pool.kernel [D, 1] (pooling "attention"), crf.start, crf.between, crf.end.
     """
@@ -58,8 +59,10 @@ class SequenceModel(nn.Module):
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
+        type_factors: Float[Array, "V"] | None = None,
     ) -> tuple[Any, State]:
         x = self.embed["embedding"][tokens].astype(self.dtype)
+        x = x if type_factors is None else x * type_factors[tokens][..., None].astype(x.dtype)
         x = x if dropout is None else dropout(x, 0)
         x, state = self.backbone(x, segments, state, dropout)
         if self.pooling != "none":

@@ -12,7 +12,7 @@ from hybrid_flax.ops.mlp import mlp
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.typing import Array, Float, Key, Mixer, Segments, State
 
-__all__ = ["NORMS", "Block", "Dropout", "Mlp", "Norm", "init_kernel"]
+__all__ = ["NORMS", "Block", "Dropout", "LockedDropout", "Mlp", "Norm", "init_kernel"]
 
 NORMS = ("rms", "layer")
 
@@ -30,10 +30,23 @@ class Dropout(NamedTuple):
         """Drop entries of x and scale the rest by 1 / (1 - rate); `site` numbers the place in the model."""
 
         def keep_row(key):
-            return jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - self.rate, x.shape[1:])
+            return jax.random.bernoulli(jax.random.fold_in(key, site), 1.0 - self.rate, self.mask_shape(x))
 
         kept = jax.vmap(keep_row)(self.keys)
         return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros_like(x))
+
+    def mask_shape(self, x: Float[Array, "B T D"]) -> tuple[int, int]:
+        """Of the mask of one row."""
+        return x.shape[1:]
+
+
+class LockedDropout(Dropout):
+    """Dropout of features: one mask a row for all time steps, another at every site (Gal & Ghahramani 2016)."""
+
+    __slots__ = ()
+
+    def mask_shape(self, x: Float[Array, "B T D"]) -> tuple[int, int]:
+        return 1, x.shape[2]
 
 
 def init_kernel(key: Key[Array, ""], shape: tuple[int, ...]) -> dict[str, Array]:

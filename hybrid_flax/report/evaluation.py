@@ -2,10 +2,15 @@
 
 import os
 
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.runs import load_run
-from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
 
@@ -41,15 +46,34 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dic
         print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")
     results = {}
     for name, words in how.items():
-        results[name] = evaluate(
-            run.model,
-            task,
-            params,
-            source.splits[split].batches(config.eval.batch_size, length, name == "carried"),
-            parallel,
-            carried=name == "carried",
-        )
+        batches = source.splits[split].batches(config.eval.batch_size, length, name == "carried")
+        sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
+        results[name] = {metric: float(value) for metric, value in task.metrics(sums).items()}
         print(f"{words}: {task.describe(results[name])}")
+        if "confusion" in sums:
+            _print_classes(sums, run.labels)
     if task.generates and "carried" not in results:
         print("carried state: not for this model, the cache of full attention would grow with the text")
     return results
+
+
+_MOST_CLASSES = 12  # whose confusion fits on a screen
+
+
+def _print_classes(sums, names):
+    """Precision, recall and F1 of every class; for few classes also what each was taken for."""
+    matrix = len(names) <= _MOST_CLASSES
+    table = Table(title="rows are the true class" if matrix else None, title_justify="left", box=SIMPLE_HEAD)
+    for title in ("class", "examples", "precision %", "recall %", "F1 %", *(names if matrix else ())):
+        table.add_column(title, justify="left" if title == "class" else "right")
+    right, predicted, actual = (sums[key] for key in ("true_positive", "predicted", "actual"))
+    shares = (
+        right / np.maximum(predicted, 1),
+        right / np.maximum(actual, 1),
+        2 * right / np.maximum(predicted + actual, 1),
+    )
+    for place, name in enumerate(names):
+        scores = (f"{100 * share[place]:.2f}" for share in shares)
+        cells = (f"{count:.0f}" for count in sums["confusion"][place]) if matrix else ()
+        table.add_row(name, f"{actual[place]:.0f}", *scores, *cells)
+    Console().print(table)

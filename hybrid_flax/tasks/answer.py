@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Task, likeliest
 
 __all__ = ["make_answering"]
 
@@ -13,7 +13,7 @@ __all__ = ["make_answering"]
 @functools.cache
 def make_answering() -> Task:
     """The task; equal calls give the identical object. Metrics: loss in nats, accuracy per target and per row."""
-    return Task(_loss, _evaluate, _metrics, _describe)
+    return Task(_loss, _evaluate, _metrics, _describe, likeliest)
 
 
 def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from hybrid_flax.ops.losses import binary_cross_entropy, cross_entropy
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Task, likeliest
 
 __all__ = ["f1_scores", "make_classification"]
 
 
 @functools.cache
-def make_classification(names: tuple[str, ...], multi_label: bool = False) -> Task:
+def make_classification(multi_label: bool = False) -> Task:
     """The task; equal arguments give the identical object.
 
     Outputs are logits [B, C]. multi_label: every class is a question of its own, answered yes above 0.
-    Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro, weighted and of every class.
+    Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro and weighted.
     """
     if multi_label:
-        return Task(_binary_loss, _evaluate_binary, functools.partial(_metrics, names), _describe)
-    return Task(_loss, _evaluate, functools.partial(_metrics, names), _describe)
+        return Task(_binary_loss, _evaluate_binary, _metrics, _describe, _given)
+    return Task(_loss, _evaluate, _metrics, _describe, likeliest)
 
 
 def f1_scores(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> dict[str, float]:
@@ -52,13 +52,19 @@ def _binary_loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
 
 def _evaluate(logits, batch):
     num_classes = logits.shape[-1]
-    predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    predicted = jax.nn.one_hot(likeliest(logits), num_classes)
     actual = jax.nn.one_hot(batch["labels"], num_classes)
     return _counts(_loss(logits, batch), predicted, actual, batch["weights"])
 
 
 def _evaluate_binary(logits, batch):
-    return _counts(_binary_loss(logits, batch), (logits > 0).astype(jnp.float32), batch["labels"], batch["weights"])
+    given = _given(logits).astype(jnp.float32)
+    return _counts(_binary_loss(logits, batch), given, batch["labels"], batch["weights"])
+
+
+def _given(logits, live=None):
+    del live
+    return logits > 0
 
 
 def _counts(sums, predicted, actual, weights):
@@ -74,7 +80,7 @@ def _counts(sums, predicted, actual, weights):
     }
 
 
-def _metrics(names, sums):
+def _metrics(sums):
     scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"])
     return {
         "loss": sums["loss"] / sums["count"],

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.ops.losses import cross_entropy, squared_error
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Task, likeliest
 
 __all__ = ["LOSSES", "make_language_modelling"]
 
@@ -23,9 +23,8 @@ def make_language_modelling(loss: str = "cross_entropy") -> Task:
     """
     if loss not in LOSSES:
         raise ValueError(f"loss.name={loss!r} is none of {', '.join(LOSSES)}")
-    return Task(
-        _cross_entropy if loss == "cross_entropy" else _squared_error, _evaluate, _metrics, _describe, generates=True
-    )
+    loss_sums = _cross_entropy if loss == "cross_entropy" else _squared_error
+    return Task(loss_sums, _evaluate, _metrics, _describe, likeliest, generates=True)
 
 
 def _cross_entropy(logits, batch, label_smoothing=0.0, z_loss=0.0):

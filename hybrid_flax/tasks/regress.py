@@ -17,7 +17,7 @@ def make_regression() -> Task:
 
     sign: the share of examples whose prediction has the sign of the label (zero counts as negative).
     """
-    return Task(_loss, _evaluate, _metrics, _describe)
+    return Task(_loss, _evaluate, _metrics, _describe, lambda outputs, live: outputs[:, 0])
 
 
 def _loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):

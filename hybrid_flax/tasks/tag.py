@@ -10,7 +10,7 @@ from jax import lax
 
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Task, likeliest
 from hybrid_flax.tasks.classify import f1_scores
 from hybrid_flax.typing import Array, Bool, Int
 
@@ -43,7 +43,7 @@ def make_tagging(names: tuple[str, ...]) -> Task:
         if isinstance(outputs, tuple):
             emissions, transitions = _constrain(outputs, moves)
             return best_path(emissions, live, transitions)
-        return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+        return likeliest(outputs)
 
     def evaluate(outputs, batch):
         live = batch["weights"] > 0
@@ -51,7 +51,7 @@ def make_tagging(names: tuple[str, ...]) -> Task:
         right = jnp.sum((predicted == batch["labels"]) & live).astype(jnp.float32)
         return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch["labels"], live, len(names) // 2)
 
-    return Task(loss, evaluate, functools.partial(_metrics, names), _describe)
+    return Task(loss, evaluate, functools.partial(_metrics, names), _describe, predict)
 
 
 def allowed_moves(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,27 +15,30 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from hybrid_flax.tasks.base import lower_is_better
 from hybrid_flax.typing import PyTree
 
 __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the latest `keep_latest` and the best by `metric` (lowest)."""
+    """The checkpoints in one folder: the latest, and the best by a metric, the first of equally good ones.
 
-    def __init__(self, directory: str | os.PathLike, *, metric: str = "eval/loss", keep_latest: int = 1):
+    metric: its name in the task, "loss"; whether lower is better, `lower_is_better` says.
+    """
+
+    def __init__(self, directory: str | os.PathLike, metric: str):
         _quieten()
         policies = ocp.training.preservation_policies
-        self._metric = metric
+        self._metric, self._sign = f"eval/{metric}", -1 if lower_is_better(metric) else 1
         self._checkpointer = ocp.training.Checkpointer(
             Path(directory).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
                 [
-                    policies.LatestN(keep_latest),
+                    policies.LatestN(1),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[metric],
-                        reverse=True,
+                        get_metric_fn=lambda metrics: self._score(metrics, metrics["step"]),
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -43,6 +46,8 @@ class Checkpoints:
             ),
             cleanup_tmp_directories=jax.process_index() == 0,
         )
+        scores = [self._score(c.metrics, c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        self._best = max(scores, default=None)
 
     def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
         """Start saving; returns once the arrays have been copied off the device.
@@ -51,6 +56,9 @@ class Checkpoints:
         """
         if step in {checkpoint.step for checkpoint in self._checkpointer.checkpoints}:
             raise RuntimeError(f"a checkpoint of step {step} already exists in {self._checkpointer.directory}")
+        if metrics is not None:
+            self._best = max(filter(None, (self._best, self._score(metrics, step))))
+            metrics = {"step": step, **metrics}
         self._checkpointer.save_async(step, tree, metrics=metrics)
 
     def restore(self, step: int, like: PyTree) -> PyTree:
@@ -81,13 +89,16 @@ class Checkpoints:
         return max(steps, default=None)
 
     def best(self) -> int | None:
-        """The saved step of the lowest metric, None where none was evaluated."""
-        ranked = [(c.metrics[self._metric], c.step) for c in self._checkpointer.checkpoints if c.metrics]
-        return min(ranked)[1] if ranked else None
+        """The step whose metric is best, perhaps still being saved; None where none was evaluated."""
+        return None if self._best is None else -self._best[1]
 
     def wait(self) -> None:
         """Block until what is being saved is on disk."""
         self._checkpointer.wait()
+
+    def _score(self, metrics, step):
+        """The higher, the better; of equals the first."""
+        return self._sign * metrics[self._metric], -step
 
     def _saved(self, step, path):
         """Names, shapes and dtypes of the subtree at `path`."""

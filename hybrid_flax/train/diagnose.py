@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import Dropout
 from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.noise import Noise, apply_model
 from hybrid_flax.train.state import TrainState
-from hybrid_flax.train.step import row_keys
-from hybrid_flax.typing import Segments
 
 __all__ = ["TrainingFailed", "explain_failure"]
 
@@ -19,23 +17,14 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on: one line with the step, the metric and the place."""
 
 
-def explain_failure(model: SequenceModel, task: Task, state: TrainState, carry: Any, batch: Any, dropout: bool) -> str:
+def explain_failure(model: SequenceModel, task: Task, state: TrainState, carry: Any, batch: Any, noise: Noise) -> str:
     """What was not finite in the step at which `state` stopped moving, and the first layer where it happened.
 
     carry, batch: all rows of that step, on one device.
     """
-    keys = row_keys(state.key, state.step, batch["row"])
-    segments = Segments(batch["segment_ids"], batch["positions"])
 
     def loss(params):
-        (logits, _), variables = model.apply(
-            {"params": params},
-            batch["tokens"],
-            segments,
-            None if carry == () else carry,
-            Dropout(keys, state.hparams.dropout) if dropout else None,
-            mutable=["diagnostics"],
-        )
+        (logits, _), variables = apply_model(model, params, carry, batch, noise, state, mutable=["diagnostics"])
         sums = task.loss(logits, batch)
         return sums["loss"], (logits, variables.get("diagnostics", {}))
 

@@ -13,7 +13,7 @@ from hybrid_flax.train.parallel import Parallel
 from hybrid_flax.train.step import make_eval_step
 from hybrid_flax.typing import Params
 
-__all__ = ["evaluate"]
+__all__ = ["add_up", "evaluate"]
 
 
 def evaluate(
@@ -26,7 +26,22 @@ def evaluate(
     carried: bool = False,
     max_batches: int = 0,
 ) -> dict[str, float]:
-    """Metrics of `params` over `batches`, all of one shape.
+    """Metrics of `params` over `batches`: `task.metrics` of what `add_up` returns."""
+    sums = add_up(model, task, params, batches, parallel, carried=carried, max_batches=max_batches)
+    return {name: float(value) for name, value in task.metrics(sums).items()}
+
+
+def add_up(
+    model: SequenceModel,
+    task: Task,
+    params: Params,
+    batches: Sequence[dict],
+    parallel: Parallel,
+    *,
+    carried: bool = False,
+    max_batches: int = 0,
+) -> Mapping[str, Any]:
+    """Sums of `task.evaluate` over `batches`, all of one shape, in float64.
 
     carried: whether states go from batch to batch. max_batches: stop there; 0 reads them all.
     """
@@ -41,7 +56,7 @@ def evaluate(
         # Sums are added on the host in float64: a split has more characters than float32 counts exactly.
         sums = {name: np.asarray(value, np.float64) for name, value in jax.device_get(sums).items()}
         total = sums if total is None else {name: total[name] + sums[name] for name in total}
-    return {name: float(value) for name, value in task.metrics(total).items()}
+    return total
 
 
 def _local(tree, rows):

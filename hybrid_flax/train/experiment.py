@@ -1,24 +1,31 @@
 """What a config stands for: the data, the model and the step of an experiment, checked before anything runs."""
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.build import make_model, model_is_bounded, model_is_causal
+from hybrid_flax.models.build import init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.layers import Dropout, LockedDropout
 from hybrid_flax.tasks.answer import make_answering
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.tasks.regress import make_regression
 from hybrid_flax.tasks.tag import make_tagging
+from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
-from hybrid_flax.train.step import StepSpec
+from hybrid_flax.train.step import StepSpec, make_eval_step
 
 __all__ = ["Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
 
@@ -49,7 +56,7 @@ def make_experiment(config: Any) -> Experiment:
         batch_size = batches.batch_size
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels)
         task = make_task(config, source.labels)
-        spec = _step_spec(config)
+        spec = _step_spec(config, source.tokenizer)
         hparams = _hparams(config)
         make_unit_schedule(**dict(spec.schedule))
         make_optimizer(spec.optimizer, hparams)
@@ -63,6 +70,12 @@ def make_experiment(config: Any) -> Experiment:
             )
         carried = config.data.mode == "stream"
         _check_model(model, task, carried)
+        if spec.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
+            raise ValueError(
+                f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
+                f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
+            )
+        _check_metric(config, source, model, task)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
@@ -71,6 +84,7 @@ def make_experiment(config: Any) -> Experiment:
 def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Source:
     """The data of config.data; tokenizer and labels are made from its training part unless those of a run are given.
 
+    Sources are kept: another run on the same files neither reads nor tokenises them again.
     Raises ValueError and FileNotFoundError in one line.
     """
     data, task = config.data, config.task.name
@@ -81,7 +95,8 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         )
     if synthetic:
         test_length = config.eval.length or data.length
-        return language_source(data.path.removeprefix(SYNTHETIC), length=data.length, test_length=test_length)
+        lengths = {"length": data.length, "test_length": test_length}
+        return _kept(language_source, data.path.removeprefix(SYNTHETIC), (), **lengths)
     given = {
         "valid_fraction": float(data.valid_fraction),
         "test_fraction": float(data.test_fraction),
@@ -90,9 +105,9 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "min_count": data.min_count,
     }
     if task == "lm":
-        return text_source(data.path, document=data.document, **given)
+        return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
     columns = {"text": data.text, "label": data.label, "split_seed": data.split_seed, "labels": labels}
-    return labelled_source(data.path, _KINDS[task], **columns, **given)
+    return _kept(labelled_source, data.path, _versions(data.path), kind=_KINDS[task], **columns, **given)
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:
@@ -106,7 +121,7 @@ def make_task(config: Any, labels: tuple[str, ...]) -> Task:
         return make_regression()
     if name == "tag":
         return make_tagging(labels)
-    return make_classification(labels, multi_label=name == "multilabel")
+    return make_classification(multi_label=name == "multilabel")
 
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> SequenceModel:
@@ -127,7 +142,21 @@ def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> 
     )
 
 
-def _step_spec(config) -> StepSpec:
+@functools.lru_cache(maxsize=4)
+def _kept(source, path, versions, **options):
+    """source(path, **options), for files that have not changed."""
+    del versions
+    return source(path, **options)
+
+
+def _versions(path):
+    """Name, time and size of every file at `path`; () for what is no path."""
+    root = Path(path).absolute()
+    files = [root] if root.is_file() else sorted(filter(Path.is_file, root.rglob("*"))) if path else []
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+def _step_spec(config, tokenizer) -> StepSpec:
     schedule: Mapping[str, Any] = {
         "name": config.schedule.name,
         "num_steps": config.train.steps,
@@ -141,7 +170,7 @@ def _step_spec(config) -> StepSpec:
         optimizer=config.optim.name,
         nesterov=config.optim.nesterov,
         schedule=tuple(sorted(schedule.items())),
-        dropout=config.train.dropout > 0.0,
+        noise=_noise(config.train, tokenizer),
         ema=config.optim.ema_decay > 0.0,
         regularised=config.loss.label_smoothing > 0.0 or config.loss.z_loss > 0.0,
         accumulate=config.optim.accumulate,
@@ -149,11 +178,27 @@ def _step_spec(config) -> StepSpec:
     )
 
 
+def _noise(train, tokenizer) -> Noise:
+    if train.word_dropout and tokenizer.unknown_id is None:
+        raise ValueError(
+            f"train.word_dropout={train.word_dropout} needs an unknown token and the {tokenizer.name} tokenizer has "
+            "none: set it to 0, or choose another data.tokenizer"
+        )
+    kind = LockedDropout if train.locked_dropout else Dropout
+    return Noise(
+        dropout=kind if train.dropout else None,
+        word_types=train.embedding_dropout > 0.0,
+        recurrent=train.recurrent_dropout > 0.0,
+        unknown_id=tokenizer.unknown_id if train.word_dropout else None,
+    )
+
+
 def _hparams(config) -> Hparams:
+    rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     names = ("learning_rate", "weight_decay", "b1", "b2", "epsilon", "momentum", "clip_norm", "ema_decay")
     return make_hparams(
         **{name: config.optim[name] for name in names},
-        dropout=config.train.dropout,
+        **{name: config.train[name] for name in rates},
         label_smoothing=config.loss.label_smoothing,
         z_loss=config.loss.z_loss,
     )
@@ -167,3 +212,19 @@ def _check_model(model, task, carried):
             "data.mode=stream carries states without end, and full attention's would grow with them: "
             "use swa (or attn with mixers.attn.window) in model.pattern, or data.mode=windows"
         )
+
+
+def _check_metric(config, source, model, task):
+    """Ask the task itself, by an evaluation that is traced and never run."""
+    name = config.eval.metric
+    if name == "loss":
+        return
+    batches = next(iter(source.splits.values())).batches(config.eval.batch_size, config.data.length, False)
+    _, _, sums = jax.eval_shape(make_eval_step(model, task, None), _abstract_params(model), (), batches[0])
+    known = task.metrics({key: np.ones(value.shape) for key, value in sums.items()})
+    if name not in known:
+        raise ValueError(f"eval.metric={name!r} is none of {', '.join(known)}, for task.name={config.task.name}")
+
+
+def _abstract_params(model):
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

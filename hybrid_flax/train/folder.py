@@ -77,15 +77,15 @@ class RunFolder:
         _write_json(self.about, _about(experiment_name))
         _write_json(self.config, new)
 
-    def write_results(self, results: dict[str, dict[str, float]], step: int) -> None:
-        """Final metrics by split."""
-        _write_json(self.results, {"step": step, **results})
+    def write_results(
+        self, results: dict[str, dict[str, float]], step: int, *, last_step: int, stopped_early: bool
+    ) -> None:
+        """Final metrics by split, those of the parameters after `step` updates; training went on to `last_step`."""
+        _write_json(self.results, {"step": step, "last_step": last_step, "stopped_early": stopped_early, **results})
 
     def read_results(self) -> dict[str, dict[str, float]]:
-        """What `write_results` wrote."""
-        results = json.loads(self.results.read_text())
-        results.pop("step")
-        return results
+        """The metrics that `write_results` wrote."""
+        return {name: value for name, value in read_json(self.results).items() if isinstance(value, dict)}
 
 
 def _about(experiment_name):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from rich.console import Console
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
@@ -43,9 +44,12 @@ class _Position(NamedTuple):
     carry: PyTree
 
 
-def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[Run, dict[str, dict[str, float]]]:
+def train(
+    config: Any, workdir: str | Path, experiment_name: str = "", console: Console | None = None
+) -> tuple[Run, dict[str, dict[str, float]]]:
     """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
 
+    console: where progress is shown; Console(quiet=True) for nowhere.
     Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed
     for values that are not finite, and Interrupted after SIGTERM or Ctrl-C; the latter two leave the last good
     checkpoint.
@@ -54,29 +58,35 @@ def train(config: Any, workdir: str | Path, experiment_name: str = "") -> tuple[
     folder = RunFolder(workdir)
     folder.open(config, experiment.source.tokenizer, experiment.source.labels, experiment_name)
     with ExitStack() as stack:
-        checkpoints = Checkpoints(folder.checkpoints)
+        checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
         stack.callback(checkpoints.close)
         position = _start_or_resume(experiment, config, checkpoints)
         start = int(position.state.step)
-        if start == config.train.steps and folder.results.exists():
-            print(f"this run is finished: {start} steps")
-            return _finished(experiment, config, position), folder.read_results()
+        progress = Progress(config.train.steps, start, console)
+        ended = start == config.train.steps or _out_of_patience(config, start, checkpoints.best())
+        if ended and folder.results.exists():
+            progress.message(f"this run is finished: {start} steps")
+            state = _judged_state(experiment, config, position, checkpoints)
+            return _finished(experiment, config, state), folder.read_results()
         writers = _open_writers(folder, config, start, stack)
         clock = _Clock(spent=_seconds_spent(folder) if start else 0.0)
-        progress = stack.enter_context(Progress(config.train.steps, start))
+        stack.enter_context(progress)
         if start:
             progress.message(f"going on from the checkpoint of step {start}")
         interrupt = stack.enter_context(_catch_signals())
         position = _run_steps(experiment, config, position, checkpoints, writers, clock, progress, interrupt)
-        params = _eval_params(position.state)
+        last_step = int(position.state.step)
+        state = _judged_state(experiment, config, position, checkpoints)
+        params = _eval_params(state)
         results = {
             split: evaluate_split(experiment, config, params, split)
             for split in ("valid", "test")
             if split in experiment.source.splits
         }
     if jax.process_index() == 0:
-        folder.write_results(results, config.train.steps)
-    return _finished(experiment, config, position), results
+        stopped_early = last_step < config.train.steps
+        folder.write_results(results, int(state.step), last_step=last_step, stopped_early=stopped_early)
+    return _finished(experiment, config, state), results
 
 
 def evaluate_split(
@@ -96,7 +106,7 @@ def evaluate_split(
 
 
 def _run_steps(experiment, config, position, checkpoints, writers, clock, progress, interrupt) -> _Position:
-    """Steps from the state's own to the last; logs, evaluates and saves on the way."""
+    """Steps from the state's own to the last, or until patience is out; logs, evaluates and saves on the way."""
     parallel = experiment.parallel
     step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
     schedule = make_unit_schedule(**dict(experiment.spec.schedule))
@@ -104,6 +114,9 @@ def _run_steps(experiment, config, position, checkpoints, writers, clock, progre
     state, carry = position
     start, last = int(state.step), config.train.steps
     for step in range(start + 1, last + 1):
+        if _out_of_patience(config, step - 1, checkpoints.best()):
+            progress.message(f"stopped early: no better eval/{config.eval.metric} since step {checkpoints.best()}")
+            break
         batch = parallel.put_rows(experiment.batches.batch(step - 1, rows))
         state, carry, _ = step_fn(state, carry, batch)
         if parallel.blocking:
@@ -139,9 +152,27 @@ def _run_steps(experiment, config, position, checkpoints, writers, clock, progre
 def _validate(experiment, config, state, step):
     """Metrics of the validation split by their slash paths."""
     metrics = evaluate_split(experiment, config, _eval_params(state), "valid", max_batches=config.eval.max_batches)
-    if not np.isfinite(metrics["loss"]):
-        raise TrainingFailed(f"step {step}: eval/loss is not finite, while train/loss is")
+    for name in ("loss", config.eval.metric):
+        if not np.isfinite(metrics[name]):
+            raise TrainingFailed(f"step {step}: eval/{name} is not finite, while train/loss is")
     return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def _out_of_patience(config, step, best):
+    """Whether train.patience evaluations up to `step` brought nothing better than that of step `best`.
+
+    It follows from what the checkpoints say, so a run that is cut off can keep no other count.
+    """
+    every, patience = config.eval.every, config.train.patience
+    return bool(patience) and best is not None and step // every - best // every >= patience
+
+
+def _judged_state(experiment, config, position, checkpoints) -> TrainState:
+    """The state that final metrics are of: the last one, or with eval.best that of the best evaluation."""
+    if not config.eval.best or checkpoints.best() == int(position.state.step):
+        return position.state
+    checkpoints.wait()
+    return _restore(experiment, checkpoints, checkpoints.best(), position).state
 
 
 def _start_or_resume(experiment, config, checkpoints) -> _Position:
@@ -156,19 +187,24 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
         rows = parallel.rows(experiment.batch_size)
         carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
     latest = checkpoints.latest()
-    if latest is None:
-        return _Position(state, carry)
+    position = _Position(state, carry)
+    return position if latest is None else _restore(experiment, checkpoints, latest, position)
+
+
+def _restore(experiment, checkpoints, step, like) -> _Position:
+    """The position that was saved after `step` updates, placed as `like` is."""
+    parallel = experiment.parallel
     try:
-        restored = checkpoints.restore(latest, _Position(state, parallel.get_rows(carry)))
+        restored = checkpoints.restore(step, _Position(like.state, parallel.get_rows(like.carry)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
     return _Position(restored.state, carry)
 
 
-def _finished(experiment, config, position) -> Run:
-    params, source = jax.device_get(_eval_params(position.state)), experiment.source
-    return Run(experiment.model, params, source.tokenizer, config, int(position.state.step), source.labels)
+def _finished(experiment, config, state) -> Run:
+    params, source = jax.device_get(_eval_params(state)), experiment.source
+    return Run(experiment.model, params, source.tokenizer, config, int(state.step), source.labels)
 
 
 def _eval_params(state):
@@ -193,7 +229,7 @@ def _check_finite(experiment, state, carry):
     # From the failed step on nothing has moved: state and carry are those it started from.
     state, carry = jax.device_put((state, experiment.parallel.get_rows(carry)), device)
     batch = jax.device_put(experiment.batches.batch(failed), device)
-    message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.dropout)
+    message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.noise)
     raise TrainingFailed(f"{message}; the last checkpoint is good: lower optim.learning_rate or optim.clip_norm")
 
 

@@ -22,6 +22,9 @@ class Hparams(NamedTuple):
     clip_norm: Float[Array, ""]
     ema_decay: Float[Array, ""]
     dropout: Float[Array, ""]
+    embedding_dropout: Float[Array, ""]
+    word_dropout: Float[Array, ""]
+    recurrent_dropout: Float[Array, ""]
     label_smoothing: Float[Array, ""]
     z_loss: Float[Array, ""]
 

@@ -14,13 +14,13 @@ import optax
 from jax import lax
 
 from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import Dropout
 from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.noise import NO_NOISE, Noise, apply_model
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.state import Hparams, TrainState
-from hybrid_flax.typing import Array, Int, Key, Params, Segments
+from hybrid_flax.typing import Array, Key, Params
 
-__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step", "row_keys"]
+__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step"]
 
 SUMS = ("loss", "count", "grad_norm", "steps")
 
@@ -28,7 +28,7 @@ SUMS = ("loss", "count", "grad_norm", "steps")
 class StepSpec(NamedTuple):
     """What a train step is compiled for; everything else it needs is data.
 
-    schedule: arguments of `make_unit_schedule` as sorted pairs. dropout, ema: whether there is any.
+    schedule: arguments of `make_unit_schedule` as sorted pairs. noise: the kinds of dropout. ema: whether there is one.
     regularised: whether label smoothing or z-loss is on. accumulate: parts that a device's rows are worked off in.
     log_every: the steps after which the sums in the state start again.
     """
@@ -36,7 +36,7 @@ class StepSpec(NamedTuple):
     optimizer: str
     nesterov: bool
     schedule: tuple[tuple[str, Any], ...]
-    dropout: bool = False
+    noise: Noise = NO_NOISE
     ema: bool = False
     regularised: bool = False
     accumulate: int = 1
@@ -65,9 +65,10 @@ def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name:
     """
     schedule = make_unit_schedule(**dict(spec.schedule))
 
-    def loss_sum(params, carry, batch, dropout_keys, hparams):
-        dropout = Dropout(dropout_keys, hparams.dropout) if spec.dropout else None
-        logits, carry = _run(model, params, carry, batch, dropout)
+    def loss_sum(params, carry, batch, state):
+        logits, after = apply_model(model, params, carry, batch, spec.noise, state)
+        carry = () if after is None else after
+        hparams = state.hparams
         factors = (hparams.label_smoothing, hparams.z_loss) if spec.regularised else (0.0, 0.0)
         sums = task.loss(logits, batch, *factors)
         return sums["loss"], (sums["count"], carry)
@@ -77,9 +78,8 @@ def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name:
 
         def part(total, rows):
             carry, batch = rows
-            keys = row_keys(state.key, state.step, batch["row"])
             (loss, (count, carry)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
-                state.params, carry, batch, keys, state.hparams
+                state.params, carry, batch, state
             )
             return jax.tree.map(jnp.add, total, (loss, count, grads)), carry
 
@@ -112,25 +112,11 @@ def make_eval_step(model: SequenceModel, task: Task, axis_name: str | None) -> C
     """(params, carry, batch) -> (params, carry, sums): as a train step, so that one wrapper maps both."""
 
     def eval_step(params, carry, batch):
-        logits, carry = _run(model, params, carry, batch, None)
+        logits, after = apply_model(model, params, carry, batch)
         sums = task.evaluate(logits, batch)
-        return params, carry, sums if axis_name is None else lax.psum(sums, axis_name)
+        return params, () if after is None else after, sums if axis_name is None else lax.psum(sums, axis_name)
 
     return eval_step
-
-
-def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
-    """A key for every row of a step, the same whatever device the row is on."""
-    step_key = jax.random.fold_in(key, step)
-    return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
-
-
-def _run(model, params, carry, batch, dropout):
-    """Outputs of the model on a batch; a carry of () means that nothing is carried."""
-    segments = Segments(batch["segment_ids"], batch["positions"])
-    state = None if carry == () else carry
-    logits, state = model.apply({"params": params}, batch["tokens"], segments, state, dropout)
-    return logits, () if state is None else state
 
 
 def _scan_parts(part, zero, rows, num_parts):

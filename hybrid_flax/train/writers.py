@@ -78,6 +78,13 @@ def truncate_jsonl(path: str | os.PathLike, step: int) -> None:
             raise
 
 
+def format_clock(seconds: float) -> str:
+    """Hours, minutes and seconds as 1:02:03, or 2:03 below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 class TensorBoardWriter:
     """Writes the numbers of rows as TensorBoard scalars under `directory`; needs the extra `tensorboard`.
 
@@ -202,7 +209,7 @@ class Progress:
         """Time left at the pace since the first update, which had to wait for compilation."""
         since, at = self._pace_from
         done, left = self._step - at, max(self._total - self._step, 0)
-        return f"eta {_clock((time.monotonic() - since) / done * left) if done > 0 else '-:--'}"
+        return f"eta {format_clock((time.monotonic() - since) / done * left) if done > 0 else '-:--'}"
 
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -267,10 +274,3 @@ def _format(name: str, value: float) -> str:
                 return f"{value / size:.1f}{unit}"
         return f"{value:.0f}"
     return f"{value:.1e}" if name == "train/learning_rate" else f"{value:.4f}"
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds as 1:02:03, or 2:03 below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -9,8 +9,6 @@ from sklearn import metrics as oracle
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.regress import make_regression
 
-NAMES = ("a", "b", "c", "d")  # "d" neither occurs nor is predicted
-
 
 def summed(task, outputs, batches):
     total = {}
@@ -23,12 +21,12 @@ def summed(task, outputs, batches):
 def test_one_class():
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((2, 40, 4)).astype(np.float32)
-    logits[..., 3] = -10.0
+    logits[..., 3] = -10.0  # a class that neither occurs nor is predicted
     labels = rng.integers(0, 3, (2, 40)).astype(np.int32)
     weights = np.ones((2, 40), np.float32)
     weights[1, 30:] = 0.0  # rows of padding
     batches = [{"labels": y, "weights": w} for y, w in zip(labels, weights)]
-    found = summed(make_classification(NAMES), jnp.asarray(logits), batches)
+    found = summed(make_classification(), jnp.asarray(logits), batches)
     live = weights > 0
     y, p = labels[live], np.argmax(logits[live], axis=-1)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(y, p))
@@ -44,7 +42,7 @@ def test_many_classes():
     labels = (rng.random((1, 50, 3)) < 0.4).astype(np.float32)
     weights = np.ones((1, 50), np.float32)
     weights[0, 45:] = 0.0
-    task = make_classification(NAMES[:3], multi_label=True)
+    task = make_classification(multi_label=True)
     found = summed(task, jnp.asarray(logits), [{"labels": labels[0], "weights": weights[0]}])
     y, p = labels[0, :45], (logits[0, :45] > 0).astype(int)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(y, p))
@@ -69,3 +67,15 @@ def test_regression():
     assert found["r"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-4)
     assert found["sign"] == pytest.approx(np.mean((x > 0) == (y > 0)))
     assert "\n" not in task.describe(found)
+
+
+def test_confusion_and_predictions():
+    rng = np.random.default_rng(3)
+    logits = jnp.asarray(rng.standard_normal((30, 4)), jnp.float32)
+    labels, weights = jnp.asarray(rng.integers(0, 4, 30), jnp.int32), jnp.ones(30)
+    task, live = make_classification(), jnp.ones((30, 2), bool)
+    predicted = np.asarray(task.predict(logits, live))
+    confusion = task.evaluate(logits, {"labels": labels, "weights": weights})["confusion"]
+    assert np.array_equal(confusion, oracle.confusion_matrix(labels, predicted))
+    assert np.array_equal(make_classification(multi_label=True).predict(logits, live), logits > 0)
+    assert np.array_equal(make_regression().predict(logits, live), logits[:, 0])

@@ -25,6 +25,8 @@ def test_second_trial_compiles_nothing(kind, text, tmp_path):
     fixed |= {"model__pattern": "gru", "model__width": 6}
     first = {"optim__learning_rate": 1e-3, "optim__weight_decay": 0.0, "train__dropout": 0.1, "optim__b1": 0.9}
     second = {"optim__learning_rate": 3e-2, "optim__weight_decay": 0.2, "train__dropout": 0.3, "optim__b1": 0.8}
+    for values, rate in ((first, 0.1), (second, 0.2)):
+        values |= {f"train__{kind}_dropout": rate for kind in ("embedding", "word", "recurrent")}
     second |= {"seed": 3, "optim__clip_norm": 0.5, "optim__b2": 0.95, "optim__epsilon": 1e-6}
     assert num_compilations(lambda: train(tiny.tiny_config(text, **fixed, **first), tmp_path / "first")) > 0
     assert num_compilations(lambda: train(tiny.tiny_config(text, **fixed, **second), tmp_path / "second")) == 0

@@ -116,6 +116,8 @@ def test_the_first_layer_is_named(bad_layer, remat, text):
     batch = experiment.batches.batch(0)
     batch["tokens"] = batch["tokens"] % 9
     batch["targets"] = batch["targets"] % 9
-    message = explain_failure(model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), True)
+    message = explain_failure(
+        model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), experiment.spec.noise
+    )
     wanted = "in the head" if bad_layer == "head" else f"in layer {bad_layer} ({model.layers[bad_layer]})"
     assert message.startswith("step 1: train/loss is not finite") and wanted in message

@@ -24,6 +24,9 @@ VALUES = {
     "clip_norm": math.inf,
     "ema_decay": 0.0,
     "dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "word_dropout": 0.0,
+    "recurrent_dropout": 0.0,
     "label_smoothing": 0.0,
     "z_loss": 0.0,
 }

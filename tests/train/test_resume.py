@@ -21,7 +21,14 @@ from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import Interrupted, train
 
 MODES = {
-    "windows": {"train__dropout": 0.2, "optim__ema_decay": 0.9},
+    "windows": {
+        "train__dropout": 0.2,
+        "train__locked_dropout": True,
+        "train__embedding_dropout": 0.1,
+        "train__word_dropout": 0.1,
+        "train__recurrent_dropout": 0.2,
+        "optim__ema_decay": 0.9,
+    },
     "stream": {
         "train__dropout": 0.2,
         "optim__name": "muon",
@@ -34,7 +41,7 @@ MODES = {
 
 def final_position(config, workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path: parameters, optimizer, EMA, carry, sums, key, step."""
-    checkpoints = Checkpoints(RunFolder(workdir).checkpoints)
+    checkpoints = Checkpoints(RunFolder(workdir).checkpoints, config.eval.metric)
     assert checkpoints.latest() == config.train.steps
     position = loop._start_or_resume(make_experiment(config), config, checkpoints)
     checkpoints.close()

@@ -1,0 +1,171 @@
+"""What is compared: the definition in an experiment file, and the cells, a row on a task, that it stands for."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from hybrid_flax.compare.equalise import model_cost, solve_width
+from hybrid_flax.compare.results import Budget, Column, Cost
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, validate, with_values
+from hybrid_flax.models.build import layer_mixer
+from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.train.experiment import make_experiment, model_from_config, read_source
+
+__all__ = ["Cell", "ComparedTask", "Definition", "make_cells"]
+
+Values = Mapping[str, Any]  # {"model.pattern": "gate:lstm+attn"}
+
+
+class ComparedTask(NamedTuple):
+    """A task of a comparison.
+
+    config: of every row, but for what rows change. eval.metric on the validation split is what the best checkpoint,
+    the learning rate and the reference go by, and on the test split what is reported. budget: as in `Definition`, for
+    this task alone. rows: {row: values} that stand here for those of the definition.
+    """
+
+    config: ConfigDict
+    budget: Mapping[str, float] | None = None
+    rows: Mapping[str, Values] = MappingProxyType({})
+
+
+class Definition(NamedTuple):
+    """What `get_compare(arg="")` of an experiment file returns.
+
+    rows: {name: {"model.pattern": ..., "mixers.attn.num_heads": ...}}. tasks: {name: ComparedTask}. budget:
+    {"parameters": N} or {"flops": N}, of the forward pass by token; model.width is solved for it. learning_rates: that
+    every row tries on every task, with the first seed. seeds: how many runs every row gets at its best rate; they begin
+    at config.seed of the task.
+    """
+
+    title: str
+    rows: Mapping[str, Values]
+    tasks: Mapping[str, ComparedTask]
+    budget: Mapping[str, float]
+    learning_rates: Sequence[float]
+    seeds: int
+
+
+class Cell(NamedTuple):
+    """A row on a task, with its width solved.
+
+    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate and seed. mechanisms: the names of the primitives that mix along time.
+    cost: what is known before it runs.
+    """
+
+    name: str
+    row: str
+    column: Column
+    config: ConfigDict
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    mechanisms: frozenset[str]
+    cost: Cost
+
+
+_SOLVED = {
+    "model.width": "the budget gives the width",
+    "optim.learning_rate": "the search gives the learning rate",
+    "seed": "every row has the same seeds",
+}
+
+
+def make_cells(definition: Definition, overrides: Sequence[str] = ()) -> Iterator[Cell]:
+    """Every cell, task by task, each checked as it is made: its data, model and step are built, nothing is computed.
+
+    overrides: `a.b=value` texts for the configs of all tasks. Raises ConfigError in one line that names what is wrong.
+    """
+    _check_definition(definition)
+    _check_values({text.partition("=")[0]: None for text in overrides}, "--config", _SOLVED.keys() - {"seed"})
+    for name, task in definition.tasks.items():
+        base = apply_overrides(ConfigDict(task.config), overrides)
+        budget = _budget(task.budget or definition.budget, f"task {name!r}")
+        for row, values in (definition.rows | task.rows).items():
+            try:
+                yield _make_cell(definition, row, values, name, base, budget)
+            except (ValueError, FileNotFoundError) as error:
+                raise ConfigError(f"row {row!r} on task {name!r}: {error}") from error
+
+
+def _make_cell(definition, row, values, task, base, budget) -> Cell:
+    first = {"eval.best": True, "optim.learning_rate": definition.learning_rates[0]}
+    config = with_values(base, {**values, **first})
+    validate(config)
+    if not config.eval.every:
+        raise ConfigError("eval.every=0 leaves no best checkpoint to find: raise it")
+    source = read_source(config)
+    for split in ("valid", "test"):
+        if split not in source.splits:
+            raise ConfigError(f"{config.data.path!r} has no {split} split: raise data.{split}_fraction")
+    train = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
+    tokens = train.batch(0, slice(0, 1))["tokens"]
+
+    def make_model(width: int) -> SequenceModel:
+        config.model.width = width
+        return model_from_config(config, source.tokenizer.vocab_size, source.labels)
+
+    model = make_model(solve_width(make_model, budget, tokens))
+    config.model.width = model.width
+    make_experiment(config)
+    metric = config.eval.metric
+    higher = not lower_is_better(metric)
+    column = Column(task, config.task.name, metric, higher, budget, config.train.steps, tokens.shape[1])
+    seeds = tuple(config.seed + number for number in range(definition.seeds))
+    cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
+    name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{config_hash(config)}")
+    return Cell(name, row, column, config, rates, seeds, _mechanisms(model), cost)
+
+
+def _mechanisms(model):
+    """The names of the primitives of all layers."""
+
+    def leaves(mixer):
+        parts = [leaf for _, part in mixer.traits.parts for leaf in leaves(part)]
+        return parts or [mixer.traits.spec[0]]
+
+    return frozenset(leaf for layer in model.layers for leaf in leaves(layer_mixer(model, layer)))
+
+
+def _check_definition(definition):
+    for field in ("rows", "tasks", "budget"):
+        if not isinstance(getattr(definition, field), Mapping) or not getattr(definition, field):
+            raise ConfigError(f"comparison: {field} must be a dict with something in it")
+    _budget(definition.budget, "comparison")
+    rates, seeds = definition.learning_rates, definition.seeds
+    good = [isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates]
+    if not good or not all(good) or len(set(rates)) < len(good):
+        raise ConfigError(f"comparison: learning_rates={rates!r} must be different numbers above 0, at least one")
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise ConfigError(f"comparison: seeds={seeds!r} must be a number of runs, at least 1")
+    for name, values in definition.rows.items():
+        _check_values(values, f"row {name!r}", _SOLVED)
+    for name, task in definition.tasks.items():
+        if not isinstance(task, ComparedTask) or not isinstance(task.config, ConfigDict):
+            raise ConfigError(f"task {name!r}: must be a ComparedTask with a ConfigDict, not {type(task).__name__}")
+        for row, values in task.rows.items():
+            if row not in definition.rows:
+                raise ConfigError(f"task {name!r}: {row!r} is none of the rows {', '.join(definition.rows)}")
+            _check_values(values, f"row {row!r} of task {name!r}", _SOLVED)
+    names = [name for field in (definition.rows, definition.tasks) for name in field]
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"comparison: {name!r} is no name for a row or a task")
+
+
+def _check_values(values, where, refused):
+    if not isinstance(values, Mapping):
+        raise ConfigError(f'{where}: must be {{"a.b": value}}, not {str(values)[:80]!r}')
+    for key in values:
+        if key in refused:
+            raise ConfigError(f"{where}: sets {key}, but {_SOLVED[key]}: leave it out")
+
+
+def _budget(given, where) -> Budget:
+    kind, amount = next(iter(given.items())) if len(given) == 1 else ("", None)
+    if kind not in ("parameters", "flops") or not isinstance(amount, int | float) or not 0 < amount < math.inf:
+        raise ConfigError(f'{where}: budget={dict(given)!r} must be {{"parameters": N}} or {{"flops": N}}')
+    return Budget(kind, float(amount))

@@ -1,0 +1,125 @@
+"""Means with their intervals, and differences that hold against chance."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from hybrid_flax.compare.results import Comparison
+
+__all__ = ["LEVEL", "Verdict", "best_rows", "holm", "mean_interval", "paired_difference", "reference_row", "verdicts"]
+
+LEVEL = 0.95  # of intervals; differences count as such where the corrected p is below 1 - LEVEL
+
+
+class Verdict(NamedTuple):
+    """A row against the reference of its task: the best single mechanism, chosen on the validation split.
+
+    difference: mean over shared seeds of the test metric, above zero where the row is better, whatever the metric's
+    direction. half: of its interval. p: of the paired t-test, two-sided. corrected: p by Holm over all rows and tasks.
+    num_seeds: that are shared; below two, half, p and corrected are NaN.
+    """
+
+    row: str
+    task: str
+    reference: str
+    difference: float
+    half: float
+    p: float
+    corrected: float
+    num_seeds: int
+
+    def differs(self) -> bool:
+        """Whether the difference holds after correction."""
+        return self.corrected < 1.0 - LEVEL
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half the width of its interval by Student's t); the half is NaN below two values."""
+    count = len(values)
+    if count < 2:
+        return (float(values[0]) if count else math.nan), math.nan
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    return float(np.mean(values)), error * float(special.stdtrit(count - 1, (1.0 + LEVEL) / 2))
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """(mean of a - b, half its interval, two-sided p of Student's paired t-test); the last two NaN below two pairs.
+
+    Equal differences leave nothing to chance: p is then 1 where they are zero, else 0.
+    """
+    differences = np.subtract(a, b, dtype=np.float64)
+    mean, half = mean_interval(differences.tolist())
+    count = len(differences)
+    if count < 2:
+        return mean, half, math.nan
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    if error == 0.0:
+        return mean, half, float(mean == 0.0)
+    return mean, half, 2.0 * float(special.stdtr(count - 1, -abs(mean) / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for being many (Holm 1979), in their order; NaN stays NaN and is not counted."""
+    corrected = [math.nan] * len(p_values)
+    counted = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    least = 0.0
+    for rank, (p, place) in enumerate(counted):
+        least = max(least, min(1.0, (len(counted) - rank) * p))
+        corrected[place] = least
+    return corrected
+
+
+def reference_row(comparison: Comparison, task: str) -> str | None:
+    """The single mechanism with the best mean on the validation split; None where none has a finished run."""
+    sign = _sign(comparison, task)
+    names = [row.name for row in comparison.rows if row.single and comparison.entry(row.name, task).valid]
+    return max(names, key=lambda name: sign * np.mean(comparison.entry(name, task).valid), default=None)
+
+
+def verdicts(comparison: Comparison) -> dict[tuple[str, str], Verdict]:
+    """By (row, task): every row that shares a seed with its task's reference, against it; the reference itself not."""
+    found = []
+    for column in comparison.columns:
+        reference = reference_row(comparison, column.task)
+        for row in comparison.rows if reference else ():
+            verdict = _verdict(comparison, row.name, column.task, reference)
+            if row.name != reference and verdict.num_seeds:
+                found.append(verdict)
+    corrected = holm([verdict.p for verdict in found])
+    return {(v.row, v.task): v._replace(corrected=p) for v, p in zip(found, corrected)}
+
+
+def best_rows(comparison: Comparison) -> dict[str, str]:
+    """By task: the row with the best mean test metric, where that can be said at all.
+
+    It must differ from the reference after correction; where it is the reference, the next best row must.
+    """
+    against, best = verdicts(comparison), {}
+    for column in comparison.columns:
+        sign, entries = (
+            _sign(comparison, column.task),
+            [e for e in comparison.entries if e.task == column.task and e.test],
+        )
+        ranked = sorted(entries, key=lambda entry: sign * np.mean(entry.test), reverse=True)
+        telling = next((against[e.row, e.task] for e in ranked[:2] if (e.row, e.task) in against), None)
+        if telling is not None and telling.differs():
+            best[column.task] = ranked[0].row
+    return best
+
+
+def _verdict(comparison, row, task, reference):
+    ours, theirs = (
+        dict(zip(e.seeds, e.test)) for e in (comparison.entry(row, task), comparison.entry(reference, task))
+    )
+    shared, sign = sorted(ours.keys() & theirs.keys()), _sign(comparison, task)
+    pairs = ([sign * ours[seed] for seed in shared], [sign * theirs[seed] for seed in shared])
+    difference, half, p = paired_difference(*pairs)
+    return Verdict(row, task, reference, difference, half, p, math.nan, len(shared))
+
+
+def _sign(comparison, task):
+    column = next(column for column in comparison.columns if column.task == task)
+    return 1.0 if column.higher_is_better else -1.0
