@@ -152,6 +152,7 @@ def _compare(options, overrides) -> int:
     _set_up_jax(options)
     from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
     from hybrid_flax.compare.tables import print_cells, print_results
+    from hybrid_flax.report.comparison import write_report
 
     _need_config(options)
     title, cells = plan_comparison(options.config, overrides)
@@ -166,6 +167,7 @@ def _compare(options, overrides) -> int:
         print(stop)
         return 128 + stop.signal_number
     print_results(comparison, workdir)
+    print(write_report(comparison, workdir))
     return 0 if comparison.finished() else 1
 
 

@@ -19,9 +19,20 @@ from hybrid_flax.models.swap import apply_swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.experiment import make_task, read_source
+from hybrid_flax.train.folder import RunFolder, read_json, write_json
 from hybrid_flax.typing import Mixer, Params, Segments
 
-__all__ = ["COLUMNS", "Diagnosis", "Gate", "Part", "diagnose", "diagnose_run", "part_cells", "print_diagnosis"]
+__all__ = [
+    "COLUMNS",
+    "Diagnosis",
+    "Gate",
+    "Part",
+    "diagnose",
+    "diagnose_run",
+    "part_cells",
+    "print_diagnosis",
+    "saved_diagnosis",
+]
 
 COLUMNS = ("part", "rms", "ratio", "without", "gate", "0 to 1", "distance", "grad")
 
@@ -139,6 +150,18 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dic
     by_name |= {name: value for name, value in gradients.items() if name not in ("embed", "backbone")}
     rows = sum(int(np.sum(np.any(batch["segment_ids"] > 0, axis=1))) for batch in batches)
     return Diagnosis(_loss(task, sums), rows, tuple(parts), {name: _norm(tree) for name, tree in by_name.items()})
+
+
+def saved_diagnosis(workdir: str | os.PathLike) -> Diagnosis:
+    """The diagnosis of a finished run's best checkpoint, kept in its folder. Raises as `diagnose_run`."""
+    path = RunFolder(workdir).diagnosis
+    if not path.exists():
+        made = diagnose_run(workdir, checkpoint="best")
+        parts = [part._asdict() | {"gate": part.gate and part.gate._asdict()} for part in made.parts]
+        write_json(path, made._asdict() | {"parts": parts})
+    saved = read_json(path)
+    parts = (part | {"gate": part["gate"] and Gate(**part["gate"])} for part in saved["parts"])
+    return Diagnosis(**saved | {"parts": tuple(Part(**part) for part in parts)})
 
 
 def print_diagnosis(diagnosis: Diagnosis, title: str, console: Console | None = None) -> None:
