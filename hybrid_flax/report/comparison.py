@@ -90,7 +90,7 @@ def _file_name(task):
 
 def _lead(comparison):
     units = {"parameters": "parameters", "flops": "forward FLOPs a token"}
-    budgets = {f"{format_amount(c.budget.amount)} {units[c.budget.kind]}" for c in comparison.columns}
+    budgets = {f"{format_amount(float(c.budget.amount))} {units[c.budget.kind]}" for c in comparison.columns}
     done = sum(len(entry.seeds) for entry in comparison.entries)
     wanted = comparison.seeds * len(comparison.entries)
     state = "" if comparison.finished() else f" {done} of {wanted} runs are done: what stands here is not the end."
@@ -150,8 +150,8 @@ def _results(comparison):
 def _results_note():
     return (
         f"Test metric, mean ± half of the {LEVEL:.0%} interval over seeds. ↑ higher is better, ↓ lower. † the best "
-        "single mechanism by validation, the dotted line in the pictures. Bold: the best, where that can be said. The small "
-        "dots are the seeds."
+        "single mechanism by validation, the dotted line in the pictures. Bold: the best, where that can be said. "
+        "The small dots are the seeds."
     )
 
 
@@ -193,7 +193,7 @@ def _costs(comparison):
                 Cell(str(entry.width), entry.width),
                 Cell("-" if math.isnan(rate) else f"{rate:g}", rate),
                 Cell(f"{cost.parameters:,}", cost.parameters),
-                *(Cell(format_amount(value), math.nan if value is None else value) for value in amounts),
+                *(Cell("-", math.nan) if n is None else Cell(format_amount(float(n)), float(n)) for n in amounts),
             ]
         )
     kinds = sorted({entry.cost.peak_kind for entry in comparison.entries} - {""})
@@ -227,9 +227,9 @@ def _diagnoses(comparison, workdir) -> Iterator[str]:
             yield page.folded(f"{column.task}: {name}", page.table(COLUMNS, rows), page.text(words, "note"))
     yield page.text(
         "Of the first seed at its best checkpoint, on the first batches of the validation split. rms: of a part's "
-        "output; ratio: to the part beside it; without: what the loss rises by where that output is zero; gate: the weight of "
-        "the first part, mean ± standard deviation, and its histogram from 0 to 1; distance: how far back the heads "
-        "look, least and most, in tokens; grad: norm of the gradient of the part's parameters.",
+        "output; ratio: to the part beside it; without: what the loss rises by where that output is zero; gate: the "
+        "weight of the first part, mean ± standard deviation, and its histogram from 0 to 1; distance: how far back "
+        "the heads look, least and most, in tokens; grad: norm of the gradient of the part's parameters.",
         "note",
     )
 
