@@ -201,7 +201,7 @@ td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}
 td.number{text-align:right}td.code{font:.86em ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;white-space:pre}
 .best{font-weight:700}.good{color:var(--good)}.bad{color:var(--bad)}
 tbody tr:hover td{background:var(--card)}
-.grid{display:grid;gap:1.2rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
+.grid{display:grid;gap:1.2rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr))}
 figure{margin:.6rem 0;min-width:0}figure svg{width:100%;height:auto;display:block}
 figure svg text{font-family:inherit!important}
 .card{background:var(--card);border-radius:.6rem;padding:.7rem 1rem;margin:.7rem 0}
