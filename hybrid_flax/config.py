@@ -57,28 +57,42 @@ def base_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # lm: "shakespeare" (embedded), a text file, or a folder of *.txt files. answer: "synthetic:LANGUAGE". Others:
-    # "vader" (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, or of a folder by label.
+    # "vader" (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of folders by
+    # label, or "LABEL=FILE,LABEL=FILE" with an example a line. All but answer: "hub:NAME" or "hub:NAME,CONFIG".
     config.data.path = "shakespeare"
+    config.data.encoding = "utf-8"  # of text files: utf-8 | latin-1 | utf-16 | any that Python knows
     config.data.text = "text"  # column or key of the text; a number where a table has no header
     config.data.label = "label"  # likewise
     config.data.split_seed = 0  # of the random split of labelled examples
+    config.data.folds = 0  # parts of labelled examples for cross-validation; 0: none
+    config.data.fold = 0  # the part that is the test split
     config.data.document = "file"  # what a document is: file | paragraph | line
     config.data.valid_fraction = (
         0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
     )
     config.data.test_fraction = 0.0  # likewise, after the validation part
-    config.data.tokenizer = "char"  # byte | char | word | whitespace (text that is cut into words already)
-    config.data.vocab_size = 10_000  # at most, of words
+    # byte | char | word | whitespace (text that is cut into words already) | bpe. A word of lm has the space before it;
+    # labelled sentences are cut into words and signs alone, and tagged ones as the file has them.
+    config.data.tokenizer = "char"
+    config.data.lowercase = False  # word, bpe; `model.characters` sees the case all the same
+    config.data.vocab_size = 10_000  # ids at most, for words and bpe
     config.data.min_count = 1  # rarer words are unknown
     # lm: windows | stream (carried state, truncated backpropagation) | packed (documents). Others: padded (examples).
     config.data.mode = "windows"
     config.data.length = 256  # tokens a row
+    config.data.word_length = (
+        16  # characters of a word that `model.characters` sees; it skips the middle of longer ones
+    )
     config.data.batch_size = 32  # rows a step, over all devices; 0: the whole training set (modes "windows", "padded")
 
     config.model = ConfigDict()
     config.model.pattern = "cascade:lstm+attn"  # layers, comma-separated, repeated to the depth
     config.model.depth = 2  # number of layers
     config.model.width = 128  # D
+    config.model.embedding_width = 0  # of a token, projected to the model width; 0: that width, without projection
+    config.model.vectors = ""  # a file of word vectors (GloVe or word2vec as text) that known words start from
+    config.model.characters = "none"  # none | cnn | rnn: what a word is spelt like, beside its embedding
+    config.model.character_width = 32  # of what they say of a word
     config.model.norm = "rms"  # rms | layer
     config.model.mlp = "none"  # none | relu2 | gelu | swiglu
     config.model.mlp_ratio = 4.0  # hidden width of the MLP / width
@@ -300,13 +314,27 @@ def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
 
 def validate(config: ConfigDict) -> None:
     """Raise ConfigError for values out of their range; names are checked by what they name."""
-    flat = {key: value_at(config, key) for key in (*_AT_LEAST, *_WITHIN, "data.mode", "loss.name", "task.name")}
+    flat = {
+        key: value_at(config, key) for key in (*_AT_LEAST, *_WITHIN, "data.mode", "eval.best", "loss.name", "task.name")
+    }
     for key, low in _AT_LEAST.items():
         if not flat[key] >= low:
             raise ConfigError(f"{key}={flat[key]} must be at least {low}")
     for key, (low, high) in _WITHIN.items():
         if not low <= flat[key] < high:
             raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
+    if flat["data.folds"] == 1 or flat["data.fold"] >= max(flat["data.folds"], 1):
+        raise ConfigError(
+            f"data.folds={flat['data.folds']}, data.fold={flat['data.fold']}: want 0 and 0, or at least 2 folds "
+            "and one of them, counted from 0"
+        )
+    if flat["data.folds"] and flat["data.test_fraction"]:
+        raise ConfigError(
+            f"data.folds={flat['data.folds']} makes a test split of its own: data.test_fraction must be 0, "
+            f"not {flat['data.test_fraction']}"
+        )
+    if flat["data.folds"] and flat["task.name"] in ("lm", "answer"):
+        raise ConfigError(f"data.folds={flat['data.folds']} needs labelled examples, not task.name={flat['task.name']}")
     if flat["data.batch_size"] == 0 and flat["data.mode"] not in ("windows", "padded"):
         raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows or padded")
     for key in ("train.patience", "eval.best"):
@@ -330,9 +358,14 @@ _AT_LEAST = {
     "seed": 0,
     "data.length": 1,
     "data.split_seed": 0,
+    "data.folds": 0,
+    "data.fold": 0,
+    "data.word_length": 1,
     "data.batch_size": 0,
     "model.depth": 1,
     "model.width": 1,
+    "model.embedding_width": 0,
+    "model.character_width": 1,
     "model.mlp_ratio": 0.01,
     "optim.learning_rate": 0.0,
     "optim.weight_decay": 0.0,

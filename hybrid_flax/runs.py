@@ -31,7 +31,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
     try:
         tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
         labels = tuple(read_json(folder.labels))
-        model = model_from_config(config, tokenizer.vocab_size, labels)
+        model = model_from_config(config, tokenizer.vocab_size, labels, tokenizer.num_characters)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
     checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)

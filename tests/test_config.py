@@ -73,6 +73,23 @@ def test_flatten():
     assert flatten(nested) == {"a.b.c": 1, "d": [1, 2]}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["data.folds=1"], "at least 2 folds"),
+        (["data.folds=10", "data.fold=10"], "counted from 0"),
+        (["data.fold=1"], "want 0 and 0"),
+        (["data.folds=10", "data.test_fraction=0.1"], "data.test_fraction must be 0"),
+        (["data.folds=10"], "needs labelled examples, not task.name=lm"),
+        (["data.word_length=0"], "must be at least 1"),
+        (["model.embedding_width=-1"], "must be at least 0"),
+    ],
+)
+def test_values_that_do_not_go_together(overrides, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        validate(apply_overrides(base_config(), overrides))
+
+
 def test_an_experiment_takes_an_argument(tmp_path):
     path = tmp_path / "x.py"
     path.write_text(

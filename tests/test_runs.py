@@ -125,3 +125,33 @@ def test_a_mixer_that_is_not_registered_is_named(text, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert cli.main(["generate", f"--workdir={tmp_path}"]) == 2
     assert "unknown mixer 'leaky'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys):
+    """It is evaluated as it was trained, goes on without the file of its vectors, and can be planned."""
+    from hybrid_flax.report.evaluation import evaluate_run
+    from hybrid_flax.report.plan import make_plan, print_plan
+    from hybrid_flax.train.experiment import make_experiment
+
+    data, vectors = tmp_path / "data.conll", tmp_path / "vectors.txt"
+    data.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER", "a O\nofficial O\nU.N. B-ORG"] * 6))
+    vectors.write_text("official 1 2 3\na 4 5 6\nzebra 0 0 0\n")
+    changes = {
+        "task__name": "tag", "data__mode": "padded", "data__length": 4, "data__word_length": 5,
+        "data__tokenizer": "word", "model__pattern": "bi:lstm", "model__width": 4, "model__embedding_width": 3,
+        "model__characters": "rnn", "model__character_width": 4, "model__vectors": vectors,
+        "train__steps": 3, "train__word_dropout": 0.1, "optim__accumulate": 2,
+    }  # fmt: skip
+    config = tiny.tiny_config(data, **changes)
+    experiment = make_experiment(config)
+    assert experiment.batches.batch(0)["tokens"].shape == (4, 4, 6)
+    print_plan(make_plan(experiment, 3))
+    train(config, tmp_path / "run")
+    assert "vectors of 2 of 4 words (50.0 %), 0 of them by lower case" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert evaluate_run(tmp_path / "run", "valid", "latest")["windows"] == pytest.approx(saved["valid"], rel=1e-5)
+    vectors.unlink()
+    (tmp_path / "run" / "results.json").unlink()
+    train(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == saved

@@ -11,8 +11,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hybrid_flax.config import apply_overrides, base_config
+from hybrid_flax.data import sources
 
-__all__ = ["ROOT", "finish", "overrides_of", "python", "start", "tiny_config", "write_experiment", "write_text"]
+__all__ = [
+    "ROOT",
+    "Crash",
+    "at_step",
+    "crash",
+    "finish",
+    "overrides_of",
+    "python",
+    "start",
+    "tiny_config",
+    "write_experiment",
+    "write_text",
+]
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,3 +109,28 @@ def finish(process: subprocess.Popen, timeout: float = 1200) -> tuple[int, str, 
 def python(*arguments: Any, cache: Path, num_devices: int = 1, timeout: float = 1200) -> tuple[int, str, str]:
     """`finish` of `start`."""
     return finish(start(*arguments, cache=cache, num_devices=num_devices), timeout)
+
+
+class Crash(Exception):
+    """Stands for a machine that goes down."""
+
+
+def at_step(monkeypatch, step, act):
+    """Call act() once, when the batch of `step` (counted from 0) is asked for."""
+    original, todo = sources.make_batches, [act]
+
+    def make_batches(*args, **kwargs):
+        batches = original(*args, **kwargs)
+
+        def batch(index, rows=slice(None)):
+            if index == step and todo:
+                todo.pop()()
+            return batches.batch(index, rows)
+
+        return batches._replace(batch=batch)
+
+    monkeypatch.setattr(sources, "make_batches", make_batches)
+
+
+def crash():
+    raise Crash

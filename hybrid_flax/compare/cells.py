@@ -32,6 +32,7 @@ __all__ = [
     "CellRun",
     "cell_log",
     "devices_of",
+    "do_runs",
     "ended_runs",
     "fail",
     "next_run",
@@ -122,8 +123,16 @@ def retry_failures(cell: Cell, workdir: Path) -> None:
             path.unlink()
 
 
+def do_runs(spec: str, cell: Cell, workdir: Path, stop: Any) -> None:
+    """Do the runs of a cell that are left, one after another. Arguments and SystemExit as in `run_cell`."""
+    while not stop.is_set() and (run := next_run(cell, workdir)) is not None:
+        print(f"--- {run.folder}", flush=True)
+        _do(cell, run, workdir, spec)
+        _note_memory(cell, workdir)
+
+
 def run_cell(spec: str, cell: Cell, workdir: Path, settings: dict[str, Any], stop: Any) -> None:
-    """Do the runs of a cell one after another, in a process of its own: they share its compiled programs.
+    """`do_runs` in a process of its own: the runs share its compiled programs, which end with it.
 
     spec: the experiment file, for the mixers that it registers. settings: of JAX. stop: an event after which no other
     run begins. Output goes to `cell_log`. Raises SystemExit with 128 + signal where a run was stopped by one.
@@ -137,10 +146,7 @@ def run_cell(spec: str, cell: Cell, workdir: Path, settings: dict[str, Any], sto
         os.dup2(log.fileno(), 2)
         fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison may be writing into the same folders
         load_module(spec)
-        while not stop.is_set() and (run := next_run(cell, workdir)) is not None:
-            print(f"--- {run.folder}", flush=True)
-            _do(cell, run, workdir, spec)
-            _note_memory(cell, workdir)
+        do_runs(spec, cell, workdir, stop)
 
 
 def cell_log(cell: Cell, workdir: Path) -> Path:

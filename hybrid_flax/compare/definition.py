@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hybrid_flax.compare.equalise import model_cost, solve_width
 from hybrid_flax.compare.results import Budget, Column, Cost
 from hybrid_flax.config import ConfigError, apply_overrides, config_hash, validate, with_values
-from hybrid_flax.models.build import layer_mixer
+from hybrid_flax.mixers.registry import parse_layer
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import lower_is_better
 from hybrid_flax.train.experiment import make_experiment, model_from_config, read_source
@@ -53,8 +53,8 @@ class Definition(NamedTuple):
 class Cell(NamedTuple):
     """A row on a task, with its width solved.
 
-    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate and seed. mechanisms: the names of the primitives that mix along time.
-    cost: what is known before it runs.
+    name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate
+    and seed. mechanisms: the names of what mixes along time. cost: what is known before it runs.
     """
 
     name: str
@@ -117,17 +117,14 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
     seeds = tuple(config.seed + number for number in range(definition.seeds))
     cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
     name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{config_hash(config)}")
-    return Cell(name, row, column, config, rates, seeds, _mechanisms(model), cost)
+    return Cell(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
 
 
-def _mechanisms(model):
-    """The names of the primitives of all layers."""
-
-    def leaves(mixer):
-        parts = [leaf for _, part in mixer.traits.parts for leaf in leaves(part)]
-        return parts or [mixer.traits.spec[0]]
-
-    return frozenset(leaf for layer in model.layers for leaf in leaves(layer_mixer(model, layer)))
+def _mechanisms(layers):
+    """The names that mix along time; a fusion of one part has a mechanism besides it, unless it is `bi`."""
+    parsed = [parse_layer(layer) for layer in layers]
+    own = {fusion for fusion, names in parsed if len(names) == 1 and fusion not in (None, "bi")}
+    return frozenset(own.union(*(names for _, names in parsed)))
 
 
 def _check_definition(definition):

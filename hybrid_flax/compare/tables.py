@@ -19,32 +19,12 @@ from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, refe
 __all__ = ["format_amount", "format_metric", "is_share", "markdown", "print_cells", "print_results", "write_tables"]
 
 _SHARES = ("accuracy", "exact", "precision", "recall", "sign")  # metrics in [0, 1] that people read as per cent
-_FIELDS = [
-    "task",
-    "metric",
-    "row",
-    "pattern",
-    "width",
-    "parameters",
-    "flops_per_token",
-    "state_bytes",
-    "tokens_per_sec",
-    "peak_bytes",
-    "peak_kind",
-    "learning_rate",
-    "seeds",
-    "valid_mean",
-    "valid_half",
-    "test_mean",
-    "test_half",
-    "test_by_seed",
-    "reference",
-    "difference",
-    "difference_half",
-    "p",
-    "p_corrected",
-    "failures",
-]
+_FIELDS = (
+    *("task", "metric", "row", "pattern", "width"),
+    *("parameters", "flops_per_token", "state_bytes", "tokens_per_sec", "peak_bytes", "peak_kind"),
+    *("learning_rate", "seeds", "valid_mean", "valid_half", "test_mean", "test_half", "test_by_seed"),
+    *("reference", "difference", "difference_half", "p", "p_corrected", "failures"),
+)
 
 
 def write_tables(comparison: Comparison, workdir: str | os.PathLike) -> None:

@@ -8,11 +8,12 @@ import importlib.resources
 import io
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 DOCUMENT_KINDS = ("file", "paragraph", "line")
+_LONGEST_LINE = 2_000_000  # characters; more is a file without line ends, or no text at all
 
 
 class Corpus(NamedTuple):
@@ -24,9 +25,14 @@ class Corpus(NamedTuple):
 
 
 def load_corpus(
-    path: str, *, document: str = "file", valid_fraction: float = 0.1, test_fraction: float = 0.0
+    path: str,
+    *,
+    document: str = "file",
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    encoding: str = "utf-8",
 ) -> Corpus:
-    r"""Reads UTF-8 text and splits it into training, validation and test documents.
+    r"""Reads text and splits it into training, validation and test documents.
 
     Args:
       path: one of
@@ -39,12 +45,14 @@ def load_corpus(
         "line". Each keeps its own line ends, so that generated text has structure; blank ones are dropped.
       valid_fraction: the share of characters for validation, in [0, 1).
       test_fraction: the share of characters for test, in [0, 1).
+      encoding: of the files; the embedded works need none.
 
     Line ends `\r\n` become `\n` and a byte order mark is dropped before characters are counted.
 
     Raises:
       FileNotFoundError: nothing is at `path`.
-      ValueError: no text, not UTF-8, an unknown kind of document, or fractions that leave no training text.
+      ValueError: what `read_text` refuses, no text, an unknown kind of document, or fractions that leave no
+        training text.
     """
     if document not in DOCUMENT_KINDS:
         raise ValueError(f"unknown kind of document {document!r}: one of {', '.join(DOCUMENT_KINDS)}")
@@ -62,18 +70,75 @@ def load_corpus(
     elif not path:
         raise ValueError("the path of the corpus is empty: give a text file, a folder or 'shakespeare'")
     elif Path(path).is_dir():
-        texts = _folder(Path(path), valid_fraction, test_fraction)
+        texts = _folder(Path(path), valid_fraction, test_fraction, encoding)
     elif Path(path).exists():
-        texts = _split_by_characters([_text_of(Path(path))], valid_fraction, test_fraction)
+        texts = split_by_characters([text_of(Path(path), encoding)], valid_fraction, test_fraction)
     else:
         raise FileNotFoundError(missing_path(Path(path)))
 
+    return cut_documents(
+        texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
+    )
+
+
+def cut_documents(texts: Corpus, document: str, what: str) -> Corpus:
+    """Texts as documents of a kind. Raises ValueError, naming `what` they are, where none is left to train on."""
     corpus = Corpus(*(tuple(_documents(part, document)) for part in texts))
     if not corpus.train:
-        raise ValueError(
-            f"no training text is left of {path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
-        )
+        raise ValueError(f"no training text is left of {what}")
     return corpus
+
+
+def split_by_characters(texts: Sequence[str], valid_fraction: float, test_fraction: float) -> Corpus:
+    """Cuts a sequence of texts where its first, second and third share of characters end."""
+    total = sum(map(len, texts))
+    train_end = int((1 - valid_fraction - test_fraction) * total)
+    # max: rounding must not put the end of validation before its start.
+    valid_end = max(train_end, int((1 - test_fraction) * total))
+    parts = []
+    for first, last in ((0, train_end), (train_end, valid_end), (valid_end, total)):
+        part, start = [], 0
+        for text in texts:
+            part.append(text[max(first - start, 0) : max(last - start, 0)])
+            start += len(text)
+        parts.append(tuple(filter(None, part)))
+    return Corpus(*parts)
+
+
+def text_of(file: Path, encoding: str = "utf-8") -> str:
+    """`read_text` of a file that is not empty; raises ValueError where it is."""
+    text = read_text(file, encoding)
+    if not text.strip():
+        raise ValueError(f"{str(file)!r} is empty")
+    return text
+
+
+def read_text(file: Path, encoding: str = "utf-8") -> str:
+    """The text of a file; raises ValueError with file and line for what is no text in that encoding.
+
+    Lines have 2,000,000 characters at most.
+    """
+    raw = file.read_bytes()
+    try:
+        text = raw.decode(encoding)
+    except LookupError:
+        raise ValueError(
+            f"data.encoding={encoding!r} is none that Python knows, such as utf-8, latin-1, utf-16"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{str(file)!r} is not {encoding.upper()}: byte 0x{raw[error.start]:02x} at offset {error.start}, "
+            f"line {line}; data.encoding says what it is"
+        ) from None
+    text = text.removeprefix("\N{BYTE ORDER MARK}").replace("\r\n", "\n")
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise ValueError(f"{file}:{line}: a NUL byte, which no text has; data.encoding={encoding} is perhaps wrong")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"{file}:{number}: a line of {len(line):,} characters, more than {_LONGEST_LINE:,}")
+    return text
 
 
 # Whole works, so that no play is half known: a tragedy and a comedy in each held-out split.
@@ -97,34 +162,18 @@ def _shakespeare() -> Corpus:
     )
 
 
-def _folder(folder: Path, valid_fraction: float, test_fraction: float) -> Corpus:
+def _folder(folder: Path, valid_fraction: float, test_fraction: float, encoding: str) -> Corpus:
     """A folder of text: its own three splits if it has them, else all its files in one sequence."""
     train, valid, test = (folder / f"{split}.txt" for split in Corpus._fields)
     if train.is_file() and valid.is_file():
-        return Corpus((_text_of(train),), (_text_of(valid),), (_text_of(test),) if test.is_file() else ())
+        return Corpus(*((text_of(file, encoding),) if file.is_file() else () for file in (train, valid, test)))
     files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
     if not files:
         raise ValueError(f"{str(folder)!r} is a folder without any *.txt file")
-    texts = [text for text in map(read_text, files) if text.strip()]
+    texts = [text for text in (read_text(file, encoding) for file in files) if text.strip()]
     if not texts:
         raise ValueError(f"{str(folder)!r} has {len(files)} *.txt files, all of them empty")
-    return _split_by_characters(texts, valid_fraction, test_fraction)
-
-
-def _split_by_characters(texts: list[str], valid_fraction: float, test_fraction: float) -> Corpus:
-    """Cuts a sequence of texts where its first, second and third share of characters end."""
-    total = sum(map(len, texts))
-    train_end = int((1 - valid_fraction - test_fraction) * total)
-    # max: rounding must not put the end of validation before its start.
-    valid_end = max(train_end, int((1 - test_fraction) * total))
-    parts = []
-    for first, last in ((0, train_end), (train_end, valid_end), (valid_end, total)):
-        part, start = [], 0
-        for text in texts:
-            part.append(text[max(first - start, 0) : max(last - start, 0)])
-            start += len(text)
-        parts.append(tuple(filter(None, part)))
-    return Corpus(*parts)
+    return split_by_characters(texts, valid_fraction, test_fraction)
 
 
 def _documents(texts: Iterable[str], document: str) -> list[str]:
@@ -139,26 +188,6 @@ def _documents(texts: Iterable[str], document: str) -> list[str]:
 def _paragraphs(text: str) -> list[str]:
     ends = [blank.end() for blank in re.finditer(r"\n\s*\n", text)] + [len(text)]
     return [text[start:end] for start, end in zip([0, *ends], ends)]
-
-
-def _text_of(file: Path) -> str:
-    text = read_text(file)
-    if not text.strip():
-        raise ValueError(f"{str(file)!r} is empty")
-    return text
-
-
-def read_text(file: Path) -> str:
-    """The text of a UTF-8 file; raises ValueError with file and line where it is not."""
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{str(file)!r} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}, line {line}"
-        ) from None
-    return text.removeprefix("\N{BYTE ORDER MARK}").replace("\r\n", "\n")
 
 
 def missing_path(path: Path) -> str:

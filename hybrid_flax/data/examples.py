@@ -1,6 +1,7 @@
 """Labelled examples as padded batches, one example a row: pure functions of (seed, step), as all batches.
 
-A batch is a dict of numpy arrays: tokens, segment_ids, positions [B, T] and row [B] as in `pipeline`, and
+A batch is a dict of numpy arrays: tokens, segment_ids, positions [B, T] and row [B] as in `pipeline`, but tokens
+[B, T, 1 + W] where words are spelt: the id of the word, then those of W characters (0: none), and
 
   labels   what is to be predicted: int32 [B] (a class), float32 [B, C] (several classes), float32 [B] (a number),
            int32 [B, T] (tags)
@@ -21,6 +22,7 @@ __all__ = [
     "KINDS",
     "Examples",
     "eval_examples",
+    "fold_records",
     "label_names",
     "make_example_batches",
     "make_examples",
@@ -33,8 +35,8 @@ KINDS = ("class", "classes", "number", "tags")
 class Examples(NamedTuple):
     """Encoded examples.
 
-    tokens: int32 arrays, one an example. labels: [N], [N, C], or for tags one int32 array an example, -1 where a token
-    has no tag of its own.
+    tokens: int32 arrays [n] or [n, 1 + W], one an example. labels: [N], [N, C], or for tags one int32 array an example,
+    -1 where a token has no tag of its own.
     """
 
     tokens: tuple[np.ndarray, ...]
@@ -54,10 +56,30 @@ def split_records(
     return {split: [records[place] for place in sorted(places[split])] for split in ("train", "valid", "test")}
 
 
+def fold_records(
+    records: Sequence[Record], *, folds: int, fold: int, kind: str, valid_fraction: float, seed: int
+) -> dict[str, list[Record]]:
+    """A part of cross-validation: the test split is part `fold` of `folds` equal ones, the rest as `split_records`.
+
+    The partition is random by `seed`; of kind "class", every part has its share of every class.
+    Raises ValueError for fewer examples than parts.
+    """
+    if len(records) < folds:
+        raise ValueError(f"{len(records)} examples do not make data.folds={folds} parts")
+    order = np.random.default_rng(seed).permutation(len(records))
+    if kind == "class":
+        order = order[np.argsort(np.array([records[place].label for place in order]), kind="stable")]
+    parts = np.empty(len(records), np.int64)
+    parts[order] = np.arange(len(records)) % folds
+    test, rest = ([r for r, part in zip(records, parts) if (part == fold) == given] for given in (True, False))
+    return split_records(rest, valid_fraction=valid_fraction, test_fraction=0.0, seed=seed) | {"test": test}
+
+
 def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
     """The sorted labels of training records; "O" comes first among tags, and every span type has its B- and I-.
 
-    Raises ValueError for a kind that has names but fewer than two of them.
+    Raises ValueError for a kind that has names but fewer than two of them, for classes that are fractions, and for
+    names that differ by white space alone.
     """
     if kind == "number":
         return ()
@@ -67,17 +89,28 @@ def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
         if not types:
             raise ValueError("tagging needs tags other than O in the training data")
         return ("O", *(f"{mark}-{name}" for name in types for mark in "BI"))
+    if kind == "class" and all(map(_is_number, found)):
+        for record in records:
+            if not float(record.label).is_integer():
+                raise ValueError(f"{record.where}: label {record.label!r} is a number, no class: use task.name=regress")
+    for name in found:
+        if name != name.strip() and name.strip() in found:
+            raise ValueError(f"labels {name.strip()!r} and {name!r} differ by white space alone")
     if len(found) < 2:
         raise ValueError(f"classification needs two labels in the training data, there is only {sorted(found)}")
     return tuple(sorted(found))
 
 
-def make_examples(records: Sequence[Record], tokenizer: Tokenizer, kind: str, names: tuple[str, ...]) -> Examples:
-    """Encode records. A tag stands at the first piece of its token. Raises ValueError with the place of a bad label."""
+def make_examples(
+    records: Sequence[Record], tokenizer: Tokenizer, kind: str, names: tuple[str, ...], word_length: int = 0
+) -> Examples:
+    """Encode records. A tag stands at the piece that its word begins in; between words is a space.
+
+    word_length: W, 0 where words are not spelt. Raises ValueError with the place of a bad label.
+    """
     if kind == "tags":
-        return Examples(*_tagged(records, tokenizer, names))
-    # An example without any known piece still needs a token to stand for it.
-    tokens = tuple(_encode(tokenizer, record.text) for record in records)
+        return Examples(*_tagged(records, tokenizer, names, word_length))
+    tokens = tuple(_encode(tokenizer, record.text, word_length) for record in records)
     if kind == "number":
         return Examples(tokens, np.array([_number(record) for record in records], np.float32))
     index = {name: place for place, name in enumerate(names)}
@@ -120,7 +153,8 @@ def eval_examples(examples: Examples, *, batch_size: int, length: int) -> Sequen
 def _batch(examples, places, row, length):
     """Rows of the examples at `places`; -1 is a row of padding."""
     tagged = isinstance(examples.labels, tuple)
-    tokens, segment_ids = np.zeros((2, len(row), length), np.int32)
+    tokens = np.zeros((len(row), length, *examples.tokens[0].shape[1:]), np.int32)
+    segment_ids = np.zeros((len(row), length), np.int32)
     shape = (len(row), length) if tagged else (len(row), *examples.labels.shape[1:])
     labels = np.zeros(shape, np.int32 if tagged else examples.labels.dtype)
     weights = np.zeros(shape[: 2 if tagged else 1], np.float32)
@@ -144,22 +178,40 @@ def _batch(examples, places, row, length):
     }
 
 
-def _tagged(records, tokenizer, names):
+def _tagged(records, tokenizer, names, word_length):
     index = {name: place for place, name in enumerate(names)}
+
+    @functools.cache
+    def pieces_of(text, begin):
+        """The ids of a text, and the place of the piece that holds its character `begin`."""
+        ends = np.cumsum(tokenizer.widths(text)[0])
+        return _encode(tokenizer, text, word_length), int(np.searchsorted(ends, begin, side="right"))
+
     tokens, labels = [], []
     for record in records:
-        pieces = [_encode(tokenizer, word) for word in record.text]
-        tags = np.full(sum(map(len, pieces)), -1, np.int32)
-        firsts = np.cumsum([0, *map(len, pieces[:-1])])
-        tags[firsts] = [_index(index, tag, record) for tag in record.label]
-        tokens.append(np.concatenate(pieces))
+        pieces = [pieces_of(word if i == 0 else f" {word}", min(i, 1)) for i, word in enumerate(record.text)]
+        starts = np.cumsum([0, *(len(ids) for ids, _ in pieces)])
+        tags = np.full(starts[-1], -1, np.int32)
+        places = starts[:-1] + [min(place, len(ids) - 1) for ids, place in pieces]
+        tags[places] = [_index(index, tag, record) for tag in record.label]
+        tokens.append(np.concatenate([ids for ids, _ in pieces]))
         labels.append(tags)
     return tuple(tokens), tuple(labels)
 
 
-def _encode(tokenizer, text):
-    ids = tokenizer.encode(text)
-    return ids.astype(np.int32) if len(ids) else np.zeros(1, np.int32)
+def _encode(tokenizer, text, word_length):
+    ids = tokenizer.encode(text).astype(np.int32)
+    if word_length:
+        ids = np.concatenate([ids[:, None], tokenizer.spell(text, word_length)], axis=1)
+    # An example without any piece still needs a token to stand for it.
+    return ids if len(ids) else np.zeros((1, *ids.shape[1:]), np.int32)
+
+
+def _is_number(name):
+    try:
+        return np.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _as_list(label):

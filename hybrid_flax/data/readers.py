@@ -7,6 +7,7 @@
 | .parquet | a row, columns by name (needs pyarrow) |
 | .conll, .iob, .iob2, .bio, .bmes, .annotated | a block of lines between blank ones: token first, tag last |
 | a folder of folders | a *.txt file; its label is the name of its folder |
+| LABEL=FILE,LABEL=FILE | a line of a file, which has its label before it |
 """
 
 import csv
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_flax.data.corpora import missing_path, read_text
+from hybrid_flax.data.corpora import missing_path, read_text, text_of
 
 __all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "to_bio2"]
 
@@ -43,25 +44,27 @@ class Record(NamedTuple):
 
 
 def read_splits(
-    path: str, *, text: str = "text", label: str = "label", tagged: bool = False
+    path: str, *, text: str = "text", label: str = "label", tagged: bool = False, encoding: str = "utf-8"
 ) -> dict[str, list[Record]]:
     """Records by split: "train", "valid", "test" as the files of a folder are named, "all" where nothing says.
 
     path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (train,
-    valid or dev, test somewhere in its name), or a folder with a folder for each label. tagged: read tables without
-    a known ending, and .tsv, as CoNLL columns.
+    valid or dev, test somewhere in its name), a folder with a folder for each label, or "LABEL=FILE,LABEL=FILE".
+    tagged: read tables without a known ending, and .tsv, as CoNLL columns. encoding: of all but parquet.
     Raises FileNotFoundError and ValueError in one line with file and line.
     """
     if path == "vader":
         return {"all": _vader()}
-    place = Path(path)
+    place, options = Path(path), {"text": text, "label": label, "tagged": tagged, "encoding": encoding}
     if place.is_file():
-        return {"all": read_records(place, text=text, label=label, tagged=tagged)}
+        return {"all": read_records(place, **options)}
+    if "=" in path and not place.exists() and not tagged:
+        return {"all": list(_files_of_labels(path, encoding))}
     if not place.is_dir():
         raise FileNotFoundError(missing_path(place))
     files = _files_of_splits(place, tagged)
     if files:
-        return {split: read_records(file, text=text, label=label, tagged=tagged) for split, file in files.items()}
+        return {split: read_records(file, **options) for split, file in files.items()}
     folders = sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
     if not folders:
         raise ValueError(
@@ -70,28 +73,32 @@ def read_splits(
         )
     return {
         "all": [
-            Record(read_text(file).strip(), folder.name, str(file))
+            Record(text_of(file, encoding).strip(), folder.name, str(file))
             for folder in folders
             for file in sorted(folder.rglob("*.txt"))
         ]
     }
 
 
-def read_records(file: Path, *, text: str = "text", label: str = "label", tagged: bool = False) -> list[Record]:
+def read_records(
+    file: Path, *, text: str = "text", label: str = "label", tagged: bool = False, encoding: str = "utf-8"
+) -> list[Record]:
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
     ending = file.suffix.lower()
     if tagged and ending not in (".jsonl", ".parquet", ".csv"):
-        records = list(_conll(file))
+        records = list(_conll(file, encoding))
     elif ending in (".csv", ".tsv"):
-        records = list(_table(file, "," if ending == ".csv" else "\t", text, label))
+        records = list(_table(file, "," if ending == ".csv" else "\t", text, label, encoding))
     elif ending == ".jsonl":
-        records = list(_json_lines(file, text, label))
+        records = list(_json_lines(file, text, label, encoding))
     elif ending == ".parquet":
         records = list(_parquet(file, text, label))
     else:
         raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(TABLES)}")
     if not records:
-        raise ValueError(f"{str(file)!r} has no examples")
+        raise ValueError(
+            f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
+        )
     for record in records if tagged else ():
         if isinstance(record.text, str) or len(record.text) != len(record.label):
             raise ValueError(f"{record.where}: tagging needs a list of tokens and as many tags")
@@ -103,18 +110,37 @@ def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
 
     An I- that continues nothing begins a span. Raises ValueError for a tag of another form.
     """
-    given = []
-    for tag in tags:
-        match = re.fullmatch(r"O|([BIESLUM])-(.+)", tag)
-        if match is None:
-            raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
-        given.append((match[1], match[2]) if match[1] else ("O", ""))
+    given = [_parse_tag(tag, where) for tag in tags]
     converted, before = [], ("O", "")
     for mark, kind in given:
         goes_on = mark in "IELM" and before[1] == kind and before[0] in "BIM"
         converted.append("O" if mark == "O" else f"{'I' if goes_on else 'B'}-{kind}")
         before = (mark, kind)
     return tuple(converted)
+
+
+def _parse_tag(tag, where):
+    """("B", "PER") of B-PER; ("O", "") of O."""
+    match = re.fullmatch(r"O|([BIESLUM])-(.+)", tag)
+    if match is None:
+        raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
+    return (match[1], match[2]) if match[1] else ("O", "")
+
+
+def _files_of_labels(path, encoding) -> Iterator[Record]:
+    labels = []
+    for part in path.split(","):
+        label, _, name = part.partition("=")
+        if not label or not name:
+            raise ValueError(f"{part!r} in data.path={path!r} is not LABEL=FILE")
+        if label in labels:
+            raise ValueError(f"label {label!r} stands twice in data.path={path!r}")
+        labels.append(label)
+        if not Path(name).is_file():
+            raise FileNotFoundError(missing_path(Path(name)))
+        for number, line in enumerate(text_of(Path(name), encoding).split("\n"), start=1):
+            if line.strip():
+                yield Record(line.strip(), label, f"{name}:{number}")
 
 
 def _files_of_splits(folder, tagged):
@@ -133,11 +159,11 @@ def _files_of_splits(folder, tagged):
     return found if "train" in found else {}
 
 
-def _table(file, delimiter, text, label) -> Iterator[Record]:
+def _table(file, delimiter, text, label, encoding) -> Iterator[Record]:
     by_number = text.isdecimal() and label.isdecimal()
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(read_text(file)), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(io.StringIO(read_text(file, encoding)), delimiter=delimiter, quoting=quoting, strict=True)
     width, places = None, (int(text), int(label)) if by_number else None
     previous = csv.field_size_limit(_MOST_CHARACTERS)
     try:
@@ -166,12 +192,14 @@ def _columns(header, wanted, where):
             near = difflib.get_close_matches(name, header, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(header[:8])}"
             raise ValueError(f"{where}: no column {name!r} in the header{hint}")
+        if header.count(name) > 1:
+            raise ValueError(f"{where}: column {name!r} stands twice in the header")
         places.append(header.index(name))
     return tuple(places)
 
 
-def _json_lines(file, text, label) -> Iterator[Record]:
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+def _json_lines(file, text, label, encoding) -> Iterator[Record]:
+    for number, line in enumerate(read_text(file, encoding).split("\n"), start=1):
         where = f"{file}:{number}"
         if not line.strip():
             continue
@@ -209,21 +237,28 @@ def _record(value, text, label, where):
     return Record(str(words), tuple(map(str, given)) if isinstance(given, list) else str(given), where)
 
 
-def _conll(file) -> Iterator[Record]:
+def _conll(file, encoding) -> Iterator[Record]:
     """Blocks of "token ... tag" lines; tabs separate columns where there are any, else spaces."""
-    tokens, tags, begin = [], [], 0
-    for number, line in enumerate([*read_text(file).split("\n"), ""], start=1):
+    tokens, tags, begin, width, known = [], [], 0, 0, set()
+    for number, line in enumerate([*read_text(file, encoding).split("\n"), ""], start=1):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if tokens:
-                yield Record(tuple(tokens), to_bio2(tags, f"{file}:{begin}"), f"{file}:{begin}")
+                yield Record(tuple(tokens), to_bio2(tags), f"{file}:{begin}")
             tokens, tags = [], []
             continue
-        columns = line.strip("\n").split("\t") if "\t" in line else line.split()
-        if len(columns) < 2 or not columns[-1].strip():
-            raise ValueError(f"{file}:{number}: {len(columns)} column, not a token and a tag")
-        begin = number if not tokens else begin
-        tokens.append(columns[0])
-        tags.append(columns[-1].strip())
+        columns = line.split("\t") if "\t" in line else line.split()
+        token, tag = columns[0], columns[-1].strip()
+        if len(columns) < 2 or not token.strip() or not tag:
+            raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
+        width = width or len(columns)
+        if len(columns) != width:
+            raise ValueError(f"{file}:{number}: {len(columns)} columns, not {width} as in the lines before")
+        if tag not in known:
+            _parse_tag(tag, f"{file}:{number}")
+            known.add(tag)
+        begin = begin if tokens else number
+        tokens.append(token)
+        tags.append(tag)
 
 
 @functools.lru_cache(maxsize=1)

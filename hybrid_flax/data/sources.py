@@ -9,11 +9,13 @@ import numpy as np
 from hybrid_flax.data.corpora import Corpus, load_corpus
 from hybrid_flax.data.examples import (
     eval_examples,
+    fold_records,
     label_names,
     make_example_batches,
     make_examples,
     split_records,
 )
+from hybrid_flax.data.hub import HUB, read_hub, read_hub_text
 from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
 from hybrid_flax.data.readers import read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
@@ -55,17 +57,26 @@ def text_source(
     document: str,
     valid_fraction: float,
     test_fraction: float,
+    encoding: str,
     tokenizer: Tokenizer | str,
     vocab_size: int,
     min_count: int,
+    lowercase: bool,
+    text: str = "text",
 ) -> Source:
-    """Text by `load_corpus`, one token after another; `tokenizer` is one, or the kind to make of the training text.
+    """Text by `load_corpus` or `read_hub_text`, one token after another.
 
+    tokenizer: one, or the kind to make of the training text. text: the column of a data set of the hub.
     Raises FileNotFoundError and ValueError as `load_corpus` and `make_tokenizer` do.
     """
-    corpus = load_corpus(path, document=document, valid_fraction=valid_fraction, test_fraction=test_fraction)
+    options = {"document": document, "valid_fraction": valid_fraction, "test_fraction": test_fraction}
+    if path.startswith(HUB):
+        corpus = read_hub_text(path.removeprefix(HUB), text=text, **options)
+    else:
+        corpus = load_corpus(path, encoding=encoding, **options)
     if isinstance(tokenizer, str):
-        tokenizer = make_tokenizer(tokenizer, corpus.train, vocab_size=vocab_size, min_count=min_count)
+        vocabulary = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
+        tokenizer = make_tokenizer(tokenizer, corpus.train, **vocabulary)
     tokens = {name: tokenize(getattr(corpus, name), tokenizer) for name in Corpus._fields}
 
     def train(mode, batch_size, length, seed):
@@ -80,8 +91,9 @@ def text_source(
 def language_source(spec: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    spec: as `make_language` reads it. The test split has lengths up to `test_length`, and targets under every symbol
-    are scored beyond `length` alone; there is none where `test_length` is not more than `length`.
+    spec: as `make_language` reads it. The test split has lengths from `length` + 1 to `test_length`, and targets under
+    every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is further examples
+    of the lengths of validation. Rows of both splits are equally wide.
     Raises ValueError as `make_language`.
     """
     language = make_language(spec)
@@ -92,11 +104,14 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
             raise ValueError("a synthetic language has no end: data.batch_size must be at least 1")
         return make_language_batches(language, batch_size=batch_size, length=length, seed=seed)
 
-    lengths = {"valid": (length if language.one_length else language.shortest, length, 0)}
+    seen = (length if language.one_length else language.shortest, length)
+    rows = partial(_language_batches, language, max(length, test_length))
+    valid = Split(partial(rows, lengths=seen))
     if test_length > length:
-        lengths["test"] = (length + 1, test_length, length)
-    splits = {split: Split(partial(_language_batches, language, *three)) for split, three in lengths.items()}
-    return Source(SymbolTokenizer(language.symbols), train, splits)
+        test = Split(partial(rows, lengths=(length + 1, test_length), beyond=length))
+    else:
+        test = Split(partial(rows, lengths=seen, stream=2))
+    return Source(SymbolTokenizer(language.symbols), train, {"valid": valid, "test": test})
 
 
 def labelled_source(
@@ -108,30 +123,45 @@ def labelled_source(
     valid_fraction: float,
     test_fraction: float,
     split_seed: int,
+    folds: int = 0,
+    fold: int = 0,
+    encoding: str = "utf-8",
     tokenizer: Tokenizer | str,
     vocab_size: int,
     min_count: int,
+    lowercase: bool = False,
+    word_length: int = 0,
     labels: tuple[str, ...] | None = None,
 ) -> Source:
-    """Labelled examples by `read_splits`; what has no splits of its own is split at random by `split_seed`.
+    """Labelled examples by `read_splits` or `read_hub`; what has no splits is split at random by `split_seed`.
 
-    kind: one of `examples.KINDS`. A validation split is taken from the training one where there is none. The ratings
-    of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those of a run,
-    else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
+    kind: one of `examples.KINDS`. folds, fold: instead of a test fraction, as `fold_records`. word_length: characters
+    of a word that its tokens hold, 0 for none. A validation split is taken from the training one where there is none.
+    The ratings of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those
+    of a run, else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
     """
-    splits = read_splits(path, text=text, label=label, tagged=kind == "tags")
+    columns = {"text": text, "label": label, "tagged": kind == "tags"}
+    if path.startswith(HUB):
+        splits = read_hub(path.removeprefix(HUB), **columns)
+    else:
+        splits = read_splits(path, encoding=encoding, **columns)
     if path == "vader" and kind == "class":
         splits = {name: [_by_sign(record) for record in part] for name, part in splits.items()}
-    fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    if "all" in splits:
-        splits = split_records(splits["all"], **fractions)
+    fractions = {"valid_fraction": valid_fraction, "seed": split_seed}
+    if folds and "all" not in splits:
+        raise ValueError(f"data.folds={folds}: {path!r} has splits of its own ({', '.join(splits)}), so set it to 0")
+    if folds:
+        splits = fold_records(splits["all"], folds=folds, fold=fold, kind=kind, **fractions)
+    elif "all" in splits:
+        splits = split_records(splits["all"], test_fraction=test_fraction, **fractions)
     elif "valid" not in splits and valid_fraction:
-        splits |= {k: v for k, v in split_records(splits["train"], **fractions | {"test_fraction": 0.0}).items() if v}
+        splits |= {k: v for k, v in split_records(splits["train"], test_fraction=0.0, **fractions).items() if v}
     if isinstance(tokenizer, str):
-        texts = (piece for r in splits["train"] for piece in ([r.text] if isinstance(r.text, str) else r.text))
-        tokenizer = make_tokenizer(tokenizer, texts, vocab_size=vocab_size, min_count=min_count)
+        vocabulary = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
+        tokenizer = _tokenizer_of(tokenizer, splits["train"], kind, spells=word_length > 0, **vocabulary)
     names = label_names(splits["train"], kind) if labels is None else labels
-    examples = {name: make_examples(part, tokenizer, kind, names) for name, part in splits.items() if part}
+    encoded = partial(make_examples, tokenizer=tokenizer, kind=kind, names=names, word_length=word_length)
+    examples = {name: encoded(part) for name, part in splits.items() if part}
 
     def train(mode, batch_size, length, seed):
         del mode
@@ -148,19 +178,31 @@ def _labelled_split(examples, unknown_id):
             raise ValueError("labelled examples stand alone: no state is carried from one to the next")
         return eval_examples(examples, batch_size=batch_size, length=length)
 
-    missed = 0 if unknown_id is None else sum(int(np.sum(ids == unknown_id)) for ids in examples.tokens)
-    return Split(batches, (missed, sum(map(len, examples.tokens))))
+    words = [ids if ids.ndim == 1 else ids[:, 0] for ids in examples.tokens]
+    missed = 0 if unknown_id is None else sum(int(np.sum(ids == unknown_id)) for ids in words)
+    return Split(batches, (missed, sum(map(len, words))))
+
+
+def _tokenizer_of(name, records, kind, **options):
+    """Words of tagged sentences are as the file has them; other tokenizers see spaces between them."""
+    if name != "word":
+        options.pop("spells")
+        texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
+        return make_tokenizer(name, texts, **options)
+    if kind == "tags":
+        return make_tokenizer(name, (word for r in records for word in r.text), cut="token", **options)
+    return make_tokenizer(name, (r.text for r in records), cut="sentence", **options)
 
 
 def _by_sign(record):
     return record._replace(label="positive" if float(record.label) > 0 else "negative")
 
 
-def _language_batches(language, shortest, longest, beyond, batch_size, length, carried):
+def _language_batches(language, longest, batch_size, length, carried, **rows):
     del length
     if carried:
         raise ValueError("examples of a synthetic language stand alone: no state is carried from one to the next")
-    return eval_language(language, batch_size=batch_size, lengths=(shortest, longest), beyond=beyond)
+    return eval_language(language, batch_size=batch_size, longest=longest, **rows)
 
 
 def _text_split(tokens: Tokens, unknown_id: int | None) -> Split:

@@ -75,17 +75,21 @@ def make_language_batches(language: Language, *, batch_size: int, length: int, s
     return Batches(batch, batch_size, 1, batch_size * total)
 
 
-def eval_language(language: Language, *, batch_size: int, lengths: tuple[int, int], beyond: int = 0) -> Sequence[dict]:
+def eval_language(
+    language: Language, *, batch_size: int, lengths: tuple[int, int], longest: int, beyond: int = 0, stream: int = 1
+) -> Sequence[dict]:
     """EVAL_ROWS examples (rounded up to whole batches) of lengths uniform in `lengths`, both ends included.
 
-    They do not depend on the seed of a training run. beyond: of targets under every symbol, score those after the
-    first `beyond` alone.
+    longest: rows are as wide as examples of this length, so that splits of different lengths run in one program.
+    beyond: of targets under every symbol, score those after the first `beyond` alone. stream: another one has other
+    examples of the same lengths. They do not depend on the seed of a training run.
     """
-    total = language.total(lengths[1])
+    total = language.total(longest)
 
     def batch(step: int) -> dict:
         places = np.arange(batch_size) + step * batch_size
-        made = _batch(language, lengths, total, places, [1, *lengths]) | {"row": np.arange(batch_size, dtype=np.int32)}
+        made = _batch(language, lengths, total, places, [stream, *lengths])
+        made["row"] = np.arange(batch_size, dtype=np.int32)
         if language.every_symbol:
             made["weights"] = made["weights"] * (made["positions"] >= beyond)
         return made

@@ -18,6 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from hybrid_flax.data import bpe
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNKNOWN = "<unk>"
 
@@ -27,6 +29,7 @@ class Tokenizer(abc.ABC):
 
     name: ClassVar[str]
     unknown_id: ClassVar[int | None]
+    num_characters: int = 0  # ids that `WordTokenizer.spell` gives; 0: words are not spelt
 
     @property
     @abc.abstractmethod
@@ -72,7 +75,11 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def decode(self, ids: Iterable) -> str:
-        return self._checked(ids).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+        return self.join(ids).decode("utf-8", errors="replace")
+
+    def join(self, ids: Iterable) -> bytes:
+        """The bytes under ids, which may end inside a character."""
+        return self._checked(ids).astype(np.uint8).tobytes()
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids = self.encode(text)
@@ -111,8 +118,7 @@ class CharTokenizer(Tokenizer):
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         codes = _code_points(text)
-        num_bytes = 1 + sum((codes >= first).astype(np.int32) for first in (0x80, 0x800, 0x10000))
-        return np.ones(len(codes), np.int32), num_bytes
+        return np.ones(len(codes), np.int32), _utf8_sizes(codes)
 
     def to_dict(self) -> dict:
         return {"name": self.name, "characters": self.characters}
@@ -128,45 +134,79 @@ class CharTokenizer(Tokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class WordTokenizer(Tokenizer):
-    """Words with the space before them, and single other characters; 0 is every piece not in the vocabulary.
-
-    The pieces of a text join to the text itself: only unknown ones are lost in a round trip.
+    """Words and single other characters; 0 is every piece not in the vocabulary.
 
     Attributes:
       pieces: the vocabulary; its i-th piece has the id i + 1.
+      cut: what a piece is. "text": a word with the space before it, or any other character, so that pieces join to the
+        text itself; "sentence": a word, or another character that is no white space; "token": the whole text, less
+        spaces before it, because others have cut it.
+      lowercase: whether pieces are those of the text in lower case.
+      characters: the alphabet of `spell`; "" where words are not spelt.
     """
 
     pieces: tuple[str, ...]
+    cut: str = "text"
+    lowercase: bool = False
+    characters: str = ""
     name = "word"
     unknown_id = 0
 
     def __post_init__(self):
         if not self.pieces or len(self._id_of_piece) != len(self.pieces):
             raise ValueError("the pieces of a word tokenizer must be some and all different")
+        if self.cut not in _CUTS:
+            raise ValueError(f"the cut of a word tokenizer is one of {', '.join(_CUTS)}, not {self.cut!r}")
 
     @property
     def vocab_size(self) -> int:
         return len(self.pieces) + 1
 
+    @property
+    def num_characters(self) -> int:
+        """How many ids of characters there are: none, the unknown one, the alphabet; 0 without an alphabet."""
+        return len(self.characters) + 2 if self.characters else 0
+
     def encode(self, text: str) -> np.ndarray:
         id_of = self._id_of_piece.get
-        return np.fromiter((id_of(piece, 0) for piece in split_words(text)), np.int32)
+        return np.fromiter((id_of(piece, 0) for piece in cut_words(text, self.cut, self.lowercase)), np.int32)
 
     def decode(self, ids: Iterable) -> str:
         pieces = (_REPLACEMENT, *self.pieces)
-        return "".join(pieces[i] for i in self._checked(ids).tolist())
+        return ("" if self.cut == "text" else " ").join(pieces[i] for i in self._checked(ids).tolist())
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        pieces = split_words(text)
-        num_chars = np.fromiter(map(len, pieces), np.int32, len(pieces))
-        return num_chars, np.fromiter((len(piece.encode()) for piece in pieces), np.int32, len(pieces))
+        return _widths_of_matches(_CUTS[self.cut], text)
+
+    def spell(self, text: str, length: int) -> np.ndarray:
+        """Ids of the characters of every piece, int32 [N, length]: 0 none, 1 unknown; of a long one both ends.
+
+        They are those of the text as it is, in upper case too.
+        """
+        pieces = cut_words(text, self.cut)
+        ids = np.zeros((len(pieces), length), np.int32)
+        for row, piece in zip(ids, pieces):
+            spelling = 1 + self._alphabet.encode(piece)
+            if len(spelling) > length:
+                end = length // 2
+                spelling = np.concatenate([spelling[: length - end], spelling[len(spelling) - end :]])
+            row[: len(spelling)] = spelling
+        return ids
+
+    def unspell(self, ids: Iterable) -> str:
+        """The characters of one row of `spell`; the unknown one is U+FFFD."""
+        return self._alphabet.decode([i - 1 for i in ids if i])
 
     def to_dict(self) -> dict:
-        return {"name": self.name, "pieces": list(self.pieces)}
+        return {"name": self.name, **dataclasses.asdict(self), "pieces": list(self.pieces)}
 
     @functools.cached_property
     def _id_of_piece(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate(self.pieces, start=1)}
+
+    @functools.cached_property
+    def _alphabet(self) -> CharTokenizer:
+        return CharTokenizer(self.characters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +240,7 @@ class WhitespaceTokenizer(Tokenizer):
         return "".join(piece if piece == "\n" else f" {piece}" for piece in map(pieces.__getitem__, self._checked(ids)))
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        ends = np.fromiter((match.end() for match in _WRITTEN.finditer(text)), np.int64)
-        ends[-1:] = len(text)  # spaces at the very end belong to the last piece
-        spans = [text[start:end] for start, end in zip([0, *ends[:-1]], ends)]
-        return np.fromiter(map(len, spans), np.int32), np.fromiter((len(span.encode()) for span in spans), np.int32)
+        return _widths_of_matches(_WRITTEN, text)
 
     def to_dict(self) -> dict:
         return {"name": self.name, "pieces": list(self.pieces)}
@@ -211,6 +248,53 @@ class WhitespaceTokenizer(Tokenizer):
     @functools.cached_property
     def _id_of_piece(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate((_UNKNOWN, *self.pieces))}
+
+
+@dataclasses.dataclass(frozen=True)
+class BpeTokenizer(Tokenizer):
+    """Byte-pair encoding of UTF-8 (Sennrich et al. 2016; of bytes, Radford et al. 2019): nothing is unknown.
+
+    Attributes:
+      model: the JSON of the `tokenizers` library.
+      lowercase: whether ids are those of the text in lower case; else every text comes back from them.
+    """
+
+    model: str
+    lowercase: bool = False
+    name = "bpe"
+    unknown_id = None
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bpe.pieces)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._bpe.encode(_lower(text) if self.lowercase else text), np.int32)
+
+    def decode(self, ids: Iterable) -> str:
+        return self.join(ids).decode("utf-8", errors="replace")
+
+    def join(self, ids: Iterable) -> bytes:
+        """The bytes under ids, which may end inside a character."""
+        return b"".join(map(self._bpe.pieces.__getitem__, self._checked(ids).tolist()))
+
+    def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        # A character counts with all its bytes where it starts.
+        num_chars = self._begun[self.encode(text)]
+        sizes = np.cumsum(np.append(0, _utf8_sizes(_code_points(text))))
+        return num_chars, np.diff(sizes[np.cumsum(np.append(0, num_chars))]).astype(np.int32)
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    @functools.cached_property
+    def _bpe(self) -> bpe.Bpe:
+        return bpe.load(self.model)
+
+    @functools.cached_property
+    def _begun(self) -> np.ndarray:
+        """Characters that start in each piece: bytes that are no continuation, 0b10xxxxxx."""
+        return np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in self._bpe.pieces], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,28 +331,42 @@ class SymbolTokenizer(Tokenizer):
         return {"name": self.name, "symbols": list(self.symbols)}
 
 
-def split_words(text: str) -> list[str]:
-    """Runs of letters, digits and apostrophes with up to one space before, and single other characters."""
-    return _PIECE.findall(text)
+def cut_words(text: str, cut: str = "text", lowercase: bool = False) -> list[str]:
+    """The pieces of a text, as `WordTokenizer` describes them. A word is a run of letters, digits and apostrophes."""
+    pieces = _CUTS[cut].findall(text)
+    return [piece.lower() for piece in pieces] if lowercase else pieces
 
 
-def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000, min_count: int = 1) -> Tokenizer:
-    """Builds the tokenizer called `name` ("byte", "char", "word" or "whitespace") from training texts.
+def make_tokenizer(
+    name: str,
+    texts: Iterable[str],
+    *,
+    vocab_size: int = 10_000,
+    min_count: int = 1,
+    lowercase: bool = False,
+    cut: str = "text",
+    spells: bool = False,
+) -> Tokenizer:
+    """Builds the tokenizer called `name` ("byte", "char", "word", "whitespace" or "bpe") from training texts.
 
     Args:
       name: the kind.
-      texts: where "char" takes its alphabet and the others their pieces from; give no held-out text here.
-      vocab_size: the most ids "word" and "whitespace" may have, the unknown one included; the most frequent pieces
-        get them.
-      min_count: how often a piece must occur to be in their vocabulary.
+      texts: where all but "byte" take their vocabulary from; give no held-out text here.
+      vocab_size: the most ids "word", "whitespace" and "bpe" may have, the unknown one included; the most frequent
+        pieces get them.
+      min_count: how often a piece, and a character of `spell`, must occur to be in the vocabulary of words.
+      lowercase: of "word" and "bpe".
+      cut, spells: of "word": its `cut`, and whether it has an alphabet for `spell`.
 
     Raises:
-      ValueError: an unknown name, texts without any vocabulary, or numbers out of range.
+      ValueError: an unknown name, texts without any vocabulary, or options out of range.
     """
     if name not in _FROM_TEXT:
         raise ValueError(_unknown_name(name, _FROM_TEXT))
     if vocab_size < 2 or min_count < 1:
         raise ValueError(f"vocab_size {vocab_size} must be at least 2 and min_count {min_count} at least 1")
+    if lowercase and name not in ("word", "bpe"):
+        raise ValueError(f"lower case goes with the tokenizers word and bpe, not with {name}")
     if name == "byte":
         return ByteTokenizer()
     if name == "char":
@@ -276,16 +374,24 @@ def make_tokenizer(name: str, texts: Iterable[str], *, vocab_size: int = 10_000,
         if not characters:
             raise ValueError("a char tokenizer needs training text, and there is none")
         return CharTokenizer("".join(characters))
-    counts = collections.Counter()
+    if name == "bpe":
+        return BpeTokenizer(bpe.train(map(_lower, texts) if lowercase else texts, vocab_size), lowercase)
+    counts, letters = collections.Counter(), collections.Counter()
     for text in texts:
-        counts.update(split_words(text) if name == "word" else _WRITTEN.findall(text))
+        pieces = cut_words(text, cut) if name == "word" else _WRITTEN.findall(text)
+        counts.update(map(str.lower, pieces) if lowercase else pieces)
+        for piece in pieces if spells else ():
+            letters.update(piece)
     del counts[_UNKNOWN]
     # Ties go by the piece itself, so that the vocabulary does not depend on the order of the texts.
     frequent = sorted((-count, piece) for piece, count in counts.items() if count >= min_count)
     if not frequent:
         raise ValueError(f"a {name} tokenizer needs a piece that occurs min_count {min_count} times; there is none")
-    kind = WordTokenizer if name == "word" else WhitespaceTokenizer
-    return kind(tuple(piece for _, piece in frequent[: vocab_size - 1]))
+    vocabulary = tuple(piece for _, piece in frequent[: vocab_size - 1])
+    if name == "whitespace":
+        return WhitespaceTokenizer(vocabulary)
+    alphabet = "".join(sorted(letter for letter, count in letters.items() if count >= min_count))
+    return WordTokenizer(vocabulary, cut, lowercase, alphabet)
 
 
 def tokenizer_from_dict(d: dict) -> Tokenizer:
@@ -294,37 +400,64 @@ def tokenizer_from_dict(d: dict) -> Tokenizer:
     name = options.pop("name", None)
     if name not in _KINDS:
         raise ValueError(_unknown_name(name, _KINDS))
-    fields = [field.name for field in dataclasses.fields(_KINDS[name])]
-    if sorted(options) != fields:
-        raise ValueError(f"a {name} tokenizer is made of {fields}, not of {sorted(options)}")
+    fields = dataclasses.fields(_KINDS[name])
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if not needed <= options.keys() <= {field.name for field in fields}:
+        raise ValueError(f"a {name} tokenizer is made of {[field.name for field in fields]}, not of {sorted(options)}")
     # JSON has no tuples.
-    return _KINDS[name](*(value if isinstance(value, str) else tuple(value) for value in options.values()))
+    return _KINDS[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 
 
 def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
     """Returns `decode(ids, final=False) -> str` for text that comes a few ids at a time.
 
-    A byte tokenizer's decoder holds back a character until its last byte is there; `final=True` gives up
+    The decoder of a tokenizer of bytes holds back a character until its last byte is there; `final=True` gives up
     what is still held back as U+FFFD, so that the parts always join to `tokenizer.decode` of all ids.
     """
-    if not isinstance(tokenizer, ByteTokenizer):
-        return lambda ids, final=False: tokenizer.decode(ids)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return lambda ids, final=False: decoder.decode(tokenizer._checked(ids).astype(np.uint8).tobytes(), final)
+    if isinstance(tokenizer, ByteTokenizer | BpeTokenizer):
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return lambda ids, final=False: decoder.decode(tokenizer.join(ids), final)
+    if isinstance(tokenizer, WordTokenizer) and tokenizer.cut != "text":
+        return lambda ids, final=False: "".join(f" {tokenizer.decode([i])}" for i in ids)
+    return lambda ids, final=False: tokenizer.decode(ids)
 
 
 _KINDS: dict[str, type[Tokenizer]] = {
-    kind.name: kind for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, SymbolTokenizer)
+    kind.name: kind
+    for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer, SymbolTokenizer)
 }
-_FROM_TEXT = ("byte", "char", "word", "whitespace")
+_FROM_TEXT = ("byte", "char", "word", "whitespace", "bpe")
 
 # [^\W_] is a letter or digit of any script; the straight and the typographic apostrophe belong to words.
 _WRITTEN = re.compile(r"[^\S\n]*(\n|\S+)")
-_PIECE = re.compile(r" ?(?:[^\W_]|['\u2019])+|.", re.DOTALL)
+_CUTS = {
+    "text": re.compile(r"( ?(?:[^\W_]|['\u2019])+|.)", re.DOTALL),
+    "sentence": re.compile(r"\s*((?:[^\W_]|['\u2019])+|\S)"),
+    "token": re.compile(r" *(.+)", re.DOTALL),
+}
 
 
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _utf8_sizes(codes: np.ndarray) -> np.ndarray:
+    """Bytes of each code point in UTF-8, int32 [N]."""
+    return 1 + sum((codes >= first).astype(np.int32) for first in (0x80, 0x800, 0x10000))
+
+
+def _widths_of_matches(pattern: re.Pattern, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Characters and bytes from the end of one match to that of the next; what comes after the last belongs to it."""
+    ends = np.fromiter((match.end() for match in pattern.finditer(text)), np.int64)
+    ends[-1:] = len(text)
+    spans = [text[start:end] for start, end in zip([0, *ends[:-1]], ends)]
+    return np.fromiter(map(len, spans), np.int32), np.fromiter((len(span.encode()) for span in spans), np.int32)
+
+
+def _lower(text: str) -> str:
+    """Lower case, character by character: one that becomes two stays as it is, so that widths hold."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 def _unknown_name(name: object, known: Iterable[str]) -> str:

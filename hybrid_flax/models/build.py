@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from hybrid_flax.mixers.registry import make_mixer, parse_pattern
+from hybrid_flax.models.embedding import SPELLINGS, Spelling
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import NORMS, Block
 from hybrid_flax.ops.mlp import MLPS
@@ -44,11 +45,17 @@ def make_model(
     num_outputs: int | None = None,
     pooling: str = "none",
     crf: bool = False,
+    embedding_width: int = 0,
+    characters: str = "none",
+    character_width: int = 32,
+    word_length: int = 16,
+    num_characters: int = 0,
 ) -> SequenceModel:
     """The model; equal arguments give the identical object.
 
     options: sorted ("name.option", value) pairs for the mixers of the pattern; those of other names are ignored.
-    num_outputs, pooling, crf: as `SequenceModel` has them.
+    num_outputs, pooling, crf, embedding_width: as `SequenceModel` has them. characters: kind of `Spelling`, or "none";
+    character_width, word_length, num_characters: its width, length and alphabet.
     Raises ValueError for unknown names and for sizes that do not fit, before anything is computed.
     """
     layers = parse_pattern(pattern, depth)
@@ -56,12 +63,22 @@ def make_model(
         ("model.norm", norm, NORMS),
         ("model.mlp", mlp, MLPS),
         ("task.pooling", pooling, ("none", *POOLINGS)),
+        ("model.characters", characters, SPELLINGS),
     )
     for field, value, known in known_values:
         if value not in known:
             raise ValueError(f"{field}={value!r} is none of {', '.join(known)}")
     if tied and num_outputs is not None:
         raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
+    if tied and embedding_width not in (0, width):
+        raise ValueError(
+            f"model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, not {embedding_width}"
+        )
+    spelling = None
+    if characters != "none":
+        if characters == "rnn" and character_width % 2:
+            raise ValueError(f"model.character_width={character_width} must be even: half of it is of either direction")
+        spelling = Spelling(characters, num_characters, word_length, character_width)
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16")
     used = {name for layer in layers for name in layer.rpartition(":")[2].split("+")}
@@ -82,6 +99,8 @@ def make_model(
         num_outputs=num_outputs,
         pooling=pooling,
         crf=crf,
+        embedding_width=embedding_width,
+        spelling=spelling,
     )
     for layer in layers:
         layer_mixer(model, layer)
@@ -93,7 +112,7 @@ def init_params(model: SequenceModel, key: jax.Array) -> Params:
 
     (Radford et al. 2019, section 2.3.) Mixers know nothing of the depth they stand at, so this is done here.
     """
-    tokens = jax.numpy.zeros((1, 2), jax.numpy.int32)
+    tokens = jax.numpy.zeros(model.token_shape(1, 2), jax.numpy.int32)
     params = model.init(key, tokens, Segments.single(1, 2))["params"]
     branches = len(model.layers) * (1 if model.mlp == "none" else 2)
 

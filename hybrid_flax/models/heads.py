@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from hybrid_flax.models.backbone import Backbone
+from hybrid_flax.models.embedding import Spelling, embed, init_embedding
 from hybrid_flax.models.layers import Dropout, init_kernel
 from hybrid_flax.ops.crf import Transitions
-from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
 from hybrid_flax.typing import Array, Float, Int, Segments, State
@@ -21,9 +21,10 @@ class SequenceModel(nn.Module):
 
     num_outputs: None for one a symbol of the vocabulary. pooling: "none" for outputs [B, T, num_outputs], else one of
     POOLINGS for [B, num_outputs]. crf: outputs are (emissions, `Transitions`). dtype: the compute dtype, "float32" or
-    "bfloat16"; parameters, states and outputs stay float32.
+    "bfloat16"; parameters, states and outputs stay float32. embedding_width: of a token, 0 for the model's; spelling:
+    how words are spelt, for tokens [B, T, 1 + W].
     type_factors: what the embedding of every word type is multiplied by where it is read; tied outputs are not.
-    Parameters: embed.embedding [V, D], backbone, head.kernel [D, outputs] (untied), head.bias [outputs],
+    Parameters: embed (`init_embedding`), backbone, head.kernel [D, outputs] (untied), head.bias [outputs],
     pool.kernel [D, 1] (pooling "attention"), crf.start, crf.between, crf.end.
     """
 
@@ -39,13 +40,16 @@ class SequenceModel(nn.Module):
     num_outputs: int | None = None
     pooling: str = "none"
     crf: bool = False
+    embedding_width: int = 0
+    spelling: Spelling | None = None
     scan_layers: bool = True
     remat: bool = False
     dtype: str = "float32"
 
     def setup(self):
         self.backbone = Backbone(**self._backbone_fields())
-        self.embed = self.param("embed", _init_embedding, self.vocab_size, self.width)
+        sizes = (self.vocab_size, self.width, self.embedding_width, self.spelling)
+        self.embed = self.param("embed", init_embedding, *sizes)
         outputs = self.num_outputs or self.vocab_size
         self.head = self.param("head", _init_head, self.width, outputs, self.tied)
         if self.pooling == "attention":
@@ -55,14 +59,13 @@ class SequenceModel(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T *W"],
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
         type_factors: Float[Array, "V"] | None = None,
     ) -> tuple[Any, State]:
-        x = self.embed["embedding"][tokens].astype(self.dtype)
-        x = x if type_factors is None else x * type_factors[tokens][..., None].astype(x.dtype)
+        x = embed(self.embed, tokens, self.spelling, self.dtype, type_factors)
         x = x if dropout is None else dropout(x, 0)
         x, state = self.backbone(x, segments, state, dropout)
         if self.pooling != "none":
@@ -80,13 +83,14 @@ class SequenceModel(nn.Module):
         return Backbone(**self._backbone_fields(), parent=None).init_state(batch_size, capacity)
 
     @nn.nowrap
+    def token_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
+        """The shape of its tokens: [B, T], or [B, T, 1 + W] where words are spelt."""
+        return (batch_size, length) + (() if self.spelling is None else (1 + self.spelling.length,))
+
+    @nn.nowrap
     def _backbone_fields(self):
         names = ("layers", "period", "width", "options", "norm", "mlp", "mlp_ratio", "scan_layers", "remat")
         return {name: getattr(self, name) for name in names}
-
-
-def _init_embedding(key, vocab_size, width):
-    return {"embedding": fan_in_normal(key, (vocab_size, width), width)}
 
 
 def _init_head(key, width, num_outputs, tied):

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer, model_is_causal
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
-from hybrid_flax.typing import Segments
+from hybrid_flax.typing import Mixer, Segments
 
 __all__ = ["LayerCost", "ModelPlan", "make_plan", "print_plan"]
 
@@ -119,8 +119,7 @@ def _layer_costs(model, params, length):
     for index, layer in enumerate(model.layers):
         block, mixer = layer_block(model, layer), layer_mixer(model, layer)
         block_params = jax.eval_shape(block.init, jax.random.key(0), x, Segments.single(1, length))["params"]
-        state = jax.eval_shape(lambda mixer=mixer: mixer.init_state(1, length))
-        fixed = tree_bytes(jax.eval_shape(lambda mixer=mixer: mixer.init_state(1, 0)))
+        state, fixed = _state(mixer, length), tree_bytes(_state(mixer, 0))
         forward, decode = (
             flops(
                 lambda p, x, ids, pos, s, b=block: b.apply({"params": p}, x, Segments(ids, pos), s), block_params, *rest
@@ -129,9 +128,9 @@ def _layer_costs(model, params, length):
         )
         sizes = (fixed, tree_bytes(state) - fixed)
         rows.append(LayerCost(f"{index} {layer}", tree_size(block_params), forward / length, decode, *sizes))
-    whole = jax.eval_shape(lambda: model.init_state(1, length))
-    forward = flops(_forward(model), params, _ids(1, length), *_segments(1, length), None) / length
-    decode = flops(_forward(model), params, _ids(1, 1), *_segments(1, 1), whole)
+    whole = _state(model, length) if model_is_causal(model) else None
+    forward = flops(_forward(model), params, _tokens(model, length), *_segments(1, length), None) / length
+    decode = flops(_forward(model), params, _tokens(model, 1), *_segments(1, 1), whole)
     rest = LayerCost(
         "embedding, norm, head",
         tree_size(params) - sum(row.parameters for row in rows),
@@ -141,6 +140,13 @@ def _layer_costs(model, params, length):
         0,
     )
     return (*rows, rest)
+
+
+def _state(mixer, capacity):
+    """The state of one row; None, which holds no bytes, where a mixer reads the future and so does not decode."""
+    if isinstance(mixer, Mixer) and not mixer.traits.causal:
+        return None
+    return jax.eval_shape(lambda: mixer.init_state(1, capacity))
 
 
 def _forward(model):
@@ -156,6 +162,10 @@ def _loss(model, task):
         return task.loss(logits, batch)["loss"]
 
     return loss
+
+
+def _tokens(model, length):
+    return jax.ShapeDtypeStruct(model.token_shape(1, length), jnp.int32)
 
 
 def _ids(rows, length):

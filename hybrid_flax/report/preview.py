@@ -71,10 +71,13 @@ def _label_lines(batches, names):
 
 def _example(batch, row, tokenizer: Tokenizer, names):
     live = batch["segment_ids"][row] > 0
-    ids = batch["tokens"][row][live]
+    tokens = batch["tokens"][row][live]
+    ids = tokens if tokens.ndim == 1 else tokens[:, 0]
     pieces = [tokenizer.decode([i]) for i in ids]
     yield f"text    {tokenizer.decode(ids)!r}"
     yield f"tokens  {' '.join(repr(piece)[1:-1] or '?' for piece in pieces)}"
+    if tokens.ndim == 2:
+        yield f"spelt   {' '.join(map(tokenizer.unspell, tokens[:, 1:].tolist()))}"
     if "labels" not in batch:
         targets, scored = batch["targets"][row][live], batch["weights"][row][live] > 0
         yield f"targets {' '.join(repr(tokenizer.decode([t]))[1:-1] if s else '-' for t, s in zip(targets, scored))}"

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
+from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
@@ -54,7 +55,7 @@ def make_experiment(config: Any) -> Experiment:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        model = model_from_config(config, source.tokenizer.vocab_size, source.labels)
+        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels)
         spec = _step_spec(config, source.tokenizer)
         hparams = _hparams(config)
@@ -93,6 +94,11 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         raise ValueError(
             f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
         )
+    if config.model.characters != "none" and (task in ("lm", "answer") or data.tokenizer != "word"):
+        raise ValueError(
+            f"model.characters={config.model.characters} needs labelled examples and data.tokenizer=word, "
+            f"not task.name={task} and data.tokenizer={data.tokenizer}"
+        )
     if synthetic:
         test_length = config.eval.length or data.length
         lengths = {"length": data.length, "test_length": test_length}
@@ -103,11 +109,16 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "tokenizer": tokenizer or data.tokenizer,
         "vocab_size": data.vocab_size,
         "min_count": data.min_count,
+        "lowercase": data.lowercase,
+        "encoding": data.encoding,
+        "text": data.text,
     }
     if task == "lm":
         return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
-    columns = {"text": data.text, "label": data.label, "split_seed": data.split_seed, "labels": labels}
-    return _kept(labelled_source, data.path, _versions(data.path), kind=_KINDS[task], **columns, **given)
+    given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
+    word_length = 0 if config.model.characters == "none" else data.word_length
+    options = {"kind": _KINDS[task], "labels": labels, "word_length": word_length}
+    return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:
@@ -124,9 +135,10 @@ def make_task(config: Any, labels: tuple[str, ...]) -> Task:
     return make_classification(multi_label=name == "multilabel")
 
 
-def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> SequenceModel:
+def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
     """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
     fields = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat", "dtype")
+    fields += ("embedding_width", "characters")
     head = {}
     if config.task.name not in ("lm", "answer"):
         head = {"num_outputs": len(labels) or 1}
@@ -134,6 +146,9 @@ def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...]) -> 
         head["pooling"] = config.task.pooling
     if config.task.name == "tag":
         head["crf"] = config.task.crf
+    if config.model.characters != "none":
+        head |= {"character_width": config.model.character_width, "word_length": config.data.word_length}
+        head["num_characters"] = num_characters
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
@@ -150,9 +165,10 @@ def _kept(source, path, versions, **options):
 
 
 def _versions(path):
-    """Name, time and size of every file at `path`; () for what is no path."""
-    root = Path(path).absolute()
-    files = [root] if root.is_file() else sorted(filter(Path.is_file, root.rglob("*"))) if path else []
+    """Name, time and size of every file that a data.path names; () where it names none."""
+    parts = [path] if Path(path).exists() else path.removeprefix(HUB).split(",")
+    roots = [Path(name).absolute() for name in (part.rpartition("=")[2] for part in parts) if name]
+    files = [file for root in roots for file in [root, *sorted(root.rglob("*"))] if file.is_file()]
     return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 

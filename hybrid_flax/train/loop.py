@@ -13,7 +13,9 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from hybrid_flax.config import ConfigError
+from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
+from hybrid_flax.models.embedding import replace_rows
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import evaluate
@@ -179,14 +181,16 @@ def _start_or_resume(experiment, config, checkpoints) -> _Position:
     """The position of the latest checkpoint, or that before the first step, on its devices."""
     parallel, model = experiment.parallel, experiment.model
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
+    latest = checkpoints.latest()
     params = jax.jit(init_params, static_argnums=0)(model, key_params)
+    if latest is None and config.model.vectors:
+        params = _with_vectors(params, config.model, experiment.source.tokenizer)
     state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key_steps))
     carry = ()
     if experiment.carried:
         fresh = model.init_state(experiment.batch_size, CARRIED_CAPACITY)
         rows = parallel.rows(experiment.batch_size)
         carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
-    latest = checkpoints.latest()
     position = _Position(state, carry)
     return position if latest is None else _restore(experiment, checkpoints, latest, position)
 
@@ -200,6 +204,21 @@ def _restore(experiment, checkpoints, step, like) -> _Position:
         raise ConfigError(str(error)) from error
     carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
     return _Position(restored.state, carry)
+
+
+def _with_vectors(params, model, tokenizer):
+    """Initial parameters whose embedding has the vectors of known words."""
+    try:
+        vectors = read_vectors(model.vectors, tokenizer, model.embedding_width or model.width)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    known, total = len(vectors.ids), tokenizer.vocab_size - 1
+    print(
+        f"{model.vectors}: vectors of {known:,} of {total:,} words ({100 * known / total:.1f} %), "
+        f"{vectors.lowered:,} of them by lower case"
+    )
+    ids, rows = jax.device_put((vectors.ids, vectors.rows))
+    return params | {"embed": replace_rows(params["embed"], ids, rows)}
 
 
 def _finished(experiment, config, state) -> Run:

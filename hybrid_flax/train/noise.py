@@ -84,14 +84,17 @@ def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: Int[Array, "B"]) -
 
 
 def drop_words(
-    tokens: Int[Array, "B T"], keys: Key[Array, "B"], rate: Float[Array, ""] | float, unknown_id: int
-) -> Int[Array, "B T"]:
-    """Tokens, each with probability `rate` replaced by the unknown one."""
+    tokens: Int[Array, "B T *W"], keys: Key[Array, "B"], rate: Float[Array, ""] | float, unknown_id: int
+) -> Int[Array, "B T *W"]:
+    """Tokens, each with probability `rate` replaced by the unknown one; a word that is spelt keeps its characters."""
 
     def drop_row(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, _WORDS), rate, tokens.shape[1:])
+        return jax.random.bernoulli(jax.random.fold_in(key, _WORDS), rate, tokens.shape[1:2])
 
-    return jnp.where(jax.vmap(drop_row)(keys), jnp.asarray(unknown_id, tokens.dtype), tokens)
+    dropped, unknown = jax.vmap(drop_row)(keys), jnp.asarray(unknown_id, tokens.dtype)
+    if tokens.ndim == 2:
+        return jnp.where(dropped, unknown, tokens)
+    return tokens.at[..., 0].set(jnp.where(dropped, unknown, tokens[..., 0]))
 
 
 def drop_recurrent_weights(params: Params, key: Key[Array, ""], rate: Float[Array, ""] | float) -> Params:

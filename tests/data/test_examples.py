@@ -1,10 +1,13 @@
 """Labelled examples as batches: every one of them once an epoch, a label where it belongs, none where there is none."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from hybrid_flax.data.examples import (
     eval_examples,
+    fold_records,
     label_names,
     make_example_batches,
     make_examples,
@@ -42,12 +45,28 @@ def _rows(batch):
     return zip(batch["tokens"], batch["labels"])
 
 
-def test_tags_stand_at_the_first_piece_of_their_token():
+def test_tags_stand_where_their_word_begins():
     names = ("O", "B-X", "I-X")
     record = Record(("red", "blue", "gold"), ("O", "B-X", "I-X"), "")
-    batch = eval_examples(make_examples([record], TOKENIZER, "tags", names), batch_size=1, length=9)[0]
-    assert batch["weights"][0].tolist() == [1, 0, 0, 1, 0, 0, 0, 1, 0]  # the last two pieces of gold are cut
-    assert batch["labels"][0, [0, 3, 7]].tolist() == [0, 1, 2] and not batch["labels"][0, [1, 2, 4, 5, 6, 8]].any()
+    batch = eval_examples(make_examples([record], TOKENIZER, "tags", names), batch_size=1, length=11)[0]
+    assert batch["weights"][0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]  # the last two pieces of gold are cut
+    assert (
+        batch["labels"][0, [0, 4, 9]].tolist() == [0, 1, 2] and not batch["labels"][0, [1, 2, 3, 5, 6, 7, 8, 10]].any()
+    )
+    assert TOKENIZER.decode(batch["tokens"][0]) == "red blue go"
+
+
+@pytest.mark.parametrize("name", ["byte", "bpe", "whitespace", "word"])
+def test_tags_of_odd_words(name):
+    if name == "bpe":
+        pytest.importorskip("tokenizers", reason="bpe needs tokenizers")
+    record = Record(("U.N.", "\u00a0", "", "\u00e9t\u00e9", "don't"), ("B-X", "O", "O", "I-X", "B-X"), "")
+    tokenizer = make_tokenizer(name, ["U.N. \u00e9t\u00e9 don't " * 3], vocab_size=270)
+    tokens, labels = make_examples([record], tokenizer, "tags", ("O", "B-X", "I-X"))
+    assert [tag for tag in labels[0].tolist() if tag >= 0] == [1, 0, 0, 2, 1]
+    starts = np.append(np.flatnonzero(labels[0] >= 0), len(tokens[0]))
+    pieces = [tokenizer.decode(tokens[0][a:b]).strip() for a, b in itertools.pairwise(starts)]
+    assert pieces[0] == "U.N." and pieces[3:] == ["\u00e9t\u00e9", "don't"]
 
 
 def test_labels_of_every_kind():
@@ -84,6 +103,35 @@ def test_a_random_split_is_whole_and_repeats():
     assert parts["test"] != split_records(given, valid_fraction=0.2, test_fraction=0.1, seed=4)["test"]
     with pytest.raises(ValueError, match="no training examples"):
         split_records(given, valid_fraction=0.5, test_fraction=0.5, seed=0)
+
+
+def test_folds_are_a_stratified_partition():
+    given = [Record(str(i), "abc"[i % 7 % 3], f"file:{i}") for i in range(103)]
+    folds = [fold_records(given, folds=10, fold=fold, kind="class", valid_fraction=0.1, seed=5) for fold in range(10)]
+    assert sorted(r.where for parts in folds for r in parts["test"]) == sorted(r.where for r in given)
+    for parts in folds:
+        assert sorted(r.where for part in parts.values() for r in part) == sorted(r.where for r in given)
+        assert len(parts["test"]) in (10, 11) and len(parts["valid"]) == round(0.1 * (103 - len(parts["test"])))
+    for name in "abc":
+        counts = [sum(r.label == name for r in parts["test"]) for parts in folds]
+        assert max(counts) - min(counts) <= 1
+    assert folds[3] == fold_records(given, folds=10, fold=3, kind="class", valid_fraction=0.1, seed=5)
+    other = fold_records(given, folds=10, fold=3, kind="number", valid_fraction=0.0, seed=6)
+    assert other["test"] != folds[3]["test"] and other["valid"] == []
+    with pytest.raises(ValueError, match=r"2 examples do not make data\.folds=3"):
+        fold_records(given[:2], folds=3, fold=0, kind="class", valid_fraction=0.1, seed=0)
+
+
+def test_classes_that_are_numbers_or_twins():
+    assert label_names([Record("a", "1", ""), Record("b", "0", ""), Record("c", "2.0", "")], "class") == (
+        "0",
+        "1",
+        "2.0",
+    )
+    with pytest.raises(ValueError, match=r"file:2: label .0\.5. is a number, no class"):
+        label_names([Record("a", "1", "file:1"), Record("b", "0.5", "file:2")], "class")
+    with pytest.raises(ValueError, match="labels 'x' and 'x ' differ by white space alone"):
+        label_names([Record("a", "x", ""), Record("b", "x ", "")], "class")
 
 
 def test_ratings_as_numbers_and_as_signs():

@@ -86,6 +86,8 @@ def test_what_cannot_be_read(tmp_path):
         "d.csv": ("text,label\n", "no examples"),
         "e.csv": ("", "no examples"),
         "f.csv": ('text,label\n"never closed,x\n' + "word " * 300_000, "f.csv:3: field larger"),
+        "l.csv": ("text,label,text\ngood,x,y\n", "l.csv:1: column 'text' stands twice"),
+        "m.csv": (b"text,label\ngood\0,x\n", "m.csv:2: a NUL byte"),
         "g.jsonl": ('{"text": "a", "label": "x"}\nnot json\n', "g.jsonl:2: no JSON"),
         "h.jsonl": ('{"text": "a", "labels": "x"}\n', "h.jsonl:1: no 'label'; did you mean 'labels'?"),
         "i.jsonl": ("[1]\n", "i.jsonl:1: list"),
@@ -94,7 +96,16 @@ def test_what_cannot_be_read(tmp_path):
     }
     for name, (text, wanted) in cases.items():
         assert wanted in error_of(write(tmp_path, name, text)), name
-    assert "l.conll:2: 1 column" in error_of(write(tmp_path, "l.conll", "a O\nb\n"), tagged=True)
+    tagged = {
+        "l.conll": ("a O\nb\n", "l.conll:2: 'b' is not a token first and a tag last"),
+        "o.conll": ("a x O\nb O\n", "o.conll:2: 2 columns, not 3"),
+        "p.conll": ("a O\n\nb O\nc X-Y\n", "p.conll:4: tag 'X-Y'"),
+        "q.conll": ("\tO\n", "q.conll:1: 'O' is not"),
+        "r.conll": ("\n\n", "no examples"),
+        "s.conll": (b"a O\nb\0 O\n", "s.conll:2: a NUL byte"),
+    }
+    for name, (text, wanted) in tagged.items():
+        assert wanted in error_of(write(tmp_path, name, text), tagged=True), name
     assert "m.conll:1: tag 'X'" in error_of(write(tmp_path, "m.conll", "a X\n"), tagged=True)
     assert "as many tags" in error_of(write(tmp_path, "n.jsonl", '{"text": ["a"], "label": ["O", "O"]}\n'), tagged=True)
     assert "did you mean" in error_of(tmp_path / "a.cvs")
@@ -102,3 +113,36 @@ def test_what_cannot_be_read(tmp_path):
     for name in ("train.csv", "training.csv"):
         write(tmp_path, f"two/{name}", "text,label\na,x\n")
     assert "two files for the train split" in error_of(tmp_path / "two")
+
+
+def test_a_file_for_each_label(tmp_path):
+    bad = write(tmp_path, "rt.neg", b"bad\n\n worse \n")
+    good = write(tmp_path, "rt.pos", "d\u00e9j\u00e0 vu\r\n".encode("latin-1"))
+    found = read_splits(f"neg={bad},pos={good}", encoding="latin-1")["all"]
+    assert pairs(found) == [("bad", "neg"), ("worse", "neg"), ("d\u00e9j\u00e0 vu", "pos")]
+    assert [record.where.rpartition(":")[2] for record in found] == ["1", "3", "1"]
+    assert "is not UTF-8: byte 0xe9 at offset 1, line 1" in error_of(f"neg={bad},pos={good}")
+    assert "label 'neg' stands twice" in error_of(f"neg={bad},neg={bad}")
+    assert "is not LABEL=FILE" in error_of(f"neg={bad},{good}")
+    assert "did you mean" in error_of(f"neg={tmp_path}/rt.ne")
+    assert "data.encoding='latin' is none" not in error_of(f"neg={bad},pos={good}", encoding="ascii")
+    assert "data.encoding='klingon' is none that Python knows" in error_of(f"neg={bad}", encoding="klingon")
+    assert "is empty" in error_of(f"neg={write(tmp_path, 'none', '')}")
+
+
+def test_marks_and_line_ends_of_other_systems(tmp_path):
+    table = "\N{BYTE ORDER MARK}text,label\r\na,x\r\n"
+    assert pairs(read_records(write(tmp_path, "t.csv", table))) == [("a", "x")]
+    wide = write(tmp_path, "w.csv", "text,label\r\nd\u00e9j\u00e0,x\r\n".encode("utf-16"))
+    assert pairs(read_records(wide, encoding="utf-16")) == [("d\u00e9j\u00e0", "x")]
+    words = "\N{BYTE ORDER MARK}EU B-ORG\r\n\r\nthe\tDT\tO\r\n"
+    assert "2 columns" not in error_of(write(tmp_path, "w.conll", words), tagged=True)
+    line = write(tmp_path, "u.jsonl", '{"text": "a\u2028b", "label": "x"}\n')
+    assert pairs(read_records(line)) == [("a\u2028b", "x")]
+
+
+@pytest.mark.parametrize("name", ["l.txt", "l.csv", "l.tsv", "l.jsonl", "l.conll"])
+def test_a_line_of_ten_million_characters(name, tmp_path):
+    path = write(tmp_path, name, "text,label\n" + "a" * 10_000_000)
+    spec = f"x={path}" if name == "l.txt" else path
+    assert f"{name}:2: a line of 10,000,000 characters, more than 2,000,000" in error_of(spec, tagged="conll" in name)

@@ -162,9 +162,16 @@ def test_the_test_split_is_longer_than_training_and_has_one_shape():
         lengths = np.concatenate([np.sum(batch["segment_ids"] > 0, axis=1) for batch in batches])
         scored = np.concatenate([np.sum(batch["weights"], axis=1) for batch in batches])
         assert len(lengths) == EVAL_ROWS and (lengths.min(), lengths.max()) == (low, high)
-        assert {batch["tokens"].shape for batch in batches} == {(32, high)}
+        assert {batch["tokens"].shape for batch in batches} == {(32, 30)}
         assert np.array_equal(scored, lengths - (10 if split == "test" else 0))
-    assert set(language_source("parity", length=10, test_length=10).splits) == {"valid"}
+
+
+def test_without_longer_rows_the_test_split_has_other_examples_of_the_same_lengths():
+    source = language_source("mqar,pairs=2,vocab_size=32", length=20, test_length=20)
+    valid, test = (source.splits[split].batches(32, 0, False) for split in ("valid", "test"))
+    rows = [{row.tobytes() for batch in batches for row in batch["tokens"]} for batches in (valid, test)]
+    assert len(rows[0]) == len(rows[1]) == EVAL_ROWS and not rows[0] & rows[1]
+    assert {batch["tokens"].shape for batch in valid + test} == {(32, 20)}
 
 
 def test_wrong_uses_are_refused():

@@ -45,3 +45,13 @@ def test_labelled(task, capsys, tmp_path):
 def test_synthetic(capsys):
     out = preview(capsys, "synthetic:parity", task__name="answer", data__mode="padded", eval__length=16)
     assert "valid: 512 rows of 1 to 8 tokens" in out and "test: 512 rows of 9 to 16 tokens" in out
+
+
+def test_words_and_their_characters(capsys, tmp_path):
+    path = tmp_path / "train.conll"
+    path.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER"] * 6))
+    changes = {"task__name": "tag", "data__mode": "padded", "data__length": 4, "data__word_length": 5}
+    out = preview(capsys, path, data__tokenizer="word", data__lowercase=True, model__characters="cnn", **changes)
+    assert "'u.n. official ekeus'" in out and "spelt   U.N. offal Ekeus" in out and "label   B-ORG O B-PER" in out
+    out = preview(capsys, path, data__tokenizer="char", **changes | {"data__length": 30})
+    assert "'U.N. official Ekeus'" in out

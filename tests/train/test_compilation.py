@@ -4,7 +4,10 @@ import jax
 import pytest
 import tiny
 
-from hybrid_flax.train.loop import train
+from hybrid_flax.models.build import init_params
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.loop import evaluate_split, train
+from hybrid_flax.train.step import init_train_state, make_train_step
 
 _compilations = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -34,3 +37,30 @@ def test_second_trial_compiles_nothing(kind, text, tmp_path):
         return
     changed = fixed | second | {"train__steps": 4}  # a schedule of another length is another program
     assert num_compilations(lambda: train(tiny.tiny_config(text, **changed), tmp_path / "third")) > 0
+
+
+def test_a_model_compiles_one_step_and_one_evaluation_for_languages_of_all_lengths():
+    """Rows of training, validation and test differ in length; languages of equal symbols share the programs."""
+    values = {"task__name": "answer", "data__mode": "padded", "data__length": 6, "eval__length": 20}
+    values |= {"model__pattern": "tanh", "model__width": 5, "train__parallel": "jit", "eval__batch_size": 128}
+
+    def run(language):
+        config = tiny.tiny_config(f"synthetic:{language}", **values)
+        experiment = make_experiment(config)
+        model, task, spec, parallel = experiment.model, experiment.task, experiment.spec, experiment.parallel
+        params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+        state = init_train_state(params, experiment.hparams, spec, jax.random.key(1))
+        step = parallel.wrap(make_train_step(model, task, spec, parallel.axis_name))
+
+        def steps():
+            nonlocal state
+            for index in range(3):
+                state, _, _ = step(state, (), experiment.batches.batch(index))
+
+        counts = [num_compilations(steps)]
+        for split in ("valid", "test"):
+            counts.append(num_compilations(lambda split=split: evaluate_split(experiment, config, state.params, split)))
+        return counts
+
+    assert run("parity") == [1, 1, 0]
+    assert run("even_pairs") == [0, 0, 0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from rich.console import Console
-from test_resume import Crash, at_step, crash
+from tiny import Crash, at_step, crash
 
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.checkpoint import Checkpoints
@@ -25,7 +25,7 @@ WORSE_IN_THE_END = {
     "data__test_fraction": 0.1,
     "schedule__name": "constant",
     "optim__name": "sgd",
-    "optim__learning_rate": 8.0,
+    "optim__learning_rate": 0.5,
     "model__pattern": "gru",
 }
 

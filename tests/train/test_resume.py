@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tiny import Crash, at_step, crash
 
-from hybrid_flax.data import sources
 from hybrid_flax.train import loop
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import make_experiment
@@ -115,31 +115,6 @@ def wait_for_save(process, checkpoints):
 
 def list_names(folder):
     return os.listdir(folder) if folder.exists() else []
-
-
-class Crash(Exception):
-    """Stands for a machine that goes down."""
-
-
-def at_step(monkeypatch, step, act):
-    """Call act() once, when the batch of `step` (counted from 0) is asked for."""
-    original, todo = sources.make_batches, [act]
-
-    def make_batches(*args, **kwargs):
-        batches = original(*args, **kwargs)
-
-        def batch(index, rows=slice(None)):
-            if index == step and todo:
-                todo.pop()()
-            return batches.batch(index, rows)
-
-        return batches._replace(batch=batch)
-
-    monkeypatch.setattr(sources, "make_batches", make_batches)
-
-
-def crash():
-    raise Crash
 
 
 def quick(text, mode, **changes):

@@ -1,0 +1,118 @@
+"""Which mechanisms learn which synthetic languages: experiments/state_tracking.py and recall.py as tables.
+
+    python benchmarks/languages.py state_tracking                        # docs/state_tracking.md
+    python benchmarks/languages.py recall                                # docs/recall.md
+    python benchmarks/languages.py state_tracking --rows="lstm gla" --languages=parity --seeds=1
+    python benchmarks/languages.py recall --set="train.steps=2000 data.batch_size=64"
+
+Every row gets the config of the experiment and the same learning rates, steps and seeds. The figure is the accuracy in
+% on the test split of the best run, the one with the least validation loss, with that run's validation accuracy in
+brackets: the test rows choose nothing. Every run is printed to stderr. All are in one process, where a train step and
+an evaluation are compiled once for a row and a language.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from hybrid_flax.config import apply_overrides, load_config
+from hybrid_flax.models.build import init_params
+from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.step import init_train_state, make_train_step
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+TABLES = {
+    "state_tracking": (
+        ("attn", "tanh", "lstm", "cascade:lstm+attn", "gate:lstm+attn"),
+        ("even_pairs", "parity", "cycle_navigation", "modular_arithmetic"),
+    ),
+    "recall": (("attn", "lstm", "deltanet", "cascade:lstm+attn"), ("mqar", "parity")),
+}
+
+
+def main() -> None:
+    """Train the grid and print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", choices=TABLES)
+    parser.add_argument("--rows", help="separated by spaces, as the experiment takes them")
+    parser.add_argument("--languages", help="likewise")
+    parser.add_argument("--rates", default="3e-3,1e-2", help="learning rates")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--set", default="", help="overrides of every run, separated by spaces: model.width=64 ...")
+    options = parser.parse_args()
+    rows, languages = TABLES[options.experiment]
+    rows = options.rows.split() if options.rows else rows
+    languages = options.languages.split() if options.languages else languages
+    rates = [float(rate) for rate in options.rates.split(",")]
+    print(
+        f"Learning rates {options.rates}, seeds 0 to {options.seeds - 1}{options.set and f', {options.set}'}; "
+        f"jax {jax.__version__} on {jax.devices()[0].device_kind}.\n"
+    )
+    print("| row | parameters | " + " | ".join(languages) + " | CPU seconds a run |")
+    print("|---|---|" + "---|" * (len(languages) + 1))
+    for row in rows:
+        since = time.process_time()
+        cells = []
+        for language in languages:
+            runs = [
+                run(f"{FOLDER / options.experiment}.py:{row}@{language}", rate, seed, options.set.split())
+                for rate in rates
+                for seed in range(options.seeds)
+            ]
+            parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
+            cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f})")
+        seconds = (time.process_time() - since) / (len(languages) * len(rates) * options.seeds)
+        print(f"| `{row}` | {parameters:,} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
+
+
+def run(spec: str, rate: float, seed: int, overrides: list[str]) -> tuple[int, dict[str, float], dict[str, float]]:
+    """(parameters, metrics of the validation split, of the test split) of one run."""
+    since = time.process_time()
+    overrides = [f"seed={seed}", f"optim.learning_rate={rate}", *overrides]
+    config = apply_overrides(load_config(spec), overrides)
+    experiment = make_experiment(config)
+    model, task, spec_ = experiment.model, experiment.task, experiment.spec
+    step = _compiled(make_train_step(model, task, spec_, None))
+    key_params, key_steps = jax.random.split(jax.random.key(seed))
+    params = _init(model)(key_params)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    state = init_train_state(params, experiment.hparams, spec_, key_steps)
+    for index in range(config.train.steps):
+        state, _, _ = step(state, (), experiment.batches.batch(index))
+    valid, test = (
+        evaluate(
+            model,
+            task,
+            state.params,
+            experiment.source.splits[split].batches(config.eval.batch_size, 0, False),
+            experiment.parallel,
+        )
+        for split in ("valid", "test")
+    )
+    seconds = time.process_time() - since
+    print(
+        f"{spec.rpartition('/')[2]} {' '.join(overrides)}: valid {task.describe(valid)}; "
+        f"test {task.describe(test)}; {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return parameters, valid, test
+
+
+@functools.cache
+def _compiled(step):
+    return jax.jit(step, donate_argnums=(0,))
+
+
+@functools.cache
+def _init(model):
+    return jax.jit(functools.partial(init_params, model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The Hugging Face hub as an importer: data sets by name, or local folders that `datasets` loads, as records."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hybrid_flax.data.corpora import Corpus, cut_documents, split_by_characters
+from hybrid_flax.data.readers import Record, to_bio2
+
+__all__ = ["HUB", "read_hub", "read_hub_text"]
+
+HUB = "hub:"  # what a data.path that names a data set of the hub begins with
+
+_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
+
+
+def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: bool = False) -> dict[str, list[Record]]:
+    """Records by split: "train", "valid", "test"; "all" where there is a train split alone.
+
+    name: "NAME" or "NAME,CONFIG", of the hub or of a folder. text, label: columns; numbers of classes become their
+    names. tagged: texts are lists of words, labels their tags.
+    Raises ValueError in one line for what cannot be loaded, and for columns that are not there.
+    """
+    splits = {}
+    for split, rows in _load(name).items():
+        name_of = _names_of_classes(rows.features, label, f"{HUB}{name}, {split}")
+        splits[split] = list(_records(rows, text, label, name_of, tagged, f"{HUB}{name}, {split}"))
+    return splits if splits.keys() != {"train"} else {"all": splits["train"]}
+
+
+def read_hub_text(
+    name: str, *, text: str = "text", document: str = "file", valid_fraction: float = 0.1, test_fraction: float = 0.0
+) -> Corpus:
+    """The texts of a column as a corpus, every row a "file"; the fractions apply where there is a train split alone.
+
+    Raises ValueError as `read_hub` does.
+    """
+    texts = {}
+    for split, rows in _load(name).items():
+        _check_columns(rows.features, (text,), f"{HUB}{name}, {split}")
+        texts[split] = tuple(str(value) for value in rows[text] if value)
+    if texts.keys() == {"train"}:
+        parts = split_by_characters(texts["train"], valid_fraction, test_fraction)
+    else:
+        parts = Corpus(*(texts.get(split, ()) for split in Corpus._fields))
+    return cut_documents(parts, document, f"{HUB}{name}")
+
+
+def _load(name) -> dict[str, Any]:
+    """Tables by our names of splits."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(f"data.path={HUB}{name} needs the extra hub: pip install 'hybrid_flax[hub]'") from None
+    path, _, config = name.partition(",")
+    if path.startswith((".", "/")) and not Path(path).is_dir():
+        raise ValueError(f"data.path={HUB}{name}: there is no folder {path!r}")
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(path, config or None)
+    except Exception as error:  # of the network, the hub, the files or the library, each with its own class
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"data.path={HUB}{name} cannot be loaded: {reason}") from None
+    found: dict[str, Any] = {}
+    for split, rows in loaded.items():
+        ours = _SPLITS.get(str(split))
+        if ours in found:
+            raise ValueError(f"data.path={HUB}{name} has two {ours} splits: {', '.join(map(str, loaded))}")
+        if ours and len(rows):
+            found[ours] = rows
+    if "train" not in found:
+        raise ValueError(f"data.path={HUB}{name} has no train split, only {', '.join(map(str, loaded)) or 'none'}")
+    return found
+
+
+def _records(rows, text, label, name_of, tagged, where) -> Iterator[Record]:
+    _check_columns(rows.features, (text, label), where)
+    for number, (words, given) in enumerate(zip(rows[text], rows[label])):
+        place = f"{where}, row {number}"
+        if words is None or given is None:
+            raise ValueError(f"{place}: no {text if words is None else label!r}")
+        given = tuple(map(name_of, given)) if isinstance(given, list) else name_of(given)
+        if not tagged:
+            yield Record(str(words), given, place)
+            continue
+        if not isinstance(words, list) or len(words) != len(given):
+            raise ValueError(f"{place}: tagging needs a list of words and as many tags")
+        yield Record(tuple(map(str, words)), to_bio2(given, place), place)
+
+
+def _check_columns(features, wanted, where):
+    for column in wanted:
+        if column not in features:
+            near = difflib.get_close_matches(column, features, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(features)}"
+            raise ValueError(f"{where}: no column {column!r}{hint}")
+
+
+def _names_of_classes(features, label, where):
+    """From a value of the label column to its text: the name where it is the number of a class."""
+    feature = features.get(label)
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    if not names:
+        return str
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: column {label!r} has two classes of one name among {', '.join(names)}")
+    return lambda number: names[number] if number >= 0 else "-1"

@@ -1,0 +1,289 @@
+"""A comparison from its file to its tables: whole, failing in parts, cut off and gone on with."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+from hybrid_flax.compare import cells as cells_module
+from hybrid_flax.compare import run as run_module
+from hybrid_flax.compare.cells import do_runs, ended_runs, next_run, num_runs
+from hybrid_flax.compare.results import read_comparison
+from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
+from hybrid_flax.config import ConfigError
+from hybrid_flax.runs import load_run
+from hybrid_flax.train.diagnose import TrainingFailed
+from hybrid_flax.train.loop import Interrupted, train
+
+
+class Here:
+    """A pool whose cells run at once, in this process; `codes` are exit codes to end with instead, first come."""
+
+    def __init__(self, codes=()):
+        self._codes, self._done, self.running, self.stopped_by = list(codes), [], {}, None
+
+    def is_set(self):
+        return self.stopped_by is not None
+
+    def start(self, cell, spec, workdir):
+        code = self._codes.pop(0) if self._codes else 0
+        if not code:
+            try:
+                do_runs(spec, cell, workdir, self)
+            except SystemExit as end:
+                code, self.stopped_by = end.code, end.code - 128
+        self._done.append((cell, code))
+
+    def ended(self):
+        done, self._done = self._done, []
+        return done
+
+
+def run_here(monkeypatch, plan, spec, workdir, codes=()):
+    """`run_comparison` with a pool of `Here`."""
+
+    @contextlib.contextmanager
+    def processes() -> Iterator[Here]:
+        yield Here(codes)
+
+    monkeypatch.setattr(run_module, "_processes", processes)
+    return run_comparison(*plan, str(spec), workdir)
+
+
+@pytest.fixture(scope="module")
+def plan(comparison_file):
+    return plan_comparison(str(comparison_file))
+
+
+@pytest.fixture(scope="module")
+def whole(plan, comparison_file, tmp_path_factory):
+    """The folder of a finished comparison."""
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, plan, comparison_file, workdir)
+    return workdir
+
+
+def figures(workdir) -> list:
+    """All that must not depend on the machine or on how often the comparison was cut off."""
+    return [entry._replace(cost=None, failures=()) for entry in read_comparison(workdir).entries]
+
+
+def test_whole_comparison(whole, plan):
+    comparison = read_comparison(whole)
+    assert comparison.finished() and comparison.title == "Tiny"
+    assert [(row.name, row.single) for row in comparison.rows] == [("tanh", True), ("both", False)]
+    assert [column.task for column in comparison.columns] == ["text", "parity"]
+    assert [(e.row, e.task) for e in comparison.entries] == [
+        (r, t) for r in ("tanh", "both") for t in ("text", "parity")
+    ]
+    assert comparison.entry("both", "text") is comparison.entries[2]
+    for entry in comparison.entries:
+        values = dict(entry.search)
+        sign = 1 if entry.task == "parity" else -1
+        assert entry.learning_rate == max(values, key=lambda rate: sign * values[rate]) and values.keys() == {
+            1e-3,
+            1e-2,
+        }
+        assert entry.seeds == (0, 1) and not entry.failures
+        assert entry.valid[0] == values[entry.learning_rate]
+        for place, folder in enumerate(entry.folders):
+            results = json.loads((whole / folder / "results.json").read_text())
+            metric = "accuracy" if entry.task == "parity" else "loss"
+            assert (entry.valid[place], entry.test[place]) == (results["valid"][metric], results["test"][metric])
+            config = json.loads((whole / folder / "config.json").read_text())
+            assert (config["seed"], config["optim"]["learning_rate"]) == (entry.seeds[place], entry.learning_rate)
+            assert config["model"]["width"] == entry.width and config["eval"]["best"]
+    assert len(list((whole / "runs").iterdir())) == sum(map(num_runs, plan[1])) == 12
+
+
+def test_costs_are_those_of_the_runs(whole):
+    for entry in read_comparison(whole).entries:
+        params = load_run(whole / entry.folders[0]).params
+        assert entry.cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+        amount, budget = (entry.cost.parameters, 4_000) if entry.task == "text" else (entry.cost.flops_per_token, 6_000)
+        assert abs(amount - budget) <= 0.02 * budget
+        assert entry.cost.tokens_per_sec > 0 and entry.cost.peak_bytes > 1e8 and "resident" in entry.cost.peak_kind
+
+
+def test_tables_hold_the_figures(whole):
+    comparison = read_comparison(whole)
+    text = (whole / "compare.md").read_text()
+    with (whole / "compare.csv").open() as file:
+        records = list(csv.DictReader(file))
+    assert len(records) == 4
+    for record, entry in zip(records, comparison.entries):
+        assert [float(value) for value in record["test_by_seed"].split()] == list(entry.test)
+        assert float(record["test_mean"]) == pytest.approx(sum(entry.test) / 2)
+        assert (record["row"], int(record["width"])) == (entry.row, entry.width)
+        mean = sum(entry.test) / 2
+        assert f"{100 * mean:.1f} ±" in text if entry.task == "parity" else f"{mean:.3f} ±" in text
+    assert [record["reference"] for record in records] == ["", "", "tanh", "tanh"]
+    assert text.count("†") == 4 and "`add:tanh+conv`" not in text  # rows go by their names
+
+
+def test_a_finished_comparison_trains_nothing(whole, plan, comparison_file, monkeypatch):
+    monkeypatch.setattr(cells_module, "train", None)
+    before = (whole / "compare.json").read_bytes()
+    run_here(monkeypatch, plan, comparison_file, whole)
+    assert (whole / "compare.json").read_bytes() == before
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def test_what_is_missing_is_done_again(copy, whole, plan, comparison_file, monkeypatch):
+    entry = read_comparison(copy).entries[0]
+    shutil.rmtree(copy / entry.folders[1])
+    trained = []
+    monkeypatch.setattr(cells_module, "train", lambda config, *rest: trained.append(config) or train(config, *rest))
+    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    assert [(config.seed, config.optim.learning_rate) for config in trained] == [(1, entry.learning_rate)]
+    assert figures(copy) == figures(whole)
+
+
+def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+    """A run that is not finite stays failed; one that fails for another reason is tried again at the next start."""
+    first, second = (read_comparison(copy).entry("tanh", task) for task in ("text", "parity"))
+    for folder in (first.folders[1], second.folders[1]):
+        shutil.rmtree(copy / folder)
+
+    def broken(config, *rest):
+        raise TrainingFailed("step 3: not finite") if config.task.name == "lm" else MemoryError("too\nlittle")
+
+    monkeypatch.setattr(cells_module, "train", broken)
+    comparison = run_here(monkeypatch, plan, comparison_file, copy)
+    assert not comparison.finished()
+    text, parity = (comparison.entry("tanh", task) for task in ("text", "parity"))
+    assert (text.seeds, len(text.test), text.failures[0].reason) == ((0,), 1, "step 3: not finite")
+    assert (text.failures[0].seed, text.failures[0].learning_rate) == (1, first.learning_rate)
+    assert parity.failures[0].reason == "MemoryError: too little"
+    assert "Runs that failed" in (copy / "compare.md").read_text()
+    monkeypatch.setattr(cells_module, "train", train)
+    again = run_here(monkeypatch, plan, comparison_file, copy)
+    assert again.entry("tanh", "parity") == read_comparison(whole).entry("tanh", "parity")._replace(
+        cost=again.entry("tanh", "parity").cost
+    )
+    assert again.entry("tanh", "text").seeds == (0,)
+
+
+def test_a_search_without_any_success_has_no_rate(plan, comparison_file, tmp_path, monkeypatch):
+    def broken(config, *rest):
+        raise TrainingFailed("step 3: not finite")
+
+    monkeypatch.setattr(cells_module, "train", broken)
+    comparison = run_here(monkeypatch, plan, comparison_file, tmp_path)
+    for entry in comparison.entries:
+        assert entry.learning_rate is None and entry.test == () and len(entry.failures) == 2
+    assert "| - |" in (tmp_path / "compare.md").read_text()
+
+
+def test_a_process_that_is_killed_is_noted_and_its_cell_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+    entry = read_comparison(copy).entries[0]
+    for folder in entry.folders:
+        shutil.rmtree(copy / folder)
+    comparison = run_here(monkeypatch, plan, comparison_file, copy, codes=[-signal.SIGKILL])
+    (failure,) = comparison.entries[0].failures
+    assert "ended by SIGKILL; perhaps there was too little memory" in failure.reason
+    assert comparison.entries[0].learning_rate is not None and not comparison.finished()
+    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    assert figures(copy) == figures(whole)
+
+
+def test_a_signal_stops_after_the_step_and_the_next_start_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+    entry = read_comparison(copy).entries[0]
+    shutil.rmtree(copy / entry.folders[1])
+
+    def stopped(config, workdir, *rest):
+        raise Interrupted(3, signal.SIGTERM)
+
+    monkeypatch.setattr(cells_module, "train", stopped)
+    with pytest.raises(Stopped, match="SIGTERM; run the same command") as caught:
+        run_here(monkeypatch, plan, comparison_file, copy)
+    assert caught.value.signal_number == signal.SIGTERM
+    assert not read_comparison(copy).entries[0].failures
+    monkeypatch.setattr(cells_module, "train", train)
+    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    assert figures(copy) == figures(whole)
+
+
+def test_the_search_comes_first_and_its_best_run_is_a_seed(plan, whole, tmp_path):
+    cell = plan[1][0]
+    order = []
+    while (run := next_run(cell, tmp_path)) is not None:
+        order.append((run.learning_rate, run.seed))
+        shutil.copytree(whole / run.folder, tmp_path / run.folder)
+    entry = read_comparison(whole).entries[0]
+    assert order == [(1e-3, 0), (1e-2, 0), (entry.learning_rate, 1)]
+    assert ended_runs(cell, tmp_path) == ended_runs(cell, whole)
+
+
+def test_unreadable_comparisons(tmp_path):
+    with pytest.raises(ConfigError, match="holds no comparison"):
+        read_comparison(tmp_path)
+    (tmp_path / "compare.json").write_text('{"title": "half')
+    with pytest.raises(ConfigError, match=r"compare\.json cannot be read"):
+        read_comparison(tmp_path)
+
+
+def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be the folder of a comparison"):
+        run_comparison(*plan, str(comparison_file), tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_gone_on_with(whole, plan, comparison_file, tmp_path):
+    """SIGKILL, then SIGTERM, in the middle of a run: nothing is left running, and the end is that of the whole."""
+    workdir = tmp_path / "cut"
+    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={workdir}", "--jobs=2")
+    cache = tmp_path / "cache"
+    for number, code, results in ((signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 128 + signal.SIGTERM, 4)):
+        process = tiny.start(*command, cache=cache)
+        wait_for_results(process, workdir, results)
+        process.send_signal(number)
+        assert tiny.finish(process)[0] == code
+        assert_nothing_runs(workdir)
+        assert len(list(workdir.glob("runs/*/results.json"))) < 12
+    code, out, err = tiny.python(*command, cache=cache)
+    assert code == 0, err
+    assert figures(workdir) == figures(whole) and "12/12 runs" in out
+
+
+def wait_for_results(process, workdir, number):
+    """Return once so many runs are finished."""
+    while process.poll() is None:
+        if len(list(workdir.glob("runs/*/results.json"))) >= number:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[1])
+
+
+def assert_nothing_runs(workdir, seconds=10.0):
+    """No process writes into the folder: every lock of a cell is free within a moment, and stays so."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not [pid for pid in os.listdir("/proc") if pid.isdigit() and holds(pid, workdir)]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a process of the comparison is left")
+
+
+def holds(pid, workdir):
+    """Whether a process has a file of the folder open."""
+    try:
+        opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(path.startswith(str(workdir)) for path in opened)
