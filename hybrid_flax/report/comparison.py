@@ -123,9 +123,9 @@ def _in_short(comparison) -> Iterator[str]:
             f"best fusion `{fusion}` with {figures[fusion]}{_unit(column)}{judged}."
         )
     yield page.text(
-        f"Both are chosen on the validation split; differences are above zero where the fusion is better. Intervals are of {LEVEL:.0%} over seeds (Student's t); a difference "
-        "counts where the paired t-test's p, corrected by Holm over all rows and tasks, is below "
-        f"{1 - LEVEL:.2g}.",
+        "Both are chosen on the validation split; differences are above zero where the fusion is better. Intervals are "
+        f"of {LEVEL:.0%} over seeds (Student's t); a difference counts where the paired t-test's p, corrected by Holm "
+        f"over all rows and tasks, is below {1 - LEVEL:.2g}.",
         "note",
     )
 
