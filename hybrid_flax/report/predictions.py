@@ -88,7 +88,7 @@ def _disagreement(said: Sequence[Said]) -> tuple[int, int]:
 
 
 def _text(run, batch, row):
-    text = run.tokenizer.decode(batch["tokens"][row][batch["segment_ids"][row] > 0])
+    text = run.tokenizer.decode(_ids(batch, row))
     return text if len(text) <= _TEXT else f"{text[:_TEXT]} ..."
 
 
@@ -106,7 +106,9 @@ def _words(run, batch, row, prediction) -> Said:
     truth = batch["labels" if kind == "tag" else "targets"][row]
     right = prediction[scored] == truth[scored]
     if kind == "tag":
-        words = _spans(run, batch["tokens"][row][scored], [names[tag] for tag in prediction[scored]])
+        live = batch["segment_ids"][row] > 0
+        tags = [names[tag] if given else None for tag, given in zip(prediction[live], scored[live])]
+        words = _spans(run, _ids(batch, row), tags)
     else:
         shown = prediction[scored][:_ANSWER]
         symbols = [run.tokenizer.decode([symbol]) for symbol in shown]
@@ -115,12 +117,22 @@ def _words(run, batch, row, prediction) -> Said:
     return Said(words, bool(right.all()))
 
 
+def _ids(batch, row):
+    """The tokens of a row, without padding and spelling."""
+    tokens = batch["tokens"][row][batch["segment_ids"][row] > 0]
+    return tokens if tokens.ndim == 1 else tokens[:, 0]
+
+
 def _spans(run, tokens, tags):
-    """The spans of BIO2 tags: "Paris LOC, Hilton PER"."""
+    """The spans of BIO2 tags, "Paris LOC, Hilton PER"; a token without a tag goes on the word before it."""
     spans: list[tuple[list[int], str]] = []
-    for token, tag, before in zip(tokens, tags, ["O", *tags]):
-        if tag.startswith("B-"):
-            spans.append(([token], tag[2:]))
-        elif tag.startswith("I-") and spans and before[2:] == tag[2:]:
+    inside = False
+    for token, tag in zip(tokens, tags):
+        if tag is not None and tag.startswith("B-"):
+            spans.append(([], tag[2:]))
+            inside = True
+        elif tag is not None:
+            inside = inside and tag == f"I-{spans[-1][1]}"
+        if inside:
             spans[-1][0].append(token)
     return ", ".join(f"{run.tokenizer.decode(ids).strip()} {kind}" for ids, kind in spans) or "(no spans)"
