@@ -57,7 +57,7 @@ def compare_predictions(folders: Mapping[str, Path], count: int, split: str = "t
     disagreement = {row: _disagreement([said[row] for said in predicted.values()]) for row in rows}
     if first.config.task.name == "regress":
         disagreement = {row: float(np.std([values[row] for values in numbers.values()])) for row in rows}
-    chosen = sorted(sorted(rows, key=lambda row: -disagreement[row])[:count])
+    chosen = sorted(sorted(rows, key=disagreement.get, reverse=True)[:count])
     truth = batch["labels"] if "labels" in batch else batch["targets"]
     return [
         Example(
