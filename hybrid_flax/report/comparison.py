@@ -224,7 +224,7 @@ def _diagnoses(comparison, workdir) -> Iterator[str]:
             ]
             norms = ", ".join(f"{where} {norm:.2g}" for where, norm in diagnosis.gradients.items())
             words = f"Validation loss {diagnosis.loss:.4f}. Gradient norms: {norms}."
-            yield page.folded(f"{column.task}: {name}", page.table(COLUMNS, rows), page.text(words, "note"))
+            yield page.folded(f"{column.task}: {name}", _without_empty(COLUMNS, rows), page.text(words, "note"))
     yield page.text(
         "Of the first seed at its best checkpoint, on the first batches of the validation split. rms: of a part's "
         "output; ratio: to the part beside it; without: what the loss rises by where that output is zero; gate: the "
@@ -232,6 +232,12 @@ def _diagnoses(comparison, workdir) -> Iterator[str]:
         "the heads look, least and most, in tokens; grad: norm of the gradient of the part's parameters.",
         "note",
     )
+
+
+def _without_empty(header, rows):
+    """A table of the columns that hold anything."""
+    kept = [place for place in range(len(header)) if any(row[place].text for row in rows)]
+    return page.table([header[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
 def _values(part):
