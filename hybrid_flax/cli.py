@@ -155,6 +155,7 @@ def _compare(options, overrides) -> int:
     from hybrid_flax.report.comparison import write_report
 
     _need_config(options)
+    jobs = _at_least_one(options.jobs, "jobs")
     title, cells = plan_comparison(options.config, overrides)
     print_cells(title, cells)
     if options.dry_run:
@@ -162,7 +163,7 @@ def _compare(options, overrides) -> int:
     workdir = options.workdir or str(Path("runs") / _run_name(options.config))
     print(f"folder: {workdir}", flush=True)
     try:
-        comparison = run_comparison(title, cells, options.config, workdir, _at_least_one(options.jobs, "jobs"))
+        comparison = run_comparison(title, cells, options.config, workdir, jobs)
     except Stopped as stop:
         print(stop)
         return 128 + stop.signal_number

@@ -106,7 +106,8 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
 
     def make_model(width: int) -> SequenceModel:
         config.model.width = width
-        return model_from_config(config, source.tokenizer.vocab_size, source.labels)
+        tokenizer = source.tokenizer
+        return model_from_config(config, tokenizer.vocab_size, source.labels, tokenizer.num_characters)
 
     model = make_model(solve_width(make_model, budget, tokens))
     config.model.width = model.width

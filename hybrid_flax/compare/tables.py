@@ -77,7 +77,7 @@ def is_share(metric: str) -> bool:
     return metric in _SHARES or metric.startswith("f1")
 
 
-def format_amount(value: float | None) -> str:
+def format_amount(value: int | float | None) -> str:
     """Three digits and a prefix: 12.3 k; "-" for None."""
     if value is None:
         return "-"

@@ -32,7 +32,7 @@ def text(tmp_path_factory):
 def test_a_cell_is_complete(text):
     config = tiny.tiny_config(text, eval__every=3, data__test_fraction=0.2, eval__metric="accuracy", seed=5)
     rows = {"tanh": {"model.pattern": "tanh"}, "two": {"model.pattern": "add:tanh+conv"}}
-    task = ComparedTask(config, {"flops": 9_000}, {"two": {"model.pattern": "bi:tanh"}})
+    task = ComparedTask(config, {"flops": 90_000}, {"two": {"model.pattern": "bi:tanh"}})
     made = definition(text, rows=rows, tasks={"text": ComparedTask(config)}, learning_rates=(1e-3, 1e-2))
     tanh, two = make_cells(made, ["train.steps=9"])
     assert (tanh.row, tanh.seeds, tanh.learning_rates) == ("tanh", (5, 6), (1e-3, 1e-2))
