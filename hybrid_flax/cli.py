@@ -18,6 +18,7 @@ train     train, or go on with, the run in --workdir (default: runs/<config>-<ha
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
 diagnose  what the parts of a run's fusions do, and its loss without each: --workdir [--split] [--checkpoint]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
+predict   labels of new texts from a run: --workdir --text="..." or --input=FILE (- for stdin), a text a line
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
@@ -117,6 +118,21 @@ def _generate(options, overrides) -> int:
     return 0
 
 
+def _predict(options, overrides) -> int:
+    _refuse_config(options, overrides, "predict")
+    if (options.text is None) == (options.input is None):
+        raise ConfigError('predict takes one of --text="..." and --input=FILE (- for stdin), a text a line')
+    _set_up_jax(options)
+    from hybrid_flax.report.predictions import print_predictions
+    from hybrid_flax.runs import load_run
+
+    workdir = _need_workdir(options)
+    _register_own_mixers(workdir)
+    run = load_run(workdir, options.checkpoint or "latest")
+    print_predictions(run, [options.text] if options.input is None else _lines(options.input))
+    return 0
+
+
 def _plan(options, overrides) -> int:
     _set_up_jax(options)
     if options.mixers:
@@ -190,6 +206,7 @@ _VERBS = {
     "eval": _eval,
     "diagnose": _diagnose,
     "generate": _generate,
+    "predict": _predict,
     "plan": _plan,
     "preview": _preview,
     "compare": _compare,
@@ -211,6 +228,8 @@ def _parse(argv):
     parser.add_argument("--split")
     parser.add_argument("--checkpoint")
     parser.add_argument("--prompt")
+    parser.add_argument("--text")
+    parser.add_argument("--input")
     parser.add_argument("--mixers")
     parser.add_argument("--dry_run", action="store_true")
     for name, kind in (
@@ -264,6 +283,18 @@ def _need_workdir(options):
         runs = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
         raise ConfigError(f"no --workdir given; runs here: {', '.join(runs) or 'none'}")
     return options.workdir
+
+
+def _lines(name):
+    """The lines of a file, or of stdin, that are not blank."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input={name} cannot be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"--input={name} has no text")
+    return lines
 
 
 def _register_own_mixers(workdir):

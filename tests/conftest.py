@@ -1,9 +1,14 @@
 """The harness: the test runner checks shapes, nothing persists between runs, failures say how to repeat them."""
 
+import os
 import sys
 from pathlib import Path
 
 import jaxtyping
+
+# Programs of tests take seconds to compile and milliseconds to run, so XLA is told not to try. The processes that
+# tests start compile as users do, and `XLA_FLAGS= pytest` makes every test do so.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 # Before the package is first imported: every annotated function is checked while it is traced.
 jaxtyping.install_import_hook("hybrid_flax", "beartype.beartype")

@@ -23,10 +23,12 @@ ALLOWED = {
     "tasks": _BASE | {"models", "data"},
     "train": _BASE | {"models", "data", "tasks", "config", "cost"},
     "runs": _BASE | {"models", "data", "tasks", "config", "train"},
+    "predict": _BASE | {"models", "data", "tasks", "train"},
     "generate": _BASE | {"models", "data", "train", "runs"},
     "certify": _BASE,
     "compare": _BASE | {"models", "data", "tasks", "config", "cost", "train", "runs"},
-    "report": _BASE | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "compare"},
+    "report": _BASE
+    | {"certify", "models", "data", "tasks", "config", "cost", "train", "runs", "generate", "predict", "compare"},
     "cli": {"mixers", "config", "train", "runs", "generate", "compare", "report"},
     "__init__": {"typing", "mixers", "runs"},
 }

@@ -115,5 +115,5 @@ class Block(nn.Module):
         return x, state
 
     def layer_mixer(self) -> Mixer:
-        """The mixer that stands here; a method, so that `models.swap` can put another in its place."""
+        """The mixer that stands here; a method, so that `models.swap` may put another in its place."""
         return make_mixer(self.layer, self.width, **dict(self.options))

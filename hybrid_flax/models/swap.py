@@ -1,7 +1,7 @@
 """Other mixers in the places of a model, for whoever looks into it."""
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Block
 from hybrid_flax.typing import Mixer, Params
 
-__all__ = ["apply_swapped", "unscanned"]
+__all__ = ["swapped", "unscanned"]
 
 
 def unscanned(model: SequenceModel, params: Params) -> tuple[SequenceModel, Params]:
@@ -27,8 +27,8 @@ def unscanned(model: SequenceModel, params: Params) -> tuple[SequenceModel, Para
     return model.clone(scan_layers=False, remat=False), params | {"backbone": backbone | {"rest": layers}}
 
 
-def apply_swapped(model: SequenceModel, swap: Callable[[int, Mixer], Mixer], *arguments: Any) -> Any:
-    """`model.apply(*arguments)` of an unscanned model with swap(number of the layer, mixer) for every mixer."""
+def swapped(swap: Callable[[int, Mixer], Mixer]) -> AbstractContextManager:
+    """A context in which unscanned models that are traced have swap(number of the layer, mixer) for every mixer."""
 
     def interceptor(call, arguments, keywords, context):
         made = call(*arguments, **keywords)
@@ -36,5 +36,4 @@ def apply_swapped(model: SequenceModel, swap: Callable[[int, Mixer], Mixer], *ar
             return swap(int(context.module.name.removeprefix("layer_")), made)
         return made
 
-    with nn.intercept_methods(interceptor):
-        return model.apply(*arguments)
+    return nn.intercept_methods(interceptor)

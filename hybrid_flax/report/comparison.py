@@ -13,10 +13,10 @@ from hybrid_flax.compare.tables import format_amount, format_metric, is_share
 from hybrid_flax.config import ConfigError
 from hybrid_flax.report import page
 from hybrid_flax.report.diagnosis import COLUMNS, part_cells, saved_diagnosis
+from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import Drawing, draw_costs, draw_curves, draw_intervals, write_pngs
 from hybrid_flax.report.finish import write_sample
 from hybrid_flax.report.page import Cell, Page
-from hybrid_flax.report.predictions import compare_predictions
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.folder import RunFolder
 
@@ -266,7 +266,7 @@ def _examples(comparison, workdir) -> Iterator[str]:
 
 
 def _predictions(folders):
-    for example in compare_predictions(folders, _EXAMPLES):
+    for example in most_disputed(folders, _EXAMPLES):
         said = [(row, one.words, one.right) for row, one in example.said.items()]
         yield page.cards(page.text(example.text) + page.text(f"Label: {example.truth}", "note") + page.chips(said))
 

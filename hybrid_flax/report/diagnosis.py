@@ -15,12 +15,13 @@ from rich.table import Table
 from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import layer_mixer
 from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.swap import apply_swapped, unscanned
+from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.folder import RunFolder, read_json, write_json
-from hybrid_flax.typing import Mixer, Params, Segments
+from hybrid_flax.train.noise import apply_model
+from hybrid_flax.typing import Mixer, Params
 
 __all__ = [
     "COLUMNS",
@@ -262,12 +263,8 @@ def _make_measure(model: SequenceModel, task: Task) -> Callable:
 
 
 def _outputs(model, change, params, batch):
-    segments = Segments(batch["segment_ids"], batch["positions"])
-
-    def swap(layer, mixer):
-        return _changed(mixer, change, (layer,))
-
-    return apply_swapped(model, swap, {"params": params}, batch["tokens"], segments)[0]
+    with swapped(lambda layer, mixer: _changed(mixer, change, (layer,))):
+        return apply_model(model, params, (), batch)[0]
 
 
 def _watch_distance(mixer, record):

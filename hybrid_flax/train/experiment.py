@@ -28,10 +28,10 @@ from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepSpec, make_eval_step
 
-__all__ = ["Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
+__all__ = ["LABEL_KINDS", "Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
 
-
-_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
+# The kind of label (`data.examples.KINDS`) of every task that has labelled examples.
+LABEL_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
 
 
 class Experiment(NamedTuple):
@@ -117,7 +117,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
-    options = {"kind": _KINDS[task], "labels": labels, "word_length": word_length}
+    options = {"kind": LABEL_KINDS[task], "labels": labels, "word_length": word_length}
     return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
 
 

@@ -11,8 +11,8 @@ from markup import read
 from hybrid_flax.compare.results import Budget, Column, Comparison, Cost, Entry, Failure, Row
 from hybrid_flax.compare.statistics import mean_interval, verdicts
 from hybrid_flax.report.comparison import write_report
+from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import _validation_curve
-from hybrid_flax.report.predictions import compare_predictions
 from hybrid_flax.train.loop import train
 
 ROWS = (Row("lstm", True), Row("attn", True), Row("gate:lstm+attn", False))
@@ -107,7 +107,7 @@ def test_runs_speak_for_themselves(tmp_path):
     sample = (tmp_path / "runs/add-text/sample.txt").read_text()
     assert " ".join(sample.split()) in found
     folders = {row: tmp_path / f"runs/{row}-parity" for row in ("conv", "add")}
-    examples = compare_predictions(folders, 3)
+    examples = most_disputed(folders, 3)
     assert len(examples) == 3 and all(list(example.said) == ["conv", "add"] for example in examples)
     for example in examples:
         assert example.text in found

@@ -13,7 +13,7 @@ from hybrid_flax.data.pipeline import eval_windows, tokenize
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.mixers.registry import make_mixer, registered_mixers
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.models.swap import apply_swapped, unscanned
+from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.report.diagnosis import diagnose, print_diagnosis
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.typing import Segments
@@ -198,7 +198,8 @@ def test_layers_that_are_scanned_are_taken_apart_in_order():
         seen.append((layer, mixer.traits.spec[0]))
         return mixer
 
-    found = jax.jit(lambda params: apply_swapped(single, swap, {"params": params}, *arguments)[0])(own)
+    with swapped(swap):
+        found = jax.jit(lambda params: single.apply({"params": params}, *arguments)[0])(own)
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
     assert seen == [(index, ("conv", "sru")[index % 2]) for index in range(9)]
 

@@ -1,0 +1,91 @@
+"""What a run says of new texts: classes, numbers, or a tag for every word."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hybrid_flax.data.examples import Examples, eval_examples, make_examples
+from hybrid_flax.data.readers import Record
+from hybrid_flax.train.experiment import LABEL_KINDS, make_task
+from hybrid_flax.train.folder import Run
+from hybrid_flax.train.noise import apply_model
+
+__all__ = ["Prediction", "predict"]
+
+_SHORTEST = 16  # tokens a row; rows are powers of two long, so that few programs serve all texts
+
+
+class Prediction(NamedTuple):
+    """What a text was taken for.
+
+    label: a class, a tuple of classes, a number, or a tuple of tags, one a word. confidence: the probability of the
+    class, None where there is no single one.
+    """
+
+    text: str
+    label: Any
+    confidence: float | None = None
+
+
+def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Prediction]:
+    """What `run` predicts for each text, read whole however long; for tags, words are what stands between spaces.
+
+    Raises ValueError for a run without labels, and for a text without a word.
+    """
+    name = run.config.task.name
+    if name not in LABEL_KINDS:
+        raise ValueError(f"a run of task.name={name} gives no labels; those of {', '.join(LABEL_KINDS)} do")
+    for place, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise ValueError(f"text {place} of {len(texts)} is blank: there is nothing to label")
+    kind = LABEL_KINDS[name]
+    examples = _encode(run, texts, kind)
+    length = max(_SHORTEST, 1 << (max(map(len, examples.tokens)) - 1).bit_length())
+    apply = _make_apply(run.model, make_task(run.config, run.labels))
+    found = []
+    for batch in eval_examples(examples, batch_size=batch_size, length=length):
+        predicted, confidence = jax.device_get(apply(run.params, batch))
+        for row in range(batch_size):
+            if len(found) < len(texts):
+                sure = float(confidence[row]) if kind == "class" else None
+                label = _name(predicted[row], batch["weights"][row] > 0, kind, run.labels)
+                found.append(Prediction(texts[len(found)], label, sure))
+    return found
+
+
+def _encode(run, texts, kind) -> Examples:
+    """Texts as examples; what stands for their labels is never looked at."""
+    stand_in = {"class": run.labels[:1] and run.labels[0], "classes": (), "number": "0"}
+    records = []
+    for place, text in enumerate(texts, start=1):
+        words = tuple(text.split())
+        given = (words, ("O",) * len(words)) if kind == "tags" else (text, stand_in[kind])
+        records.append(Record(*given, f"text {place}"))
+    word_length = 0 if run.config.model.characters == "none" else run.config.data.word_length
+    return make_examples(records, run.tokenizer, kind, run.labels, word_length)
+
+
+@functools.cache
+def _make_apply(model, task):
+    """(params, batch) -> (predictions, the greatest probability of every row)."""
+
+    def apply(params, batch):
+        outputs, _ = apply_model(model, params, (), batch)
+        predicted = task.predict(outputs, batch["weights"] > 0 if batch["weights"].ndim == 2 else None)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        return predicted, jax.nn.softmax(logits, axis=-1).max(axis=-1)
+
+    return jax.jit(apply)
+
+
+def _name(predicted, scored, kind, labels):
+    if kind == "number":
+        return float(predicted)
+    if kind == "class":
+        return labels[predicted]
+    if kind == "classes":
+        return tuple(name for name, given in zip(labels, predicted) if given)
+    return tuple(labels[tag] for tag in np.asarray(predicted)[scored])

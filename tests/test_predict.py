@@ -1,0 +1,78 @@
+"""Predictions of new texts are those of the same texts as a labelled split, however they are batched."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from hybrid_flax import cli, runs
+from hybrid_flax.models.build import init_params
+from hybrid_flax.predict import predict
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.folder import Run
+
+ROWS = {
+    "classify": [("a good film", "yes"), ("a bad film", "no"), ("bad , bad", "no"), ("good one it is", "yes")] * 6,
+    "multilabel": [("a good film", ["good"]), ("a bad film", ["bad"]), ("good and bad", ["good", "bad"])] * 6,
+    "regress": [("a good film", "2.5"), ("a bad film", "-1.5"), ("good", "3"), ("bad bad", "-3")] * 6,
+    "tag": [(["Ann", "Bo", "sings"], ["B-PER", "I-PER", "O"]), (["in", "Rome"], ["O", "B-LOC"])] * 6,
+}
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def run(request, tmp_path_factory):
+    """A run of each task before its first step."""
+    folder, task = tmp_path_factory.mktemp(request.param), request.param
+    lines = [json.dumps({"text": text, "label": label}) for text, label in ROWS[task]]
+    (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
+    changes = {"task__name": task, "data__mode": "padded", "data__tokenizer": "word"}
+    changes |= {"task__crf": task == "tag", "model__pattern": "bi:mingru"}
+    config = tiny.tiny_config(folder / "data.jsonl", **changes)
+    experiment = make_experiment(config)
+    source, params = experiment.source, init_params(experiment.model, jax.random.key(0))
+    shaken = jax.tree.map(lambda leaf: leaf + np.random.default_rng(0).standard_normal(leaf.shape), params)
+    return Run(experiment.model, shaken, source.tokenizer, config, 0, source.labels)
+
+
+def test_predictions(run):
+    task = run.config.task.name
+    texts = [text if isinstance(text, str) else " ".join(text) for text, _ in ROWS[task]]
+    found = predict(run, texts)
+    assert [p.text for p in found] == texts
+    again = predict(run, texts[:5], batch_size=2)  # other batches, and the same answers
+    assert [p.label for p in again] == (
+        pytest.approx([p.label for p in found[:5]], rel=1e-4) if task == "regress" else [p.label for p in found[:5]]
+    )
+    long = predict(run, [" ".join(["bad"] * 99)])[0]
+    kinds = {"classify": str, "multilabel": tuple, "regress": float, "tag": tuple}
+    assert isinstance(long.label, kinds[task])
+    if task == "classify":
+        assert {p.label for p in found} <= set(run.labels) and all(0.5 <= p.confidence <= 1 for p in found)
+    if task == "tag":
+        assert len(long.label) == 99 and all(len(p.label) == len(p.text.split()) for p in found)
+        assert {tag for p in found for tag in p.label} <= set(run.labels)
+
+
+def test_it_answers_from_parameters(run):
+    """Other parameters say something else: what is returned is not the stand-in for a label."""
+    texts = ["a good film", "bad", "Ann in Rome"]
+    shaken = jax.tree.map(lambda leaf: leaf + 3 * np.random.default_rng(0).standard_normal(leaf.shape), run.params)
+    assert [p[1:] for p in predict(run._replace(params=shaken), texts)] != [p[1:] for p in predict(run, texts)]
+
+
+def test_command(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "load_run", lambda workdir, checkpoint: run)
+    workdir = tmp_path
+    (tmp_path / "texts").write_text("a good film\n\nbad\n")
+    assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'texts'}"]) == 0
+    out = capsys.readouterr().out
+    if run.config.task.name == "tag":
+        assert [line.split("\t")[0] for line in out.split("\n")] == ["a", "good", "film", "", "bad", "", ""]
+    else:
+        assert [line.split("\t")[-1] for line in out.splitlines()] == ["a good film", "bad"]
+    assert cli.main(["predict", f"--workdir={workdir}"]) == 2
+    assert cli.main(["predict", f"--workdir={workdir}", "--text= "]) == 2
+    assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'nothing'}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
