@@ -95,7 +95,7 @@ def _diagnose(options, overrides) -> int:
 
     workdir, split = _need_workdir(options), options.split or "valid"
     _register_own_mixers(workdir)
-    diagnosis = diagnose_run(workdir, split=split, checkpoint=options.checkpoint or "latest")
+    diagnosis = diagnose_run(workdir, split=split, checkpoint=options.checkpoint)
     print_diagnosis(diagnosis, f"{workdir}, {split} split")
     return 0
 
