@@ -314,9 +314,7 @@ def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
 
 def validate(config: ConfigDict) -> None:
     """Raise ConfigError for values out of their range; names are checked by what they name."""
-    flat = {
-        key: value_at(config, key) for key in (*_AT_LEAST, *_WITHIN, "data.mode", "eval.best", "loss.name", "task.name")
-    }
+    flat = flatten(config)
     for key, low in _AT_LEAST.items():
         if not flat[key] >= low:
             raise ConfigError(f"{key}={flat[key]} must be at least {low}")

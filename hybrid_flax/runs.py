@@ -15,17 +15,17 @@ from hybrid_flax.train.folder import Run, RunFolder, read_json
 __all__ = ["Run", "load_run"]
 
 
-def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
+def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
-    checkpoint: "latest" or "best" (by eval.metric on the validation split). Mixers of the user's own must be
-    registered before.
+    checkpoint: "latest" or "best" (by eval.metric on the validation split), None for what eval.best of the run says.
+    Mixers of the user's own must be registered before.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
-    if checkpoint not in ("latest", "best"):
+    if checkpoint not in (None, "latest", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
     config = merge_saved(read_json(folder.config))
     try:
@@ -34,6 +34,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = "latest") -> Run:
         model = model_from_config(config, tokenizer.vocab_size, labels, tokenizer.num_characters)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
+    checkpoint = checkpoint or ("best" if config.eval.best else "latest")
     checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
     try:
         step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()

@@ -17,7 +17,7 @@ from hybrid_flax.train.parallel import check_rows, make_parallel
 __all__ = ["evaluate_run"]
 
 
-def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str) -> dict[str, dict[str, float]]:
+def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None) -> dict[str, dict[str, float]]:
     """Print and return the metrics of a run on a split, by how the text was read: "windows", "carried".
 
     Raises ConfigError in one line for a split that the data has not.

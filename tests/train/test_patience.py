@@ -60,8 +60,8 @@ def test_when_it_stops_and_what_it_reports(stopped, capsys):
     assert {name: saved[name] for name in ("valid", "test")} == results
     assert results["valid"]["loss"] == pytest.approx(losses[best], rel=1e-6)
     assert run.step == best
-    assert_same_params(run.params, load_run(folder, "best").params)
-    assert load_run(folder).step == last
+    assert_same_params(run.params, load_run(folder).params)
+    assert (load_run(folder, "best").step, load_run(folder, "latest").step) == (best, last)
 
     before = files(folder)
     again, same = train(config, folder)
@@ -87,7 +87,7 @@ def test_cut_off(after_best, stopped, tmp_path, monkeypatch):
     again, _ = train(config, tmp_path, console=QUIET)
     assert files(tmp_path) == files(whole)
     assert_same_params(again.params, run.params)
-    assert_same_params(load_run(tmp_path).params, load_run(whole).params)
+    assert_same_params(*(load_run(path, "latest").params for path in (tmp_path, whole)))
 
 
 def test_cut_off_before_the_final_metrics(stopped, tmp_path):
