@@ -23,6 +23,7 @@ _USAGE = """python launch.py [VERB] --config=experiments/x.py[:arg] [--config.a.
 
 train     train, or go on with, the run in --workdir (default: runs/<config>-<hash>), then evaluate and sample
 eval      loss, perplexity and bits of a run: --workdir [--split=valid|test|train] [--checkpoint=latest|best]
+diagnose  what the parts of a run's fusions do, and its loss without each: --workdir [--split] [--checkpoint]
 generate  text from a run: --workdir [--prompt] [--tokens] [--temperature] [--top_k] [--top_p] [--seed]
 predict   labels of new texts from a run: --workdir --text="..." or --input=FILE (- for stdin), a text a line
 plan      parameters, FLOPs, state and memory of a config, before anything trains; without --config, those of
@@ -84,6 +85,18 @@ def _eval(options, overrides) -> int:
     workdir = _need_workdir(options)
     _register_own_mixers(workdir)
     evaluate_run(workdir, split=options.split or "valid", checkpoint=options.checkpoint)
+    return 0
+
+
+def _diagnose(options, overrides) -> int:
+    _refuse_config(options, overrides, "diagnose")
+    _set_up_jax(options)
+    from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
+
+    workdir, split = _need_workdir(options), options.split or "valid"
+    _register_own_mixers(workdir)
+    diagnosis = diagnose_run(workdir, split=split, checkpoint=options.checkpoint)
+    print_diagnosis(diagnosis, f"{workdir}, {split} split")
     return 0
 
 
@@ -168,6 +181,7 @@ def _compare(options, overrides) -> int:
     _set_up_jax(options)
     from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
     from hybrid_flax.compare.tables import print_cells, print_results
+    from hybrid_flax.report.comparison import write_report
 
     _need_config(options)
     jobs = _at_least_one(options.jobs, "jobs")
@@ -183,7 +197,8 @@ def _compare(options, overrides) -> int:
         print(stop)
         return 128 + stop.signal_number
     print_results(comparison, workdir)
-    return 0 if comparison.finished() else 1
+    print(write_report(comparison, workdir))
+    return 1 if any(entry.failures for entry in comparison.entries) else 0
 
 
 def _sweep(options, overrides) -> int:
@@ -243,6 +258,7 @@ def _certify(options, overrides) -> int:
 _VERBS = {
     "train": _train,
     "eval": _eval,
+    "diagnose": _diagnose,
     "generate": _generate,
     "predict": _predict,
     "plan": _plan,

@@ -84,11 +84,16 @@ class Traits(NamedTuple):
     causal: whether y_t depends on nothing later than t. A mixer that is not causal takes no state.
     parts: the child mixers by name, in order.
     spec: the name under which it was built and its options, enough to build it again.
+    rebuild: (*mixers) -> the same fusion of other parts, whose params are params[name]; None for what is no fusion.
+    watched: (watch) -> the same attention, whose apply calls watch(weights[B,H,T,S], queries, keys) while it is
+        traced; None for what has no such weights.
     """
 
     causal: bool = True
     parts: tuple[tuple[str, "Mixer"], ...] = ()
     spec: tuple[Any, ...] = ()
+    rebuild: Callable[..., "Mixer"] | None = None
+    watched: Callable[[Callable[..., None]], "Mixer"] | None = None
 
 
 class Mixer(NamedTuple):

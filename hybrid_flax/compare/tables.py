@@ -16,7 +16,7 @@ from hybrid_flax.compare.definition import Cell
 from hybrid_flax.compare.results import Column, Comparison, Entry
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
 
-__all__ = ["format_amount", "format_metric", "markdown", "print_cells", "print_results", "write_tables"]
+__all__ = ["format_amount", "format_metric", "is_share", "markdown", "print_cells", "print_results", "write_tables"]
 
 _SHARES = ("accuracy", "exact", "precision", "recall", "sign")  # metrics in [0, 1] that people read as per cent
 _FIELDS = (
@@ -69,8 +69,12 @@ def print_results(comparison: Comparison, workdir: str | os.PathLike) -> None:
 
 def format_metric(value: float, column: Column) -> str:
     """A test metric as people read it: 71.3 (per cent) for shares, else four digits behind the point."""
-    share = column.metric in _SHARES or column.metric.startswith("f1")
-    return "-" if math.isnan(value) else f"{100 * value:.1f}" if share else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{100 * value:.1f}" if is_share(column.metric) else f"{value:.3f}"
+
+
+def is_share(metric: str) -> bool:
+    """Whether people read a metric as per cent."""
+    return metric in _SHARES or metric.startswith("f1")
 
 
 def format_amount(value: int | float | None) -> str:
@@ -191,7 +195,7 @@ def _interval(entry: Entry, column):
 
 
 def _column_title(column):
-    unit = " %" if format_metric(1.0, column) == "100.0" else ""
+    unit = " %" if is_share(column.metric) else ""
     return f"{column.task}: {column.metric}{unit} {'↑' if column.higher_is_better else '↓'}"
 
 

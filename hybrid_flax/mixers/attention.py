@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.mixers.memory import make_attention
-from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias, attend
+from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
@@ -90,7 +90,7 @@ def attention(
             query = _relative_query(params, query, positions, rope_base)
         return query, {"key": key, "value": value}
 
-    def write(params, query, memory, queries, keys, mask):
+    def write(params, query, memory, queries, keys, mask, attend):
         key, bias = memory["key"], None
         if relative:
             key = _relative_key(key, keys.positions, rope_base)
@@ -127,7 +127,7 @@ def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") ->
         del positions
         return jnp.tanh(project(x, params["kernel"]))[:, :, None], {"value": x[:, :, None]}
 
-    def write(params, query, memory, queries, keys, mask):
+    def write(params, query, memory, queries, keys, mask, attend):
         del params, queries, keys
         value = memory["value"]
         return attend(query, value, value, mask, scale=1.0, implementation=implementation)[:, :, 0]
@@ -164,7 +164,7 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
         query = (query * (query_gate * key_gate)).astype(x.dtype)  # (σ(q_s) q)·(σ(k_s) m) with both gates on q
         return query[:, :, None], {"value": memory[:, :, None]}
 
-    def write(params, query, memory, queries, keys, mask):
+    def write(params, query, memory, queries, keys, mask, attend):
         del queries, keys
         states = memory["value"]
         context = attend(query, states, states, mask, scale=width**-0.5, implementation=implementation)[:, :, 0]

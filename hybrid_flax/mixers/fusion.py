@@ -54,8 +54,7 @@ def concat(a: Mixer, b: Mixer, width: int) -> Mixer:
 
 def context(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = b(a(x)): b's reading of a's states alone goes on."""
-    del width
-    return chain(a, b)._replace(traits=_traits("context", a, b))
+    return chain(a, b)._replace(traits=_traits("context", a, b, lambda a, b: context(a, b, width)))
 
 
 def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:
@@ -128,11 +127,12 @@ def reverse(a: Mixer) -> Mixer:
     def init_state(batch_size, capacity):
         raise ValueError("a reversed mixer reads the future and has no state to carry")
 
-    return Mixer(a.init, init_state, apply, Traits(False, (("a", a),), ("reverse",)))
+    watched = a.traits.watched and (lambda watch: reverse(a.traits.watched(watch)))
+    return Mixer(a.init, init_state, apply, Traits(False, (("a", a),), ("reverse",), watched=watched))
 
 
-def _traits(name, a, b):
-    return Traits(a.traits.causal and b.traits.causal, (("a", a), ("b", b)), (name,))
+def _traits(name, a, b, rebuild):
+    return Traits(a.traits.causal and b.traits.causal, (("a", a), ("b", b)), (name,), rebuild)
 
 
 def _cascade(x, run_a, run_b):
@@ -146,7 +146,7 @@ def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
     Whatever `combine` makes of padding, it is zero in the end.
     """
 
-    traits = _traits(name, a, b)
+    traits = _traits(name, a, b, lambda a, b: _fuse(name, a, b, combine, init_own))
 
     def init(key):
         key_a, key_b, key_own = jax.random.split(key, 3)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.ops.attention import visible
+from hybrid_flax.ops.attention import attend, attention_weights, visible
 from hybrid_flax.ops.segments import FRESH, compaction, last_live_id, permute
 from hybrid_flax.typing import Mixer, Segments, Traits, promote_state
 
@@ -29,11 +29,13 @@ def make_attention(
     block: int | None = None,
     memory_blocks: int = 1,
     chunk: int | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> Mixer:
     """Any attention from what it reads and writes.
 
     read: (params, x, positions) -> (query[B,T,...], memory), memory a dict of [B,T,*shape].
-    write: (params, query, memory with S for T, queries, keys, mask[B,T,S]) -> y[B,T,D]; queries and keys: Segments.
+    write: (params, query, memory with S for T, queries, keys, mask[B,T,S], attend) -> y[B,T,D]; queries and keys:
+    Segments; attend: that of `ops.attention`, or one that is watched (see `Traits`).
     window: tokens less than `window` positions away; sinks: the first ones of the document as well. block: tokens of
     the query's own block of positions and of the `memory_blocks` before it, which get no gradient.
     chunk: so many queries at a time, recomputed in the backward pass: memory grows with T in place of T². Under a
@@ -92,7 +94,8 @@ def make_attention(
             mask = jnp.concatenate([rule(queries, keys) for _, keys, rule in sources], axis=2)
             cast = [jax.tree.map(lambda leaf: leaf.astype(x.dtype), memory) for memory, _, _ in sources]
             seen = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *cast)
-            return write(params, query, seen, queries, keys, mask)
+            see = attend if watch is None else partial(_attend_watched, watch, queries, keys)
+            return write(params, query, seen, queries, keys, mask, see)
 
         if banded:
             bands = _bands(before, memory, segments, chunk, -(-(reach - 1) // chunk))
@@ -121,7 +124,12 @@ def make_attention(
             y = jnp.where(overflow & live, jnp.nan, y)
         return y, after
 
-    return Mixer(init, init_state, apply, Traits(causal, (), ("attention", reach)))
+    def watched(watch):
+        """In one piece, whose weights are there to be seen."""
+        where = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
+        return make_attention(init, read, write, memory_shapes, causal=causal, **where, watch=watch)
+
+    return Mixer(init, init_state, apply, Traits(causal, (), ("attention", reach), watched=watched))
 
 
 def same_block(queries: Segments, keys: Segments, *, block: int, before: tuple[int, int]):
@@ -155,6 +163,11 @@ def remember(ring: dict, memory: dict, segments: Segments) -> dict:
         "positions": put(ring["positions"], segments.positions),
         "count": ring["count"] + num_live[:, 0],
     }
+
+
+def _attend_watched(watch, queries, keys, query, key, value, mask, **how):
+    watch(attention_weights(query, key, mask, **how), queries, keys)
+    return attend(query, key, value, mask, **how)
 
 
 def _update(state, memory, segments, sinks):

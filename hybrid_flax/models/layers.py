@@ -10,7 +10,7 @@ from hybrid_flax.mixers.registry import make_mixer
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.mlp import mlp
 from hybrid_flax.ops.norm import layer_norm, rms_norm
-from hybrid_flax.typing import Array, Float, Key, Segments, State
+from hybrid_flax.typing import Array, Float, Key, Mixer, Segments, State
 
 __all__ = ["NORMS", "Block", "Dropout", "LockedDropout", "Mlp", "Norm", "init_kernel"]
 
@@ -103,7 +103,7 @@ class Block(nn.Module):
         dropout: Dropout | None = None,
         index: Any = 0,
     ) -> tuple[Float[Array, "B T D"], State]:
-        mixer = make_mixer(self.layer, self.width, **dict(self.options))
+        mixer = self.layer_mixer()
         params = self.param("mixer", mixer.init)
         y, state = mixer.apply(params, Norm(self.norm, name="mixer_norm")(x), segments, state)
         x = x + (y if dropout is None else dropout(y, 2 * index + 1))
@@ -113,3 +113,7 @@ class Block(nn.Module):
             x = x + (y if dropout is None else dropout(y, 2 * index + 2))
         self.sow("diagnostics", "finite", jnp.all(jnp.isfinite(x)))
         return x, state
+
+    def layer_mixer(self) -> Mixer:
+        """The mixer that stands here; a method, so that `models.swap` may put another in its place."""
+        return make_mixer(self.layer, self.width, **dict(self.options))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.typing import Any, Array, Bool, Float, Segments, state_dtype
 
-__all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "visible"]
+__all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "attention_weights", "visible"]
 
 IMPLEMENTATIONS = ("auto", "einsum", "xla", "cudnn")
 
@@ -62,6 +62,14 @@ def attend(
         )
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
+
+
+def attention_weights(
+    query: Float[Array, "B T H K"], key: Float[Array, "B S G K"], mask: Bool[Array, "B T S"], **how: Any
+) -> Float[Array, "B H T S"]:
+    """What `attend` weighs the values with, other arguments as there; 0 for a query that sees no key."""
+    one_hot = jnp.broadcast_to(jnp.eye(key.shape[1], dtype=query.dtype)[:, None], (*key.shape[:3], key.shape[1]))
+    return jnp.swapaxes(attend(query, key, one_hot, mask, **how | {"implementation": "einsum"}), 1, 2)
 
 
 def _attend_einsum(query, key, value, mask, scale, bias, soft_cap):

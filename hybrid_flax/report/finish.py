@@ -10,7 +10,7 @@ from hybrid_flax.train.experiment import make_task
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["finish_run"]
+__all__ = ["finish_run", "write_sample"]
 
 
 def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str, float]]) -> None:
@@ -22,7 +22,7 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
     task = make_task(run.config, run.labels)
     files = [folder.plot, folder.metrics]
     if task.generates:
-        print(f"--- sample ---\n{_write_sample(folder, run).strip()}")
+        print(f"--- sample ---\n{write_sample(folder, run).strip()}")
         files.append(folder.sample)
     print(f"--- after {run.step} steps, every row from nothing ---")
     for split, metrics in results.items():
@@ -30,7 +30,8 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
     print(", ".join(map(str, files)))
 
 
-def _write_sample(folder, run):
+def write_sample(folder: RunFolder, run: Run) -> str:
+    """Sample as config.sample says, write the prompt and the text to sample.txt and return them."""
     sample = run.config.sample
     pieces = generate(
         run,

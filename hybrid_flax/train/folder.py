@@ -16,7 +16,7 @@ from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.typing import Params
 
-__all__ = ["Run", "RunFolder", "read_json"]
+__all__ = ["Run", "RunFolder", "read_json", "write_json"]
 
 
 class Run(NamedTuple):
@@ -38,7 +38,7 @@ class RunFolder:
 
     config.json, run.json (versions, git revision), tokenizer.json, labels.json, metrics.jsonl (every figure that does
     not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, tensorboard/, results.json, loss.png,
-    sample.txt.
+    sample.txt, diagnosis.json.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -54,6 +54,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.plot = self.path / "loss.png"
         self.sample = self.path / "sample.txt"
+        self.diagnosis = self.path / "diagnosis.json"
 
     def open(self, config: ConfigDict, tokenizer: Tokenizer, labels: tuple[str, ...], experiment_name: str) -> None:
         """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
@@ -72,16 +73,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}") from error
-        _write_json(self.tokenizer, tokenizer.to_dict())
-        _write_json(self.labels, labels)
-        _write_json(self.about, _about(experiment_name))
-        _write_json(self.config, new)
+        write_json(self.tokenizer, tokenizer.to_dict())
+        write_json(self.labels, labels)
+        write_json(self.about, _about(experiment_name))
+        write_json(self.config, new)
 
     def write_results(
         self, results: dict[str, dict[str, float]], step: int, *, last_step: int, stopped_early: bool
     ) -> None:
         """Final metrics by split, those of the parameters after `step` updates; training went on to `last_step`."""
-        _write_json(self.results, {"step": step, "last_step": last_step, "stopped_early": stopped_early, **results})
+        write_json(self.results, {"step": step, "last_step": last_step, "stopped_early": stopped_early, **results})
 
     def read_results(self) -> dict[str, dict[str, float]]:
         """The metrics that `write_results` wrote."""
@@ -121,7 +122,7 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def _write_json(path, value):
+def write_json(path: Path, value: Any) -> None:
     """Atomically, so that a killed run never leaves half a file."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -111,10 +111,10 @@ def test_costs_are_those_of_the_runs(whole):
     for entry in read_comparison(whole).entries:
         params = load_run(whole / entry.folders[0]).params
         assert entry.cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-        amount, budget = (
-            (entry.cost.parameters, 9_750) if entry.task == "pairs" else (entry.cost.flops_per_token, 20_000)
-        )
-        assert abs(amount - budget) <= 0.02 * budget
+        if entry.task == "pairs":
+            assert abs(entry.cost.parameters - 9_750) <= 0.02 * 9_750
+        else:
+            assert abs(entry.cost.flops_per_token - 20_000) <= 0.02 * 20_000
         assert entry.cost.tokens_per_sec > 0 and entry.cost.peak_bytes > 1e8 and "resident" in entry.cost.peak_kind
 
 
@@ -131,7 +131,7 @@ def test_tables_hold_the_figures(whole):
         mean = sum(entry.test) / 2
         assert f"{100 * mean:.1f} ±" in text if entry.task == "parity" else f"{mean:.3f} ±" in text
     assert [record["reference"] for record in records] == ["", "", "tanh", "tanh"]
-    assert text.count("†") == 4 and "`add:tanh+conv`" not in text  # rows go by their names
+    assert text.count("†") == 2 + 3 and "`add:tanh+conv`" not in text  # rows go by their names
 
 
 def test_a_finished_comparison_trains_nothing(whole, plan, comparison_file, monkeypatch):
@@ -170,7 +170,7 @@ def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_f
     assert not comparison.finished()
     pairs, parity = (comparison.entry("tanh", task) for task in ("pairs", "parity"))
     assert (pairs.seeds, len(pairs.test), pairs.failures[0].reason) == ((0,), 1, "step 3: not finite")
-    assert (pairs.failures[0].seed, text.failures[0].learning_rate) == (1, first.learning_rate)
+    assert (pairs.failures[0].seed, pairs.failures[0].learning_rate) == (1, first.learning_rate)
     assert parity.failures[0].reason == "MemoryError: too little"
     assert "Runs that failed" in (copy / "compare.md").read_text()
     monkeypatch.setattr(cells_module, "train", train)
@@ -199,8 +199,8 @@ def test_a_process_that_is_killed_is_noted_and_its_cell_goes_on(copy, whole, pla
     comparison = run_here(monkeypatch, plan, comparison_file, copy, codes=[-signal.SIGKILL])
     (failure,) = comparison.entries[0].failures
     assert "ended by SIGKILL; perhaps there was too little memory" in failure.reason
-    assert comparison.entries[0].learning_rate is not None and not comparison.finished()
-    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    assert comparison.entries[0].learning_rate != failure.learning_rate  # for now it goes on with what is left
+    assert not run_here(monkeypatch, plan, comparison_file, copy).entries[0].failures
     assert figures(copy) == figures(whole)
 
 
