@@ -125,6 +125,13 @@ def start_worker(experiment, workdir, method, storage):
         return subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdout=log, stderr=log)
 
 
+def wait_for(condition, seconds=300.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
 def steps_trained(workdir) -> dict[str, list[int]]:
     return {path.parent.name: [row["step"] for row in read_jsonl(path)] for path in workdir.glob("*/metrics.jsonl")}
 
@@ -136,11 +143,10 @@ def test_workers_share_a_study(kind, method, experiment, tmp_path, request):
     storage = request.getfixturevalue("database") if kind == "postgresql" else None
     workdir = tmp_path / f"sweep-{method}"
     workers = [start_worker(experiment, workdir, method, storage) for _ in range(2)]
-    rng = random.Random(kind + method)
-    wanted = rng.randint(5, 50)
-    deadline = time.monotonic() + 300
-    while sum(map(len, steps_trained(workdir).values())) < wanted and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wanted = random.Random(kind + method).randint(20, 60)
+    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+    (tmp_path / "go").touch()
+    wait_for(lambda: sum(map(len, steps_trained(workdir).values())) >= wanted or any(w.poll() for w in workers))
     workers[0].send_signal(signal.SIGKILL)
     workers.append(start_worker(experiment, workdir, method, storage))
     codes = [worker.wait(timeout=300) for worker in workers]
