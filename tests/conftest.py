@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxtyping
 
 # Programs of tests take seconds to compile and milliseconds to run, so XLA is told not to try. The processes that
-# tests start compile as users do, and `XLA_FLAGS= pytest` makes every test do so.
+# `tiny.start` starts compile as users do, and `XLA_FLAGS= pytest` makes every test do so.
 _FLAGS = "--xla_backend_optimization_level=0"
 if metadata.version("jaxlib").startswith("0.10."):  # later ones know no other emitter, and refuse the flag
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"

@@ -113,7 +113,7 @@ def test_attention_in_stream_mode(experiment, capsys, tmp_path):
 
 CALLS = {
     ("trane",): "nearest: train",
-    ("sing",): "nearest: train, eval, generate",
+    ("sing",): "train, eval, diagnose, generate",
     ("train", "--confg=x.py"): "nearest: --config",
     ("train", "--config"): "expected one argument",
     ("train", "stray"): "unknown flag 'stray'",
