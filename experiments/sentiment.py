@@ -3,8 +3,8 @@
     python launch.py --config=experiments/sentiment.py
     python launch.py --config=experiments/sentiment.py:regress --config.model.pattern=bi:gru
 
-80 % train, 10 % validation, 10 % test at random (data.split_seed). A minute on two CPU cores; test accuracy about 72 %,
-r about 0.58.
+80 % train, an eighth of them for validation, and 20 % test, at random (data.split_seed=0). Two minutes on two CPU cores;
+`regress` ends with a test r of 0.66 to 0.67, and the sign of its predictions is right for 75 to 76 %.
 """
 
 from ml_collections import ConfigDict
@@ -16,22 +16,26 @@ def get_config(arg: str = "classify") -> ConfigDict:
     """arg: classify or regress."""
     config = base_config()
     config.task.name = arg or "classify"
-    config.task.pooling = "max"
+    config.task.pooling = "attention"
     config.data.path = "vader"
     config.data.mode = "padded"
     config.data.tokenizer = "word"
+    config.data.lowercase = True
     config.data.min_count = 2
-    config.data.length = 48
+    config.data.length = 40
     config.data.batch_size = 64
-    config.data.test_fraction = 0.1
-    config.model.pattern = "bi:lstm"
+    config.data.test_fraction = 0.2
+    config.model.pattern = "bi:mingru"
     config.model.depth = 1
     config.model.width = 64
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.1
     config.optim.ema_decay = 0.99
-    config.train.dropout = 0.5
+    config.train.dropout = 0.3
+    config.train.word_dropout = 0.3
     config.train.steps = 600
-    config.eval.every = 66
+    config.eval.every = 150
     config.eval.batch_size = 128
+    config.eval.metric = "r" if config.task.name == "regress" else "accuracy"
+    config.eval.best = True
     return config
