@@ -3,8 +3,8 @@
     python launch.py --config=experiments/sentiment.py
     python launch.py --config=experiments/sentiment.py:regress --config.model.pattern=bi:gru
 
-80 % train, an eighth of them for validation, and 20 % test, at random (data.split_seed=0). Two minutes on two CPU cores;
-`regress` ends with a test r of 0.66 to 0.67, and the sign of its predictions is right for 75 to 76 %.
+80 % train, an eighth of them for validation, and 20 % test, at random (data.split_seed=0). Two minutes on two CPU
+cores; `regress` ends with a test r of 0.66 to 0.67, and the sign of its predictions is right for 75 to 76 %.
 """
 
 from ml_collections import ConfigDict
