@@ -247,11 +247,13 @@ def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_gone_on_with(whole, plan, comparison_file, tmp_path):
+def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
     """SIGKILL, then SIGTERM, in the middle of a run: nothing is left running, and the end is that of the whole."""
-    workdir = tmp_path / "cut"
-    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={workdir}", "--jobs=2")
-    cache = tmp_path / "cache"
+    cache, workdir = tmp_path / "cache", tmp_path / "cut"
+    start = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", "--jobs=2")
+    code, _, err = tiny.python(*start, f"--workdir={tmp_path / 'whole'}", cache=cache)
+    assert code == 0, err
+    command = (*start, f"--workdir={workdir}")
     for number, code, results in ((signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 128 + signal.SIGTERM, 4)):
         process = tiny.start(*command, cache=cache)
         wait_for_results(process, workdir, results)
@@ -261,7 +263,7 @@ def test_killed_stopped_and_gone_on_with(whole, plan, comparison_file, tmp_path)
         assert len(list(workdir.glob("runs/*/results.json"))) < 12
     code, out, err = tiny.python(*command, cache=cache)
     assert code == 0, err
-    assert figures(workdir) == figures(whole) and "12/12 runs" in out
+    assert figures(workdir) == figures(tmp_path / "whole") and "12/12 runs" in out
 
 
 def wait_for_results(process, workdir, number):
