@@ -17,8 +17,8 @@ from hybrid_flax.config import base_config
 
 # language, width, batch size, longest row of training, longest row of the test
 TASKS = {
-    "mqar": ("mqar,pairs=8,vocab_size=256", 64, 16, 128, 128),
-    "parity": ("parity", 64, 16, 40, 500),
+    "mqar": ("mqar,pairs=8,vocab_size=256", 64, 32, 128, 128),
+    "parity": ("parity", 64, 32, 40, 500),
     "mqar256": ("mqar,pairs=16,vocab_size=8192", 128, 256, 256, 256),
     "mqar512": ("mqar,pairs=64,vocab_size=8192", 128, 128, 512, 512),
 }
