@@ -24,7 +24,7 @@ def maker(pattern, vocab_size=20, **options):
 @pytest.mark.parametrize(
     ("pattern", "options", "kind", "amount"),
     [
-        ("attn", {"attn__num_heads": 2}, "parameters", 250_000),
+        ("attn", {"attn__num_heads": 2}, "parameters", 255_000),
         ("gate:tanh+attn", {"attn__head_width": 8}, "flops", 90_000),
         ("tanh,conv", {}, "parameters", 40_000),
     ],
