@@ -108,7 +108,9 @@ def _git_revision():
     try:
         show = {"cwd": root, "capture_output": True, "text": True, "timeout": 5}
         head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **show).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **show).stdout.strip()
+        # A status that is cut off by the timeout would leave its lock on the index, and no one could commit any more.
+        status = ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]
+        changed = subprocess.run(status, check=True, **show).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
