@@ -217,7 +217,8 @@ def _sweep(options, overrides) -> int:
         from hybrid_flax.report.sweep_plan import print_sweep_plan
         from hybrid_flax.sweep.local import visible_gpus
 
-        print_sweep_plan(plan, workdir, executor.slots, on_cpu=not visible_gpus())
+        jobs = 1 if options.executor == "lanes" else executor.slots  # lanes share one device
+        print_sweep_plan(plan, workdir, jobs, on_cpu=not visible_gpus())
         return 0
     given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
     print(f"sweep folder: {workdir}", flush=True)
@@ -348,18 +349,26 @@ def _need_runs(options, count):
 
 def _executor(options, workdir):
     """What runs the trials of a sweep."""
+    from hybrid_flax.sweep.lanes import LanesExecutor
     from hybrid_flax.sweep.local import LocalExecutor, visible_gpus
     from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
 
-    gpus = visible_gpus()
-    jobs = max(1, len(gpus)) if options.jobs is None else _at_least_one(options.jobs, "jobs")
-    name = options.executor or "local"
+    gpus, name = visible_gpus(), options.executor or "local"
+    jobs = (
+        _at_least_one(options.jobs, "jobs")
+        if options.jobs is not None
+        else 32
+        if name == "lanes"
+        else max(1, len(gpus))
+    )
     if name == "slurm":
         return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
-    if name != "local" or options.slurm:
-        raise ConfigError(
-            f"--executor={name!r} is none of local, slurm" if name != "local" else "--slurm goes with --executor=slurm"
-        )
+    if options.slurm:
+        raise ConfigError("--slurm goes with --executor=slurm")
+    if name == "lanes":
+        return LanesExecutor(workdir, jobs)
+    if name != "local":
+        raise ConfigError(f"--executor={name!r} is none of local, lanes, slurm")
     return LocalExecutor(jobs, gpus)
 
 

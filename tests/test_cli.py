@@ -130,7 +130,7 @@ CALLS = {
     ("sweep", "--config=experiments/griffin.py"): "no sweep()",
     ("sweep", "--config=experiments/shakespeare.py", "--sweep=serch"): "--sweep=search",
     ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--jobs=0"): "--jobs=0 must be at least 1",
-    ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--executor=cloud"): "none of local, slurm",
+    ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--executor=cloud"): "none of local, lanes, slurm",
     ("sweep", "--config=experiments/shakespeare.py", "--trials=1", "--slurm=a=b"): "goes with --executor=slurm",
     ("diff", "one"): "diff takes 2 run folders, 1 given",
     ("diff", "one", "two"): "one is no run",

@@ -11,8 +11,8 @@ import numpy as np
 
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.loop import _start_or_resume
 from hybrid_flax.train.parallel import make_parallel
+from hybrid_flax.train.session import fresh_position
 from hybrid_flax.train.step import make_train_step
 
 sys.path.insert(0, f"{__file__.rpartition('/')[0]}/..")
@@ -26,11 +26,6 @@ _compilations = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: _compilations.append(event) if event.endswith("backend_compile_duration") else None
 )
-
-
-class NoCheckpoints:
-    def latest(self):
-        return None
 
 
 def uneven(batch, step):
@@ -52,7 +47,7 @@ def run(experiment, config, kind, num_devices, change=lambda batch: batch):
     parallel = make_parallel(kind, jax.devices()[:num_devices])
     experiment = experiment._replace(parallel=parallel)
     step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-    state, carry = _start_or_resume(experiment, config, NoCheckpoints())
+    state, carry = fresh_position(experiment, config)
     losses, compiled = [], 0
     for step in range(NUM_STEPS):
         batch = parallel.put_rows(change(uneven(experiment.batches.batch(step), step)))

@@ -6,7 +6,8 @@ import tiny
 
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.loop import evaluate_split, train
+from hybrid_flax.train.loop import train
+from hybrid_flax.train.session import evaluate_split
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 _compilations = []

@@ -13,11 +13,10 @@ from hybrid_flax.data import sources
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.train import loop
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.loop import train
-from hybrid_flax.train.step import init_train_state
+from hybrid_flax.train.step import init_train_state, make_train_step
 
 EXPLODES = {
     "optim__name": "sgd",
@@ -79,12 +78,9 @@ def poison(monkeypatch, step):
 def test_nothing_moves_from_the_failed_step_on(text):
     config = tiny.tiny_config(text, data__mode="stream", optim__ema_decay=0.9)
     experiment = make_experiment(config)
-    step = jax.jit(loop.make_train_step(experiment.model, experiment.task, experiment.spec, None))
+    step = jax.jit(make_train_step(experiment.model, experiment.task, experiment.spec, None))
 
-    class Empty:
-        latest = staticmethod(lambda: None)
-
-    state, carry = loop._start_or_resume(experiment, config, Empty())
+    state, carry = fresh_position(experiment, config)
     state, carry, _ = step(state, carry, experiment.batches.batch(0))
     bad = experiment.batches.batch(1)
     bad["weights"] = bad["weights"] * np.float32("nan")

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from tiny import Crash, at_step, crash
 
-from hybrid_flax.train import loop
+from hybrid_flax.train import session
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder
@@ -43,7 +43,7 @@ def final_position(config, workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path: parameters, optimizer, EMA, carry, sums, key, step."""
     checkpoints = Checkpoints(RunFolder(workdir).checkpoints, config.eval.metric)
     assert checkpoints.latest() == config.train.steps
-    position = loop._start_or_resume(make_experiment(config), config, checkpoints)
+    position = session.start_position(make_experiment(config), config, checkpoints)
     checkpoints.close()
     arrays = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(position)[0]:
@@ -160,16 +160,16 @@ def test_all_that_moves_is_restored(forgotten, whole_and_cut, tmp_path, monkeypa
     """The comparison of this file notices whatever is not restored."""
     config, whole, cut = whole_and_cut
     cut = shutil.copytree(cut, tmp_path / "cut")
-    original = loop._start_or_resume
+    original = session.start_position
 
     def forget(experiment, config, checkpoints):
-        position, fresh = original(experiment, config, checkpoints), original(experiment, config, Nothing())
+        position, fresh = original(experiment, config, checkpoints), session.fresh_position(experiment, config)
         if forgotten == "carry":
             return position._replace(carry=fresh.carry)
         value = jax.random.key(7) if forgotten == "key" else getattr(fresh.state, forgotten)
         return position._replace(state=position.state._replace(**{forgotten: value}))
 
-    monkeypatch.setattr(loop, "_start_or_resume", forget)
+    monkeypatch.setattr(session, "start_position", forget)
     if forgotten == "step":
         with pytest.raises(RuntimeError, match="already exists"):
             train(config, cut)
@@ -178,13 +178,6 @@ def test_all_that_moves_is_restored(forgotten, whole_and_cut, tmp_path, monkeypa
     monkeypatch.undo()
     with pytest.raises(AssertionError):
         assert_same_run(config, whole, cut)
-
-
-class Nothing:
-    """A folder without checkpoints."""
-
-    def latest(self):
-        return None
 
 
 @pytest.mark.slow

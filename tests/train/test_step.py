@@ -9,25 +9,18 @@ import tiny
 from hybrid_flax.models.build import init_params
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.train import loop
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.noise import row_keys
+from hybrid_flax.train.session import fresh_position
 from hybrid_flax.train.step import make_train_step
 from hybrid_flax.typing import Segments
-
-
-class Nothing:
-    """A folder without checkpoints."""
-
-    def latest(self):
-        return None
 
 
 def run(config, num_steps):
     """The state after every step."""
     experiment = make_experiment(config)
     step = jax.jit(make_train_step(experiment.model, experiment.task, experiment.spec, None))
-    state, carry = loop._start_or_resume(experiment, config, Nothing())
+    state, carry = fresh_position(experiment, config)
     states = [state]
     for index in range(num_steps):
         state, carry, _ = step(state, carry, experiment.batches.batch(index))

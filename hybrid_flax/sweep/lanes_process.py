@@ -1,0 +1,215 @@
+"""The process of a LanesExecutor: `python -m hybrid_flax.sweep.lanes_process LANES WORKDIR`.
+
+It reads messages from stdin, JSON a line: {"submit": [FOLDER, ...]}, {"cancel": FOLDER}; and writes {"begun": FOLDER}
+and {"ended": FOLDER, "code": C, "reason": R} to stdout. At the end of stdin, and on SIGTERM, it saves and ends.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from hybrid_flax.config import ConfigError, config_hash, experiment_name, flatten, load_config
+from hybrid_flax.sweep.claims import FileLock
+from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.train.diagnose import TrainingFailed
+from hybrid_flax.train.experiment import Experiment, make_experiment
+from hybrid_flax.train.lanes import measure_paces, open_session, program_of, train_lanes
+from hybrid_flax.train.loop import Interrupt, Interrupted, train
+from hybrid_flax.train.session import Session
+from hybrid_flax.train.state import Hparams
+from hybrid_flax.train.writers import JsonlWriter, read_jsonl
+
+__all__ = ["Trainer", "main"]
+
+_QUIET = Console(quiet=True)
+
+
+class _Waiting(NamedTuple):
+    folder: TrialFolder
+    experiment: Experiment
+    config: Any
+    name: str  # of the experiment
+    program: Any
+
+
+class Trainer:
+    """Trains what it is told to, until it is told no more. messages: as above, None for the end. report: of an end."""
+
+    def __init__(self, num_lanes: int, workdir: str | os.PathLike, messages: queue.SimpleQueue, report: Any):
+        self._num_lanes, self._messages, self._report = num_lanes, messages, report
+        self._choices = Path(workdir) / "lanes.jsonl"
+        self._waiting: list[_Waiting] = []
+        self._cancelled: set[str] = set()
+        self._locks: dict[str, FileLock] = {}
+        self._program: Any = None
+        self._stopping = False
+
+    def work(self) -> None:
+        """Until the end of the messages."""
+        while not self._stopping:
+            self._receive(wait=not self._waiting)
+            if self._waiting and not self._stopping:
+                self._train(self._waiting[0])
+
+    def admit(self, count: int) -> Sequence[Session]:
+        """Sessions for free lanes (`train.lanes.Feed`)."""
+        self._receive()
+        sessions = []
+        for waiting in [waiting for waiting in self._waiting if waiting.program == self._program][:count]:
+            if self._stopping:
+                break
+            self._begin(waiting)
+            try:
+                session = open_session(waiting.experiment, waiting.config, waiting.folder.path, waiting.name, _QUIET)
+            except ConfigError as error:
+                self._end(waiting.folder, error)
+                continue
+            if session.ended:
+                self.ended(session, None)
+            else:
+                sessions.append(session)
+        return sessions
+
+    def stops(self, session: Session) -> bool:
+        """Whether the run of a lane was cancelled."""
+        return self._is_cancelled(TrialFolder(session.folder.path))
+
+    def ended(self, session: Session, error: Exception | None) -> None:
+        """The run of a lane has ended."""
+        self._end(TrialFolder(session.folder.path), error)
+
+    def _train(self, first):
+        alike = sum(waiting.program == first.program for waiting in self._waiting)
+        lanes = min(alike, self._num_lanes)
+        if lanes > 1 and self._choice(first, lanes) == "lanes":
+            self._program = first.program
+            train_lanes(first.experiment, lanes, self)
+            return
+        self._begin(first)
+        try:
+            train(first.config, first.folder.path, first.name, _QUIET, _Wish(self, first.folder))
+        except (ConfigError, TrainingFailed, Interrupted) as error:
+            self._end(first.folder, error)
+        else:
+            self._end(first.folder, None)
+
+    def _choice(self, first, lanes):
+        """What is faster for so many trials of a program; measured once, also where the sweep is started again."""
+        identity = {
+            "program": _program_hash(first.config, first.experiment),
+            "lanes": lanes,
+            "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        }
+        for row in read_jsonl(self._choices):
+            if identity.items() <= row.items():
+                return row["choice"]
+        try:
+            paces = measure_paces(first.experiment, first.config, lanes)
+        except jax.errors.JaxRuntimeError as error:  # most likely out of memory
+            row = {"choice": "alone", "reason": str(error).splitlines()[0][:200]}
+        else:
+            row = {"choice": "lanes" if paces.lanes < paces.alone else "alone"}
+            row |= {f"{name}_ms": 1e3 * seconds for name, seconds in paces._asdict().items()}
+        row = {"pattern": first.config.model.pattern, **identity, **row}
+        with JsonlWriter(self._choices) as writer:
+            writer.write(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        return row["choice"]
+
+    def _receive(self, wait=False):
+        """Take in what has come; wait for something if asked to."""
+        while wait or not self._messages.empty():
+            message = self._messages.get()
+            wait = False
+            if message is None:
+                self._stopping = True
+                return
+            for path in message.get("submit", ()):
+                self._take(TrialFolder(path))
+            if "cancel" in message:
+                self._cancelled.add(message["cancel"])
+                for waiting in [w for w in self._waiting if self._is_cancelled(w.folder)]:
+                    self._end(waiting.folder, Interrupted(0, signal.SIGTERM))
+
+    def _take(self, folder):
+        try:
+            config = load_config(str(folder.trial))
+            experiment = make_experiment(config)
+        except ConfigError as error:
+            self._end(folder, error)
+            return
+        name = experiment_name(str(folder.trial))
+        self._waiting.append(_Waiting(folder, experiment, config, name, program_of(experiment, config)))
+
+    def _is_cancelled(self, folder):
+        return self._stopping or str(folder.path) in self._cancelled
+
+    def _begin(self, waiting):
+        """Take it for good, once nobody else writes into its folder."""
+        self._waiting.remove(waiting)
+        lock = FileLock(waiting.folder.lock)
+        lock.acquire()
+        self._locks[str(waiting.folder.path)] = lock
+        self._report({"begun": str(waiting.folder.path)})
+
+    def _end(self, folder, error):
+        path = str(folder.path)
+        self._waiting = [waiting for waiting in self._waiting if str(waiting.folder.path) != path]
+        self._cancelled.discard(path)
+        if path in self._locks:
+            self._locks.pop(path).release()
+        code = 0 if error is None else 128 + signal.SIGTERM if isinstance(error, Interrupted) else 1
+        self._report({"ended": path, "code": code, "reason": "" if error is None else str(error)})
+
+
+class _Wish(Interrupt):
+    """To stop a run that trains alone."""
+
+    def __init__(self, trainer: Trainer, folder: TrialFolder):
+        self._trainer, self._folder = trainer, folder
+
+    @property
+    def number(self) -> int | None:
+        self._trainer._receive()
+        return signal.SIGTERM if self._trainer._is_cancelled(self._folder) else None
+
+
+def _program_hash(config, experiment):
+    """A name for the program of a trial that outlives this process: its config without what is data to a program."""
+    data = {"seed", *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields)}
+    rest = {key: value for key, value in flatten(config).items() if key not in data}
+    return config_hash({**rest, "spec": repr(experiment.spec)})
+
+
+def _read(messages):
+    for line in sys.stdin:
+        messages.put(json.loads(line))
+    messages.put(None)
+
+
+def main(num_lanes: int, workdir: str) -> None:
+    """Train until stdin ends."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints does so into the log
+
+    def report(message):
+        output.write(json.dumps(message) + "\n")
+        output.flush()
+
+    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    signal.signal(signal.SIGTERM, lambda number, frame: messages.put(None))
+    threading.Thread(target=_read, args=(messages,), daemon=True).start()
+    Trainer(num_lanes, workdir, messages, report).work()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

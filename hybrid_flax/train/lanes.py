@@ -1,0 +1,378 @@
+"""Many runs as one program: each in a lane of a mapped step, with its own folder, data, seed and hyperparameters.
+
+The step and the evaluation are those of a single run under `vmap`, and under `pmap` of `vmap` on several devices, which
+then share the lanes where a single run would share its rows. What a lane computes depends on no other lane.
+"""
+
+import functools
+import signal
+import time
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hybrid_flax.config import ConfigError
+from hybrid_flax.train.diagnose import TrainingFailed
+from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.loop import Interrupted
+from hybrid_flax.train.parallel import make_parallel
+from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position
+from hybrid_flax.train.step import make_eval_step, make_train_step
+from hybrid_flax.typing import PyTree
+
+__all__ = ["Feed", "Paces", "measure_paces", "open_session", "program_of", "train_lanes"]
+
+_AXIS = "lanes"
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Where the runs of `train_lanes` come from and what becomes of them."""
+
+    def admit(self, count: int) -> Sequence[Session]:
+        """At most `count` further runs of the same program, as `open_session` opens them; none where there are none."""
+
+    def stops(self, session: Session) -> bool:
+        """Whether a run is to be saved and left."""
+
+    def ended(self, session: Session, error: Exception | None) -> None:
+        """A run has ended: by itself, by TrainingFailed or ConfigError, or by Interrupted. Its session is closed."""
+
+
+class Paces(NamedTuple):
+    """Seconds a step and run: of runs in lanes, and of one run alone."""
+
+    lanes: float
+    alone: float
+
+
+def program_of(experiment: Experiment, config: Any) -> Hashable:
+    """What runs have in common that can be lanes of one program: equal values are equal programs on equal data."""
+    data = (id(experiment.source), config.data.mode, config.data.length, experiment.batch_size)
+    return data, experiment.model, experiment.task, experiment.spec, tuple(sorted(config.eval.items()))
+
+
+def open_session(experiment: Experiment, *args: Any, **kwargs: Any) -> Session:
+    """A session for a lane: its rows are not split over devices."""
+    return Session(experiment._replace(parallel=make_parallel("jit")), *args, **kwargs)
+
+
+def measure_paces(experiment: Experiment, config: Any, num_lanes: int) -> Paces:
+    """Compile both programs, at the same time, and take the best of a few steps of either."""
+    lanes = _Lanes(experiment, num_lanes)
+    single = experiment._replace(parallel=make_parallel("jit"))
+    fresh, batch = fresh_position(single, config, vectors=False), experiment.batches.batch(0)
+
+    def in_lanes():
+        position = lanes.stack([fresh] * num_lanes)
+        batches = lanes.stack_rows([batch] * num_lanes)
+
+        def step():
+            nonlocal position
+            position = lanes.step(position, batches)
+            jax.block_until_ready(position.state.step)
+
+        step()
+        return step
+
+    def alone():
+        parallel = experiment.parallel
+        step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
+        state, carry = fresh_position(experiment, config, vectors=False)
+        rows = parallel.put_rows(batch)
+
+        def step():
+            nonlocal state, carry
+            state, carry, _ = step_fn(state, carry, rows)
+            jax.block_until_ready(state.step)
+
+        step()
+        return step
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(in_lanes), pool.submit(alone)
+        steps = first.result(), second.result()
+    return Paces(_best_of(steps[0], 2) / num_lanes, _best_of(steps[1], 8))
+
+
+def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
+    """Train the runs of `feed`, at most `num_lanes` at a time, until it has no more; all are of one program.
+
+    A lane that ends is given to the next run. Where none is left and half of the lanes or more are free, a smaller
+    program takes over, if the time that it saves is more than the time that it takes to compile.
+    """
+    lanes = _Lanes(experiment, num_lanes)
+    runs: list[_Run | None] = [None] * lanes.num_lanes
+    position, pace = None, _Pace()
+    while True:
+        for index, run in enumerate(runs):
+            if run is not None and feed.stops(run.session):
+                runs[index] = _interrupt(lanes, position, index, run, feed)
+        _finish(lanes, position, runs, feed)
+        position = _admit(lanes, position, runs, feed)
+        active = [index for index, run in enumerate(runs) if run is not None]
+        if not active:
+            return
+        if any(runs[index].session.is_over(runs[index].step) for index in active):
+            continue  # admitted with nothing to do but its end
+        left = max(runs[index].session.config.train.steps - runs[index].step for index in active)
+        if len(active) <= lanes.num_lanes // 2 and pace.saves(1.0 - len(active) / lanes.num_lanes, left):
+            lanes, position, runs = _shrink(experiment, lanes, position, runs)
+            pace = _Pace()
+        position = _step(lanes, position, runs)
+        pace.stepped(position)
+        position = _look(lanes, position, runs, feed)
+
+
+class _Pace:
+    """What a program took to compile, and takes to do a step."""
+
+    def __init__(self):
+        self._since, self._steps, self._compiling = time.perf_counter(), 0, 0.0
+
+    def stepped(self, position: Position) -> None:
+        """A step was done; the first one compiled."""
+        self._steps += 1
+        if self._steps == 1:
+            jax.block_until_ready(position.state.step)
+            now = time.perf_counter()
+            self._compiling, self._since = now - self._since, now
+
+    def saves(self, fraction: float, steps: int) -> bool:
+        """Whether a program that takes less time by a fraction saves more in so many steps than it takes to compile."""
+        if self._steps < 2:
+            return False
+        seconds = (time.perf_counter() - self._since) / (self._steps - 1)
+        return fraction * seconds * steps > self._compiling
+
+
+class _Run:
+    def __init__(self, session: Session):
+        self.session, self.step = session, session.start
+        self.batch: Any = None
+
+
+class _Lanes:
+    """The mapped functions of an experiment in `num_lanes` lanes (rounded up to a multiple of the devices)."""
+
+    def __init__(self, experiment: Experiment, num_lanes: int):
+        self._devices = jax.local_devices()
+        self._per_device = -(-num_lanes // len(self._devices))
+        self.num_lanes = self._per_device * len(self._devices)
+        self._blocking = len(self._devices) > 1 and self._devices[0].platform == "cpu"
+        self._task = experiment.task
+        self._step, self._evaluate = _mapped(experiment.model, experiment.task, experiment.spec, len(self._devices))
+
+    def stack(self, positions: Sequence[Position]) -> Position:
+        """Positions of all lanes as one; free lanes take any."""
+        positions = list(positions) + [positions[0]] * (self.num_lanes - len(positions))
+        return jax.tree.map(self._stack_leaf, *positions)
+
+    def stack_rows(self, batches: Sequence[dict]) -> PyTree:
+        """Batches of all lanes as one."""
+        batches = list(batches) + [batches[0]] * (self.num_lanes - len(batches))
+        return self._put(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
+
+    def step(self, position: Position, batches: PyTree) -> Position:
+        """All lanes one step on; `position` is donated."""
+        state, carry, _ = self._step(*position, batches)
+        if self._blocking:
+            jax.block_until_ready(state.step)
+        return Position(state, carry)
+
+    def take(self, tree: PyTree, lane: int) -> PyTree:
+        """What a lane holds, on the first device."""
+        return jax.device_put(_take(tree, self._place(lane)), self._devices[0])
+
+    def put(self, tree: PyTree, lane: int, value: PyTree) -> PyTree:
+        """The tree with another value in a lane."""
+        if len(self._devices) > 1:
+            value = jax.device_put(value, NamedSharding(self._mesh(), P()))
+        return self._put_back(_put(tree, self._place(lane), value))
+
+    def evaluate(self, params: PyTree, batches: Sequence[dict], max_batches: int = 0) -> list[dict[str, float]]:
+        """`train.evaluate.evaluate` of every lane's parameters."""
+        total: dict[str, Any] = {}
+        for index in range(min(len(batches), max_batches or len(batches))):
+            sums = jax.device_get(self._evaluate(params, batches[index]))
+            for name, value in sums.items():
+                total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
+        total = {name: value.reshape(self.num_lanes, *value.shape[self._num_axes :]) for name, value in total.items()}
+        lanes = ({name: value[lane] for name, value in total.items()} for lane in range(self.num_lanes))
+        return [{name: float(value) for name, value in self._task.metrics(sums).items()} for sums in lanes]
+
+    def _stack_leaf(self, *leaves):
+        """On the host: a program with every leaf of every lane as an argument would take seconds to compile."""
+        if not jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            return self._put(np.stack(leaves))
+        data = self._put(np.stack([jax.random.key_data(leaf) for leaf in leaves]))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
+
+    @property
+    def _num_axes(self):
+        return 1 if len(self._devices) == 1 else 2
+
+    def _place(self, lane):
+        return (lane,) if len(self._devices) == 1 else divmod(lane, self._per_device)
+
+    def _mesh(self):
+        return Mesh(np.array(self._devices), (_AXIS,))
+
+    def _put(self, tree):
+        if len(self._devices) == 1:
+            return jax.device_put(tree, self._devices[0])
+        shape = (len(self._devices), self._per_device)
+        return self._put_back(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree))
+
+    def _put_back(self, tree):
+        # Where a step leaves it: a tree that lay elsewhere would compile the step a second time.
+        return tree if len(self._devices) == 1 else jax.device_put(tree, NamedSharding(self._mesh(), P(_AXIS)))
+
+
+@functools.cache
+def _mapped(model, task, spec, num_devices):
+    """(step, evaluation) of all lanes; equal arguments give the identical functions, which compile once."""
+    eval_step = make_eval_step(model, task, None)
+    step = jax.vmap(make_train_step(model, task, spec, None))
+    evaluate = jax.vmap(lambda params, batch: eval_step(params, (), batch)[2], in_axes=(0, None))
+    if num_devices == 1:
+        return jax.jit(step, donate_argnums=(0, 1)), jax.jit(evaluate)
+    return (
+        jax.pmap(step, axis_name=_AXIS, donate_argnums=(0, 1)),
+        jax.pmap(evaluate, axis_name=_AXIS, in_axes=(0, None)),
+    )
+
+
+@jax.jit
+def _take(tree, place):
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+@jax.jit
+def _put(tree, place, value):
+    return jax.tree.map(lambda leaf, new: leaf.at[place].set(new), tree, value)
+
+
+def _admit(lanes, position, runs, feed):
+    """Fill free lanes, when the first run is about to begin a round of evaluation: runs are to evaluate together."""
+    free = [index for index, run in enumerate(runs) if run is None]
+    first = next((run for run in runs if run is not None), None)
+    every = 1 if first is None else first.session.config.eval.every or 1
+    if not free or (first is not None and first.step % every):
+        return position
+    new = list(zip(free, feed.admit(len(free))))
+    for index, session in new:
+        runs[index] = _Run(session)
+    if position is None and new:
+        position = lanes.stack([session.position for _, session in new])
+    elif new:
+        for index, session in new:
+            position = lanes.put(position, index, session.position)
+    for _, session in new:
+        session.position = None
+    return position
+
+
+def _step(lanes, position, runs):
+    """One step of all lanes; what free ones do is of no interest."""
+    for run in runs:
+        if run is not None:
+            run.batch = run.session.experiment.batches.batch(run.step)
+    some = next(run.batch for run in runs if run is not None)
+    batches = lanes.stack_rows([some if run is None else run.batch for run in runs])
+    for run in runs:
+        if run is not None:
+            run.step += 1
+    return lanes.step(position, batches)
+
+
+def _look(lanes, position, runs, feed):
+    """Log, evaluate and save where it is due."""
+    due = {index: run.session.due(run.step) for index, run in enumerate(runs) if run is not None}
+    metrics: list[dict[str, float]] = []
+    if any(entry.evaluates for entry in due.values()):
+        session = runs[next(iter(due))].session
+        metrics = lanes.evaluate(
+            eval_params(position.state), _batches(session, "valid"), session.config.eval.max_batches
+        )
+    for index, entry in due.items():
+        run = runs[index]
+        if not (entry.logs or entry.saves or run.step == run.session.start + 1):
+            continue
+        try:
+            here = lanes.take(position, index)
+            run.session.after_step(run.step, here, entry, lambda index=index: metrics[index])
+        except TrainingFailed as error:
+            runs[index] = _close(run, feed, error)
+    return position
+
+
+def _finish(lanes, position, runs, feed):
+    """The end of runs that are over: their final metrics, of all that end together at once."""
+    over = {i: run for i, run in enumerate(runs) if run is not None and run.session.is_over(run.step)}
+    if not over:
+        return
+    params, judged, errors = eval_params(position.state), {}, {}
+    for index, run in over.items():
+        here = lanes.take(position, index)
+        try:
+            judged[index] = run.session.judged_state(here)
+        except ConfigError as error:
+            errors[index] = error
+            continue
+        if judged[index] is not here.state:
+            params = lanes.put(params, index, eval_params(judged[index]))
+    session = next(iter(over.values())).session
+    splits = [split for split in ("valid", "test") if split in session.experiment.source.splits]
+    results = {split: lanes.evaluate(params, _batches(session, split)) for split in splits}
+    for index, run in over.items():
+        if index in judged:
+            mine = {split: metrics[index] for split, metrics in results.items()}
+            run.session.finish(run.step, judged[index], mine)
+        runs[index] = _close(run, feed, errors.get(index))
+
+
+def _interrupt(lanes, position, index, run, feed):
+    """Save where a run stands, and leave it."""
+    session = run.session
+    if run.step > session.start and not session.due(run.step).saves:
+        try:
+            session.after_step(run.step, lanes.take(position, index), Due(False, False, True), dict)
+        except TrainingFailed as error:
+            return _close(run, feed, error)
+    session.wait()
+    return _close(run, feed, Interrupted(run.step, signal.SIGTERM))
+
+
+def _close(run, feed, error):
+    run.session.__exit__()
+    feed.ended(run.session, error)
+
+
+def _shrink(experiment, lanes, position, runs):
+    """The same runs in as few lanes as hold them."""
+    active = [index for index, run in enumerate(runs) if run is not None]
+    smaller = _Lanes(experiment, len(active))
+    position = smaller.stack([lanes.take(position, index) for index in active])
+    kept = [runs[index] for index in active]
+    return smaller, position, kept + [None] * (smaller.num_lanes - len(kept))
+
+
+def _batches(session, split):
+    config = session.config
+    length = config.eval.length or config.data.length
+    return session.experiment.source.splits[split].batches(config.eval.batch_size, length, False)
+
+
+def _best_of(step, count):
+    seconds = []
+    for _ in range(count):
+        since = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - since)
+    return min(seconds)

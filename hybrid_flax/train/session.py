@@ -1,0 +1,324 @@
+"""A run while it trains: where it starts or goes on from, what it logs, evaluates and saves, and how it ends."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from hybrid_flax.config import ConfigError
+from hybrid_flax.data.vectors import read_vectors
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
+from hybrid_flax.models.embedding import replace_rows
+from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
+from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.optimizer import make_unit_schedule
+from hybrid_flax.train.state import TrainState
+from hybrid_flax.train.step import init_train_state
+from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
+from hybrid_flax.typing import Params, PyTree
+
+__all__ = ["Due", "Position", "Session", "eval_params", "evaluate_split", "fresh_position", "start_position"]
+
+
+class Position(NamedTuple):
+    """All that moves, as it is checkpointed: a run is this and its config."""
+
+    state: TrainState
+    carry: PyTree
+
+
+class Due(NamedTuple):
+    """What is to be done after a step: log, evaluate, save."""
+
+    logs: bool
+    evaluates: bool
+    saves: bool
+
+
+class Session:
+    """A run of `config` in `workdir`, open for training: all of it but the steps themselves, which the caller does.
+
+    start: the step that it goes on from. position: where it stands there. ended: whether there is nothing left to do.
+    Raises ConfigError where the folder or its checkpoint is of another run. console: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: Any,
+        workdir: str | Path,
+        experiment_name: str = "",
+        console: Console | None = None,
+    ):
+        self.experiment, self.config = experiment, config
+        self.folder = RunFolder(workdir)
+        self.folder.open(config, experiment.source.tokenizer, experiment.source.labels, experiment_name)
+        self._stack = ExitStack()
+        self._checkpoints = Checkpoints(self.folder.checkpoints, config.eval.metric)
+        self._stack.callback(self._checkpoints.close)
+        try:
+            self.position = start_position(experiment, config, self._checkpoints)
+            self.start = int(self.position.state.step)
+            self.progress = Progress(config.train.steps, self.start, console)
+            self.ended = self.is_over(self.start) and self.folder.results.exists()
+            if not self.ended:
+                self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def is_over(self, step: int) -> bool:
+        """Whether no step follows `step`: it is the last, or patience is out."""
+        return step == self.config.train.steps or self._out_of_patience(step)
+
+    def due(self, step: int, stops: bool = False) -> Due:
+        """What to do after `step`; stops: whether training is interrupted there."""
+        train, evaluation = self.config.train, self.config.eval
+        last = step == train.steps
+        logs = step % train.log_every == 0 or last
+        evaluates = bool(evaluation.every) and (step % evaluation.every == 0 or last)
+        return Due(logs, evaluates, evaluates or stops or step % train.checkpoint_every == 0 or last)
+
+    def after_step(self, step: int, position: Position, due: Due, measure: Callable[[], Mapping[str, float]]) -> None:
+        """Log, evaluate and save as is due. measure: the metrics of the validation split at `position`.
+
+        Raises TrainingFailed for values that are not finite, before any of them is saved.
+        """
+        if due.logs or due.saves or step == self.start + 1:
+            self._check_finite(position)
+        if step == self.start + 1:
+            self._clock.start(step)
+        if due.logs:
+            rate = float(position.state.hparams.learning_rate) * _unit_rate(self.experiment.spec.schedule, step - 1)
+            row = {"step": step, **_train_metrics(position.state), "train/learning_rate": rate}
+            perf = {"step": step, **self._clock.lap(step, self.experiment.batches.tokens_per_step)}
+            self._writers.write(row, perf)
+            self.progress.update(step, row | perf)
+        metrics = None
+        if due.evaluates:
+            since = time.perf_counter()
+            metrics = self._checked(measure(), step)
+            self._writers.write({"step": step, **metrics}, {"step": step, **self._clock.skip(since)})
+            self.progress.update(step, metrics)
+        if due.saves:
+            carry = self.experiment.parallel.get_rows(position.carry)
+            self._checkpoints.save(step, Position(position.state, carry), metrics)
+
+    def wait(self) -> None:
+        """Block until what is being saved is on disk."""
+        self._checkpoints.wait()
+
+    def judged_state(self, position: Position) -> TrainState:
+        """The state that final metrics are of: the last one, or with eval.best that of the best evaluation."""
+        best = self._checkpoints.best()
+        if not self.config.eval.best or best == int(position.state.step):
+            return position.state
+        self.wait()
+        return _restore(self.experiment, self._checkpoints, best, position).state
+
+    def finish(self, last_step: int, judged: TrainState, results: dict[str, dict[str, float]]) -> Run:
+        """Write the final metrics by split, those of the state `judged`; training ended with `last_step`."""
+        early = last_step < self.config.train.steps
+        if early:
+            metric, best = self.config.eval.metric, self._checkpoints.best()
+            self.progress.message(f"stopped early: no better eval/{metric} since step {best}")
+        if jax.process_index() == 0:
+            self.folder.write_results(results, int(judged.step), last_step=last_step, stopped_early=early)
+        return self.run(judged)
+
+    def run(self, state: TrainState) -> Run:
+        """The run as it can be used, with the parameters of `state`."""
+        params, source = jax.device_get(eval_params(state)), self.experiment.source
+        return Run(self.experiment.model, params, source.tokenizer, self.config, int(state.step), source.labels)
+
+    def _begin(self):
+        self._writers = _open_writers(self.folder, self.config, self.start, self._stack)
+        self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
+        self._stack.enter_context(self.progress)
+        if self.start:
+            self.progress.message(f"going on from the checkpoint of step {self.start}")
+
+    def _out_of_patience(self, step):
+        """Whether train.patience evaluations up to `step` brought nothing better than the best.
+
+        It follows from what the checkpoints say, so a run that is cut off can keep no other count.
+        """
+        every, patience, best = self.config.eval.every, self.config.train.patience, self._checkpoints.best()
+        return bool(patience) and best is not None and step // every - best // every >= patience
+
+    def _check_finite(self, position):
+        failed = int(position.state.failed_step)
+        if failed < 0:
+            return
+        if jax.process_count() > 1:
+            raise TrainingFailed(f"step {failed + 1}: train/loss or train/grad_norm is not finite")
+        experiment, device = self.experiment, jax.devices()[0]
+        # From the failed step on nothing has moved: state and carry are those it started from.
+        state, carry = jax.device_put((position.state, experiment.parallel.get_rows(position.carry)), device)
+        batch = jax.device_put(experiment.batches.batch(failed), device)
+        message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.noise)
+        raise TrainingFailed(f"{message}; the last checkpoint is good: lower optim.learning_rate or optim.clip_norm")
+
+    def _checked(self, metrics, step):
+        """Metrics by their slash paths."""
+        for name in ("loss", self.config.eval.metric):
+            if not np.isfinite(metrics[name]):
+                raise TrainingFailed(f"step {step}: eval/{name} is not finite, while train/loss is")
+        return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def evaluate_split(
+    experiment: Experiment, config: Any, params: Params, split: str, *, carried: bool = False, max_batches: int = 0
+) -> dict[str, float]:
+    """Metrics of `params` on one split, as config.eval says."""
+    length = config.eval.length or config.data.length
+    return evaluate(
+        experiment.model,
+        experiment.task,
+        params,
+        experiment.source.splits[split].batches(config.eval.batch_size, length, carried),
+        experiment.parallel,
+        carried=carried,
+        max_batches=max_batches,
+    )
+
+
+def eval_params(state: TrainState) -> Params:
+    """The parameters that are evaluated: their running mean where there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+def start_position(experiment: Experiment, config: Any, checkpoints: Checkpoints) -> Position:
+    """The position of the latest checkpoint, or that before the first step, on its devices."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return fresh_position(experiment, config)
+    return _restore(experiment, checkpoints, latest, fresh_position(experiment, config, vectors=False))
+
+
+def fresh_position(experiment: Experiment, config: Any, *, vectors: bool = True) -> Position:
+    """The position before the first step; vectors: whether config.model.vectors are read, where there are any."""
+    parallel, model = experiment.parallel, experiment.model
+    key_params, key_steps = jax.random.split(jax.random.key(config.seed))
+    params = jax.jit(init_params, static_argnums=0)(model, key_params)
+    if vectors and config.model.vectors:
+        params = _with_vectors(params, config.model, experiment.source.tokenizer)
+    state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key_steps))
+    carry = ()
+    if experiment.carried:
+        fresh = model.init_state(experiment.batch_size, CARRIED_CAPACITY)
+        rows = parallel.rows(experiment.batch_size)
+        carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
+    return Position(state, carry)
+
+
+def _restore(experiment, checkpoints, step, like) -> Position:
+    """The position that was saved after `step` updates, placed as `like` is."""
+    parallel = experiment.parallel
+    try:
+        restored = checkpoints.restore(step, Position(like.state, parallel.get_rows(like.carry)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
+    return Position(restored.state, carry)
+
+
+def _with_vectors(params, model, tokenizer):
+    """Initial parameters whose embedding has the vectors of known words."""
+    try:
+        vectors = read_vectors(model.vectors, tokenizer, model.embedding_width or model.width)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    known, total = len(vectors.ids), tokenizer.vocab_size - 1
+    print(
+        f"{model.vectors}: vectors of {known:,} of {total:,} words ({100 * known / total:.1f} %), "
+        f"{vectors.lowered:,} of them by lower case"
+    )
+    ids, rows = jax.device_put((vectors.ids, vectors.rows))
+    return params | {"embed": replace_rows(params["embed"], ids, rows)}
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_rate(schedule, step):
+    return float(make_unit_schedule(**dict(schedule))(step))
+
+
+def _train_metrics(state):
+    sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
+    return {
+        "train/loss": sums["loss"] / max(sums["count"], 1.0),
+        "train/grad_norm": sums["grad_norm"] / max(sums["steps"], 1.0),
+    }
+
+
+class _Writers(NamedTuple):
+    metrics: Any
+    perf: Any
+    tensorboard: Any
+
+    def write(self, row: dict[str, Any], perf: dict[str, Any] | None = None) -> None:
+        if self.metrics is not None:
+            self.metrics.write(row)
+            if perf is not None:
+                self.perf.write(perf)
+        if self.tensorboard is not None:
+            self.tensorboard.write(row | (perf or {}))
+
+
+def _open_writers(folder, config, start, stack) -> _Writers:
+    """Writers of the first process, cut back to the step that the run goes on from."""
+    if jax.process_index() != 0:
+        return _Writers(None, None, None)
+    for path in (folder.metrics, folder.perf):
+        truncate_jsonl(path, start)
+    metrics = stack.enter_context(JsonlWriter(folder.metrics))
+    perf = stack.enter_context(JsonlWriter(folder.perf))
+    board = None
+    if config.log.tensorboard:
+        board = stack.enter_context(TensorBoardWriter(folder.tensorboard, purge_step=start + 1))
+    return _Writers(metrics, perf, board)
+
+
+def _seconds_spent(folder):
+    rows = read_jsonl(folder.perf)
+    return rows[-1]["perf/seconds"] if rows else 0.0
+
+
+class _Clock:
+    """Wall-clock seconds of the run, resumed ones included, and tokens per second of training steps alone."""
+
+    def __init__(self, spent: float):
+        self._begin = time.perf_counter() - spent
+
+    def start(self, step: int) -> None:
+        """Measure from here: the first step compiles."""
+        self._step, self._since = step, time.perf_counter()
+
+    def lap(self, step: int, tokens_per_step: int) -> dict[str, float]:
+        """Seconds so far, and the rate since the last lap."""
+        now = time.perf_counter()
+        elapsed, steps = now - self._since, step - self._step
+        rate = {"perf/tokens_per_sec": steps * tokens_per_step / elapsed} if steps else {}
+        self._step, self._since = step, now
+        return {"perf/seconds": now - self._begin, **rate}
+
+    def skip(self, since: float) -> dict[str, float]:
+        """Seconds so far; those after `since` were not training."""
+        now = time.perf_counter()
+        self._since += now - since
+        return {"perf/seconds": now - self._begin}

@@ -1,0 +1,201 @@
+"""Trials in the lanes of one process: ordinary run folders, whatever happens to the process or to the sweep."""
+
+import json
+import os
+import queue
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from hybrid_flax.sweep import lanes_process
+from hybrid_flax.sweep.lanes import LanesExecutor
+from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.sweep.trials import TrialFolder, is_locked, read_status
+from hybrid_flax.train.lanes import Paces
+from hybrid_flax.train.writers import read_jsonl
+
+SWEEP = """
+from hybrid_flax.sweep.space import axis, product
+def sweep():
+    return product(axis("model.pattern", ["lstm", "tanh"]), axis("seed", [0, 1, 2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    changes = {"train__steps": 30, "train__checkpoint_every": 1000, "train__log_every": 1, "eval__every": 10}
+    return tiny.write_experiment(folder, tiny.write_text(folder), SWEEP, **changes)
+
+
+@pytest.fixture
+def folders(experiment, tmp_path):
+    """Prepared folders of the six trials."""
+    folders = []
+    for trial in read_sweep(str(experiment), []).trials:
+        folders.append(TrialFolder(tmp_path / trial.name))
+        folders[-1].prepare(trial, str(experiment))
+    return folders
+
+
+class Messages(queue.SimpleQueue):
+    """Messages of a sweep that is over once its trials have ended."""
+
+    def __init__(self, *messages):
+        super().__init__()
+        for message in messages:
+            self.put(message)
+
+
+def train_all(folders, tmp_path, num_lanes=8, choice=None, monkeypatch=None):
+    """(reports, calls of measure_paces) of a trainer in this process."""
+    measured, reports = [], []
+    if choice is not None:
+
+        def measure(experiment, config, lanes):
+            measured.append(lanes)
+            return Paces(1.0, 2.0) if choice == "lanes" else Paces(2.0, 1.0)
+
+        monkeypatch.setattr(lanes_process, "measure_paces", measure)
+    messages = Messages({"submit": [str(folder.path) for folder in folders]})
+
+    def report(message):
+        reports.append(message)
+        if sum("ended" in message for message in reports) == len(folders):
+            messages.put(None)
+
+    lanes_process.Trainer(num_lanes, tmp_path, messages, report).work()
+    return reports, measured
+
+
+def test_programs_in_turn(folders, tmp_path, monkeypatch):
+    """Two programs of three trials: each is measured once, also where the sweep is started again."""
+    reports, measured = train_all(folders, tmp_path, 8, "lanes", monkeypatch)
+    assert measured == [3, 3]
+    assert [report["code"] for report in reports if "ended" in report] == [0] * 6
+    for folder in folders:
+        assert read_status(folder.path, "loss").state == "done"
+        assert [row["step"] for row in read_jsonl(folder.metrics) if "train/loss" in row] == list(range(1, 31))
+        assert not is_locked(folder.lock)
+    rows = read_jsonl(tmp_path / "lanes.jsonl")
+    assert [(row["pattern"], row["lanes"], row["choice"]) for row in rows] == [
+        ("lstm", 3, "lanes"),
+        ("tanh", 3, "lanes"),
+    ]
+    assert [row["lanes_ms"] for row in rows] == [1000.0, 1000.0]
+    reports, measured = train_all(folders, tmp_path, 8, "alone", monkeypatch)  # all are finished
+    assert measured == [] and [report["code"] for report in reports if "ended" in report] == [0] * 6
+
+
+def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
+    train_all(folders[:3], tmp_path / "a", 2, "lanes", monkeypatch)
+    values = [read_status(folder.path, "loss").value for folder in folders[:3]]
+    for folder in folders[:3]:
+        (folder.path / "trial.json").rename(tmp_path / "trial.json")
+        for path in sorted(folder.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "trial.json").rename(folder.path / "trial.json")
+    reports, measured = train_all(folders[:3], tmp_path / "b", 2, "alone", monkeypatch)
+    assert measured == [2, 2] or measured == [2]
+    assert [read_status(folder.path, "loss").value for folder in folders[:3]] == pytest.approx(values, rel=1e-4)
+
+
+def test_a_program_that_does_not_fit(folders, tmp_path, monkeypatch):
+    def measure(experiment, config, lanes):
+        raise lanes_process.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte\nmore")
+
+    monkeypatch.setattr(lanes_process, "measure_paces", measure)
+    reports, _ = train_all(folders[3:], tmp_path)
+    assert [report["code"] for report in reports if "ended" in report] == [0] * 3
+    (row, *_) = read_jsonl(tmp_path / "lanes.jsonl")
+    assert row["choice"] == "alone" and row["reason"].startswith("RESOURCE_EXHAUSTED") and "more" not in row["reason"]
+
+
+def test_a_config_that_does_not_fit(folders, tmp_path, monkeypatch):
+    saved = json.loads(folders[0].trial.read_text())
+    saved["config"]["model"]["width"] = -1
+    folders[0].trial.write_text(json.dumps(saved))
+    reports, _ = train_all(folders[:2], tmp_path, 8, "lanes", monkeypatch)
+    ended = {Path(report["ended"]).name: report for report in reports if "ended" in report}
+    assert ended[folders[0].path.name]["code"] == 1 and "model.width" in ended[folders[0].path.name]["reason"]
+    assert ended[folders[1].path.name]["code"] == 0
+
+
+def wait_for(condition, seconds=300.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_the_process(experiment, tmp_path, monkeypatch):
+    """Cancelled, killed, closed: what had begun says why it ended, what waited is trained by the next process."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    plan = read_sweep(str(experiment), ["train.steps=100000"])
+    folders = [TrialFolder(tmp_path / trial.name) for trial in plan.trials]
+    for trial, one in zip(plan.trials, folders):
+        one.prepare(trial, str(experiment))
+    lstm, tanh = folders[:3], folders[3:]
+    executor = LanesExecutor(tmp_path, 8)
+    jobs = {one.path.name: executor.submit(one) for one in folders}
+    ended = {}
+
+    def look():
+        for name, job in jobs.items():
+            if name not in ended and (end := executor.poll(job)) is not None:
+                ended[name] = end
+
+    def begun(some):
+        look()
+        return any(len(read_jsonl(one.metrics)) > 2 for one in some)
+
+    wait_for(lambda: begun(lstm))
+    assert not any(one.metrics.exists() for one in tanh)
+    running = next(one for one in lstm if one.metrics.exists())
+    executor.cancel(jobs[running.path.name])
+    wait_for(lambda: look() or running.path.name in ended)
+    assert ended[running.path.name].code == 143 and "is saved" in ended[running.path.name].reason
+    rest = [one for one in lstm if one is not running]
+    wait_for(lambda: begun(rest))
+    os.kill(executor._process.pid, signal.SIGKILL)
+    wait_for(lambda: look() or any(one.path.name in ended for one in rest))
+    reasons = [ended[one.path.name].reason for one in rest if one.path.name in ended]
+    assert all("was killed (SIGKILL): out of memory?" in reason for reason in reasons)
+    assert not any(one.path.name in ended for one in tanh)
+    waiting = [one for one in folders if one.path.name not in ended]
+    wait_for(lambda: begun(waiting))  # in another process
+    executor.close()
+    assert not any(is_locked(one.lock) for one in folders)
+    saved = [one for one in waiting if one.checkpoints.exists() and any(one.checkpoints.iterdir())]
+    assert saved
+
+
+@pytest.mark.slow
+def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
+    """By launch.py: Ctrl-C leaves nothing running; the figures are those of trials in processes of their own."""
+    arguments = (tiny.ROOT / "launch.py", "sweep", f"--config={experiment}")
+    cache, folder = tmp_path / "cache", tmp_path / "lanes"
+    code, _, err = tiny.python(*arguments, f"--workdir={tmp_path / 'local'}", cache=cache)
+    assert code == 0, err
+    trials = read_sweep(str(experiment), []).trials
+    lanes = (*arguments, f"--workdir={folder}", "--executor=lanes")
+    process = tiny.start(*lanes, cache=cache)
+    wait_for(lambda: any((folder / trial.name / "metrics.jsonl").exists() for trial in trials) or process.poll())
+    process.send_signal(signal.SIGINT)
+    code, out, err = tiny.finish(process)
+    assert (code, err) == (130, ""), out
+    assert not any(is_locked(TrialFolder(folder / trial.name).lock) for trial in trials)
+    code, out, err = tiny.python(*lanes, cache=cache)
+    assert code == 0, (out, err, (folder / "lanes.log").read_text())
+    for trial in trials:
+        one, other = (read_status(tmp_path / where / trial.name, "loss") for where in ("lanes", "local"))
+        assert one.state == other.state == "done" and one.step == other.step == 30
+        assert one.value == pytest.approx(other.value, rel=1e-4)
+        steps = [row["step"] for row in read_jsonl(folder / trial.name / "metrics.jsonl") if "train/loss" in row]
+        assert steps == list(range(1, 31))
+    assert {row["choice"] for row in read_jsonl(folder / "lanes.jsonl")} <= {"lanes", "alone"}
