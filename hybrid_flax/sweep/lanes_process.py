@@ -81,6 +81,7 @@ class Trainer:
 
     def stops(self, session: Session) -> bool:
         """Whether the run of a lane was cancelled."""
+        self._receive()
         return self._is_cancelled(TrialFolder(session.folder.path))
 
     def ended(self, session: Session, error: Exception | None) -> None:

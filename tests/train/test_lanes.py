@@ -10,10 +10,11 @@ import tiny
 from rich.console import Console
 
 from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder, read_json
-from hybrid_flax.train.lanes import open_session, train_lanes
-from hybrid_flax.train.loop import train
+from hybrid_flax.train.lanes import measure_paces, open_session, program_of, train_lanes
+from hybrid_flax.train.loop import Interrupted, train
 from hybrid_flax.train.session import start_position
 from hybrid_flax.train.writers import read_jsonl
 
@@ -97,16 +98,16 @@ def various(text, **changes):
     ]
 
 
-# Adam divides a gradient by itself, and Newton-Schulz iterations are as sensitive: after a hundred steps, rounding can
-# be large there. So it is Adam for a model that is small enough, SGD for others, and Muon for a few steps.
+# Rounding grows where training is unstable, under Adam, which divides a gradient by itself, and in Newton-Schulz
+# iterations. So it is Adam for a small model, SGD at a low rate for others, and Muon for a few steps.
 PROGRAMS = {
     "windows": {},
-    "stream": {"data__mode": "stream", "optim__name": "sgd", "model__pattern": "cascade:lru+swa"},
-    "packed": {"data__mode": "packed", "optim__name": "sgd", "model__pattern": "gdn", "data__document": "paragraph"},
+    "stream": {"data__mode": "stream", "model__pattern": "cascade:lru+swa", "optim__learning_rate": 3e-4},
+    "packed": {"data__mode": "packed", "model__pattern": "cascade:gru+attn", "data__document": "paragraph"},
     "muon": {"optim__name": "muon", "train__steps": 5, "eval__every": 2},
 }
 for name in ("stream", "packed"):
-    PROGRAMS[name]["train__recurrent_dropout"] = 0.0
+    PROGRAMS[name] |= {"optim__name": "sgd", "train__recurrent_dropout": 0.0}
 
 
 @pytest.fixture(scope="module", params=PROGRAMS)
@@ -148,7 +149,7 @@ def small(text):
     """Configs of one small program that differ in their seed."""
     fixed = {"train__steps": 40, "train__log_every": 5, "eval__every": 10, "model__pattern": "tanh"}
     fixed |= {"train__checkpoint_every": 1000, "train__parallel": "jit"}
-    return lambda count, **changes: [tiny.tiny_config(text, **fixed, seed=seed, **changes) for seed in range(count)]
+    return lambda count, **changes: [tiny.tiny_config(text, **(fixed | changes), seed=seed) for seed in range(count)]
 
 
 def test_a_run_goes_on_in_another_lane_and_alone(small, tmp_path):
@@ -159,7 +160,6 @@ def test_a_run_goes_on_in_another_lane_and_alone(small, tmp_path):
     assert feed.errors["run0"] is None
     stopped = {name: feed.errors[name].step for name in ("run1", "run2")}
     assert 15 <= stopped["run1"] < 40 and 5 <= stopped["run2"] < 15
-    in_lanes([configs[1]], tmp_path / "other", 3)  # what it would have been
     for number in (1, 2):
         train(configs[number], tmp_path / "alone" / f"run{number}", console=QUIET)
     train(configs[1], tmp_path / "cut" / "run1", console=QUIET)
@@ -217,7 +217,7 @@ def test_one_compilation_for_all(small, tmp_path):
         )
     )
     configs = small(12, model__width=6, optim__name="sgd")
-    in_lanes(configs[:4], tmp_path / "first", 4)
+    in_lanes(configs[:5], tmp_path / "first", 4)  # the fifth is put into a lane that is free
     compiled = len(names)
     assert compiled > 0
     in_lanes(configs, tmp_path / "second", 4)
