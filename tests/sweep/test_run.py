@@ -53,7 +53,7 @@ def console() -> Console:
 def go(plan, workdir, executor=None, **given):
     """(exit code, output, executor) of a sweep."""
     executor, screen = executor or FakeExecutor(), console()
-    code = run_sweep(plan, workdir, executor, console=screen, **given)
+    code = run_sweep(plan, workdir, executor, console=screen, **given).code
     return code, screen.file.getvalue(), executor
 
 
@@ -237,7 +237,7 @@ def test_live_table(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(view, "_PAUSE", 0.0)
     plan = read_sweep(experiment, [], num_trials=4)
     screen = Console(file=io.StringIO(), width=100, force_terminal=True)
-    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen) == 0
+    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen).code == 0
     text = screen.file.getvalue()
     assert "learning_rate" in text and "seed" in text and "running" in text and "pattern" not in text
     assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:00:0", text)
