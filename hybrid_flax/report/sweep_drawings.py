@@ -224,8 +224,8 @@ def _trial_limits(sweep):
     return _limits([record.value for record in (done if len(done) > 2 else found)], lower_is_better(sweep.metric))
 
 
-def _limits(values: Sequence[float], down: bool) -> tuple[float, float]:
-    """(low, high) from the best value to the worst that is not far out, so that one bad trial hides nothing."""
+def _limits(values, down):
+    """(low, high) of an axis: from the best value to the worst that is not far out, so that one trial hides no other."""
     signed = np.sort(np.asarray(values, float) * (1 if down else -1))
     signed = signed[np.isfinite(signed)]
     best = signed[0]

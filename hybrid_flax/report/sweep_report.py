@@ -45,8 +45,7 @@ def write_sweep_report(plan: Plan, records: Sequence[Record], workdir: str | os.
     drawings = _draw(_sweep(plan, records), workdir)
     plots = workdir / "plots"
     for path in plots.glob("*.png"):  # of an earlier sweep in this folder
-        if path.stem not in drawings:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     write_pngs({name: drawn for name, drawn in drawings.items() if isinstance(drawn, Drawing)}, plots)
     path = workdir / "sweep.html"
     sweep_page(plan, records, workdir, drawings).write(path)
@@ -249,9 +248,9 @@ def _marks_note():
 
 def _importance_note():
     return (
-        "PED-ANOVA (Watanabe, Bansal & Hutter 2023) over the finished trials: how much the values of a parameter among "
-        "the best trials differ from those among all. It ranks what made trials good here, within the values that "
-        "were tried; from few trials it is a hint, and pruned ones are not counted."
+        "PED-ANOVA (Watanabe, Bansal & Hutter 2023): how much the values of a parameter among the better half of the "
+        "finished trials differ from those among all of them. It ranks what made trials good here, within the values "
+        "that were tried; from few trials it is a hint, and pruned ones are not counted."
     )
 
 

@@ -1,5 +1,6 @@
 """A sweep from the command to its table: read it, check it, claim, launch, watch, prune, report."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -236,7 +237,9 @@ class _Worker:
         self._active.pop(active.ticket.number, None)
         self._watch(active)
         status = read_status(active.folder.path, self._metric)
-        if status.state == "done":
+        if status.state == "done" and math.isnan(status.value):
+            self._search.fail(active.ticket, f"its {self._metric} on the validation split is not a number")
+        elif status.state == "done":
             self._search.complete(active.ticket, status.value)
         elif active.pruned:
             active.folder.write_outcome("pruned", active.step)
