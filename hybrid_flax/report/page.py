@@ -7,6 +7,7 @@ import html
 import io
 import os
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class Page(NamedTuple):
     def write(self, path: str | os.PathLike) -> None:
         """Write the document, whole or not at all."""
         path = Path(path)
-        temporary = path.with_suffix(".html.tmp")
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # others may write the same page
         temporary.write_text(self.html(), encoding="utf-8")
         os.replace(temporary, path)
 

@@ -18,11 +18,11 @@ from hybrid_flax.tasks.base import lower_is_better
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["Sweep", "draw_curves", "draw_importances", "draw_parallel", "draw_parameter", "has_value", "short"]
+__all__ = ["MOST", "Sweep", "draw_curves", "draw_importances", "draw_parallel", "draw_parameter", "has_value", "short"]
 
 BEST, DONE, PRUNED, FAILED = "#d55e00", "#0072b2", "#8b929a", "#b3261e"
 UNSET = "not set"  # of a parameter that goes with a value of another one
-_MOST = 200  # lines of a picture
+MOST = 200  # lines of a picture, those of the best trials
 _OPTIONS = 30  # rows of a picture
 _REACH = 4.0  # of an axis, in distances from the best trial to the third quartile
 
@@ -71,7 +71,7 @@ def draw_parameter(sweep: Sweep, key: str) -> Drawing:
 
 def draw_parallel(sweep: Sweep) -> Drawing:
     """A line for every trial through an axis for every parameter that varies, to the metric, whose better end is up."""
-    lines = [record for record in sweep.records if has_value(record) and record.state != "failed"][:_MOST]
+    lines = [record for record in sweep.records if has_value(record) and record.state != "failed"][:MOST]
     names = [*short_names(sweep.keys), metric_label(sweep.metric, sweep.kind, "validation")]
     figure, axes = new_figure(max(8.0, 1.35 * len(names)), 4.0)
     axes.set_axis_off()
@@ -102,7 +102,7 @@ def draw_parallel(sweep: Sweep) -> Drawing:
 
 def draw_curves(sweep: Sweep, workdir: Path) -> Drawing | None:
     """The validation metric over the steps of every trial, at most the 200 best; None where none was evaluated."""
-    curves = [(record, *_curve(sweep, workdir / record.run)) for record in sweep.records[:_MOST]]
+    curves = [(record, *_curve(sweep, workdir / record.run)) for record in sweep.records[:MOST]]
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
         return None
@@ -225,7 +225,7 @@ def _trial_limits(sweep):
 
 
 def _limits(values, down):
-    """(low, high) of an axis: from the best value to the worst that is not far out, so that one trial hides no other."""
+    """(low, high) of an axis: from the best value to the worst that is not far out, so that one hides no other."""
     signed = np.sort(np.asarray(values, float) * (1 if down else -1))
     signed = signed[np.isfinite(signed)]
     best = signed[0]

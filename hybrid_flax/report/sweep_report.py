@@ -13,6 +13,7 @@ from hybrid_flax.report.drawings import Drawing, write_pngs
 from hybrid_flax.report.page import Cell, Page
 from hybrid_flax.report.reproduce import reproduce_command
 from hybrid_flax.report.sweep_drawings import (
+    MOST,
     Sweep,
     draw_curves,
     draw_importances,
@@ -56,9 +57,11 @@ def sweep_page(plan: Plan, records: Sequence[Record], workdir: Path, drawings: M
     """The page; `drawings` are those of `write_sweep_report`: a sentence stands for one that cannot be drawn."""
     sweep = _sweep(plan, records)
 
-    def picture(name):
+    def picture(name, note=""):
         drawn = drawings[name]
-        return page.text(drawn) if isinstance(drawn, str) else page.figure(drawn.figure, drawn.alt)
+        if isinstance(drawn, str):
+            return page.text(drawn)
+        return page.figure(drawn.figure, drawn.alt) + (page.text(note, "note") if note else "")
 
     made = Page(f"Sweep of {plan.experiment}", _lead(plan, sweep))
     made = made.section("Best trial", *_best(sweep, workdir))
@@ -66,9 +69,9 @@ def sweep_page(plan: Plan, records: Sequence[Record], workdir: Path, drawings: M
     if sweep.keys and any(map(has_value, records)):
         pictures = page.grid(*(picture(f"parameter-{key}") for key in sweep.keys))
         made = made.section("Each parameter", pictures, page.text(_marks_note(), "note"))
-        made = made.section("Which parameters matter", picture("importance"), page.text(_importance_note(), "note"))
-        made = made.section("Trials side by side", picture("parallel"), page.text(_parallel_note(), "note"))
-    made = made.section("Learning curves", picture("curves"), *_curves_note(sweep))
+        made = made.section("Which parameters matter", picture("importance", _importance_note()))
+        made = made.section("Trials side by side", picture("parallel", _parallel_note()))
+    made = made.section("Learning curves", picture("curves", _curves_note(sweep)))
     seeds = _over_seeds(sweep)
     if seeds:
         made = made.section("Over the seeds", *seeds)
@@ -85,8 +88,8 @@ def _sweep(plan, records):
 def _draw(sweep, workdir):
     """Every drawing by its name, or a sentence that says why there is none."""
     drawings = {}
-    evaluated = sum(map(has_value, sweep.records))
-    if evaluated:
+    evaluated = sum(has_value(record) and record.state != "failed" for record in sweep.records)
+    if any(map(has_value, sweep.records)):
         for key in sweep.keys:
             drawings[f"parameter-{key}"] = draw_parameter(sweep, key)
         try:
@@ -123,7 +126,7 @@ def _best(sweep, workdir) -> Iterator[str]:
         return
     unit = _unit(sweep)
     yield page.text(f"Trial {best.number} has the best validation {sweep.metric}, {_metric(sweep, best.value)}{unit}:")
-    yield page.chips([(key, _text(value, 200), None) for key, value in best.values.items()])
+    yield page.chips([(key, short(value, 3 * _LETTERS), None) for key, value in best.values.items()])
     done = [record for record in sweep.records if record.state == "done" and has_value(record)]
     if len(done) > 1:
         behind = abs(done[1].value - best.value)
@@ -153,9 +156,9 @@ def _swept(plan, sweep):
         rows.append(
             [
                 Cell(key, kind="code"),
-                _cut(space),
+                short(space, 2 * _LETTERS),
                 Cell(str(tried), tried),
-                Cell(_text(chosen, _LETTERS) if best and key in best.values else "-", kind="best"),
+                Cell(short(chosen, _LETTERS) if best and key in best.values else "-", kind="best"),
             ]
         )
     if not rows:
@@ -169,8 +172,8 @@ def _listed(values):
     if is_numeric(options):
         options = sorted(options)
         if len(options) > _OPTIONS:
-            return f"{_text(options[0], 12)} to {_text(options[-1], 12)}"
-    words = " | ".join(_text(option, _LETTERS) for option in options[:_OPTIONS])
+            return f"{short(options[0], 12)} to {short(options[-1], 12)}"
+    words = " | ".join(short(option, _LETTERS) for option in options[:_OPTIONS])
     return words + (f" and {len(options) - _OPTIONS} more" if len(options) > _OPTIONS else "")
 
 
@@ -188,7 +191,7 @@ def _over_seeds(sweep):
     for setting, values in sorted(groups.items(), key=lambda group: sign * sum(group[1]) / len(group[1])):
         mean, half = mean_interval(values)
         interval = "" if len(values) < 2 else f" ± {_metric(sweep, half)}"
-        cells = [Cell(_cut(setting), kind="code"), Cell(str(len(values)), len(values))]
+        cells = [Cell(short(setting, 2 * _LETTERS), kind="code"), Cell(str(len(values)), len(values))]
         cells += [Cell(_metric(sweep, mean) + interval, mean), Cell(_metric(sweep, min(values)), min(values))]
         rows.append([*cells, Cell(_metric(sweep, max(values)), max(values))])
     heads = ["setting", "seeds", f"validation {sweep.metric}{_unit(sweep)}", "least", "greatest"]
@@ -211,7 +214,7 @@ def _trials(sweep):
         for key in sweep.keys:
             held = record.values.get(key, "")
             numeric = is_numeric([held, math.pi])
-            cells.append(Cell(_text(held, _LETTERS), float(held) if numeric else None, "" if numeric else "code"))
+            cells.append(Cell(short(held, _LETTERS), float(held) if numeric else None, "" if numeric else "code"))
         rows.append([*cells, Cell(record.run, kind="code")])
     heads = ["trial", "state", f"{sweep.metric}{_unit(sweep)}", "step", *short_names(sweep.keys), "folder"]
     return page.table(heads, rows, "Press the head of a column to sort by it.")
@@ -259,8 +262,8 @@ def _parallel_note():
 
 
 def _curves_note(sweep):
-    shown = "" if len(sweep.records) <= 200 else f" The 200 best of {len(sweep.records)}."
-    return [page.text(f"Dashed and grey: pruned or not ended; red: failed.{shown}", "note")]
+    shown = f" The {MOST} best of {len(sweep.records)} trials." if len(sweep.records) > MOST else ""
+    return f"Dashed and grey: pruned or not ended; red: failed.{shown}"
 
 
 def _unit(sweep):
@@ -272,11 +275,3 @@ def _metric(sweep, value):
     if not math.isfinite(value):
         return "-" if math.isnan(value) else str(value)
     return f"{100 * value:.2f}" if sweep.scale == 100.0 else f"{value:#.5g}"
-
-
-def _text(value, length):
-    return short(value, length)
-
-
-def _cut(words):
-    return short(words, 2 * _LETTERS)

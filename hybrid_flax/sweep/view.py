@@ -5,6 +5,7 @@ import datetime
 import io
 import math
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -181,6 +182,6 @@ def _number(value):
 
 
 def _write(path, text):
-    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # other workers end at the same time
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
