@@ -167,7 +167,7 @@ def _draw_options(sweep, key):
     for record in sweep.records:  # the best first, so the options come by their best trial
         groups.setdefault(str(record.values.get(key, UNSET)), []).append(record)
     shown = list(groups.items())[:_OPTIONS]
-    figure, axes = new_figure(4.6, max(1.5, 0.9 + 0.34 * len(shown)))
+    figure, axes = new_figure(4.6, max(2.2, 0.9 + 0.34 * len(shown)))
     low, high = _trial_limits(sweep)
     for place, (_, records) in enumerate(shown):
         finished = [sweep.scale * record.value for record in records if record.state == "done" and has_value(record)]

@@ -190,7 +190,7 @@ def _over_seeds(sweep):
     rows = []
     for setting, values in sorted(groups.items(), key=lambda group: sign * sum(group[1]) / len(group[1])):
         mean, half = mean_interval(values)
-        interval = "" if len(values) < 2 else f" ± {_metric(sweep, half)}"
+        interval = "" if len(values) < 2 else f" ± {sweep.scale * half:.2g}"
         cells = [Cell(short(setting, 2 * _LETTERS), kind="code"), Cell(str(len(values)), len(values))]
         cells += [Cell(_metric(sweep, mean) + interval, mean), Cell(_metric(sweep, min(values)), min(values))]
         rows.append([*cells, Cell(_metric(sweep, max(values)), max(values))])

@@ -173,7 +173,7 @@ def test_settings_by_their_mean_over_seeds(tmp_path):
     assert table.index("model.pattern=steady") < table.index("model.pattern=lucky")
     for losses in values.values():
         mean, half = mean_interval(losses)
-        assert f"{mean:#.5g} ± {half:#.5g} {min(losses):#.5g} {max(losses):#.5g}" in table
+        assert f"{mean:#.5g} ± {half:.2g} {min(losses):#.5g} {max(losses):#.5g}" in table
 
 
 def test_pictures_of_an_earlier_sweep_are_gone(tmp_path):
