@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from hybrid_flax.report.sweep_drawings import (
     short,
 )
 from hybrid_flax.report.sweep_plan import space_text
-from hybrid_flax.sweep.importance import is_numeric, parameter_importances
+from hybrid_flax.sweep.importance import is_number, is_numeric, parameter_importances
 from hybrid_flax.sweep.run import Plan
 from hybrid_flax.sweep.search import Record
 from hybrid_flax.sweep.trials import describe
@@ -142,7 +143,8 @@ def _best(sweep, workdir) -> Iterator[str]:
     except ConfigError as error:
         yield page.text(f"There is no command for that: {error}")
     yield page.text("For a figure of data that took no part in the choice, which this one is not:")
-    yield page.preformatted(f"python launch.py eval --workdir={workdir / best.run} --split=test --checkpoint=best")
+    command = ["python", "launch.py", "eval", f"--workdir={workdir / best.run}", "--split=test"]
+    yield page.preformatted(shlex.join(command))
 
 
 def _swept(plan, sweep):
@@ -213,7 +215,7 @@ def _trials(sweep):
         cells += [Cell(_metric(sweep, value), value, kind), Cell(f"{record.step:,}", record.step)]
         for key in sweep.keys:
             held = record.values.get(key, "")
-            numeric = is_numeric([held, math.pi])
+            numeric = is_number(held)
             cells.append(Cell(short(held, _LETTERS), float(held) if numeric else None, "" if numeric else "code"))
         rows.append([*cells, Cell(record.run, kind="code")])
     heads = ["trial", "state", f"{sweep.metric}{_unit(sweep)}", "step", *short_names(sweep.keys), "folder"]

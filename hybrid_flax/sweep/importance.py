@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from hybrid_flax.sweep.search import Record
 from hybrid_flax.tasks.base import lower_is_better
 
-__all__ = ["is_log", "is_numeric", "parameter_importances"]
+__all__ = ["is_log", "is_number", "is_numeric", "parameter_importances"]
 
 _FEWEST = 4  # finished trials
 
@@ -46,10 +46,14 @@ def parameter_importances(records: Sequence[Record], keys: Sequence[str], metric
     return {key: found.get(key, 0.0) / total for key in sorted(keys, key=lambda key: -found.get(key, 0.0))}
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_numeric(values: Sequence[Any]) -> bool:
     """Whether values are two or more different numbers."""
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numbers and all(map(math.isfinite, values)) and len(set(values)) > 1
+    return all(is_number(value) and math.isfinite(value) for value in values) and len(set(values)) > 1
 
 
 def is_log(values: Sequence[int | float]) -> bool:
