@@ -206,6 +206,7 @@ def _sweep(options, overrides) -> int:
 
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the trials
     _set_up_jax(options)
+    from hybrid_flax.report.sweep_report import write_sweep_report
     from hybrid_flax.sweep.run import read_sweep, run_sweep
 
     _need_config(options)
@@ -222,7 +223,9 @@ def _sweep(options, overrides) -> int:
         return 0
     given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
     print(f"sweep folder: {workdir}", flush=True)
-    return run_sweep(plan, workdir, executor, **given)
+    outcome = run_sweep(plan, workdir, executor, **given)
+    print(write_sweep_report(plan, outcome.records, workdir))
+    return outcome.code
 
 
 def _diff(options, overrides) -> int:

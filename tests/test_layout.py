@@ -45,7 +45,7 @@ HOLDERS = {
     "tensorboardX": {"train/writers.py"},
     "tokenizers": {"data/bpe.py"},
     "datasets": {"data/hub.py"},
-    "optuna": {"sweep/search.py"},
+    "optuna": {"sweep/search.py", "sweep/importance.py"},
     "psycopg": {"sweep/claims.py", "sweep/search.py"},
     "submitit": {"sweep/slurm.py"},
 }

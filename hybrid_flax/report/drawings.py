@@ -11,10 +11,11 @@ from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row
 from hybrid_flax.compare.tables import is_share
 from hybrid_flax.report.page import INK, new_figure
+from hybrid_flax.tasks.base import lower_is_better
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["Drawing", "draw_costs", "draw_curves", "draw_intervals", "write_pngs"]
+__all__ = ["Drawing", "draw_costs", "draw_curves", "draw_intervals", "metric_label", "write_pngs"]
 
 # Okabe & Ito 2008, told apart by the colour-blind, less what is too pale on white; then the same with other marks.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7a7f87")
@@ -98,6 +99,12 @@ def write_pngs(drawings: Mapping[str, Drawing], folder: Path) -> None:
         drawing.figure.set_layout_engine("none")  # it is laid out now, and to do so again takes as long as to draw
 
 
+def metric_label(metric: str, kind: str, split: str) -> str:
+    """The metric of a task of this kind (config.task.name) with its unit, and an arrow to where it is better."""
+    unit = " (%)" if is_share(metric) else " (nats)" if metric == "loss" and kind != "regress" else ""
+    return f"{split} {metric}{unit} {'↓' if lower_is_better(metric) else '↑'}"
+
+
 def _validation_curve(folders: Sequence[Path], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(steps, least, mean, greatest) of a metric over the runs that were evaluated at a step."""
     values: dict[int, list[float]] = {}
@@ -128,11 +135,7 @@ def _scale(column: Column) -> float:
 
 
 def _label(column: Column, split: str = "test") -> str:
-    """The metric with its unit, and an arrow to where it is better."""
-    unit = (
-        " (%)" if is_share(column.metric) else " (nats)" if column.metric == "loss" and column.kind != "regress" else ""
-    )
-    return f"{split} {column.metric}{unit} {'↑' if column.higher_is_better else '↓'}"
+    return metric_label(column.metric, column.kind, split)
 
 
 def _legend(figure, axes):

@@ -7,12 +7,14 @@ import html
 import io
 import os
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
     "INK",
+    "PAPER",
     "Cell",
     "Page",
     "cards",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 INK = "#2b2f36"  # of lines and letters in figures; on a page it is the colour of the text around them
+PAPER = "#fdfdfc"  # of what hides lines behind letters in figures; on a page it is the colour behind the text
 
 Html = str  # well-formed markup, safe to be put on a page; plain text becomes that by `html.escape`
 
@@ -71,7 +74,7 @@ class Page(NamedTuple):
     def write(self, path: str | os.PathLike) -> None:
         """Write the document, whole or not at all."""
         path = Path(path)
-        temporary = path.with_suffix(".html.tmp")
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # others may write the same page
         temporary.write_text(self.html(), encoding="utf-8")
         os.replace(temporary, path)
 
@@ -171,7 +174,8 @@ def _svg(drawn):
     drawing = file.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" xmlns:xlink="XLINK">', drawing, count=1)
-    return drawing.replace(' xmlns:xlink="XLINK"', "").replace("xlink:href", "href").replace(INK, "currentColor")
+    drawing = drawing.replace(' xmlns:xlink="XLINK"', "").replace("xlink:href", "href")
+    return drawing.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
 
 
 _CSS = """

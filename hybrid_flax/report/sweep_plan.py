@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from rich.box import SIMPLE_HEAD
@@ -19,7 +19,7 @@ from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
 
-__all__ = ["Program", "group_programs", "print_sweep_plan", "probe_seconds"]
+__all__ = ["Program", "group_programs", "print_sweep_plan", "probe_seconds", "space_text"]
 
 
 class Program(NamedTuple):
@@ -106,6 +106,18 @@ def print_sweep_plan(plan: Plan, workdir: Path, jobs: int, on_cpu: bool, console
     console.print(Text(_estimate(programs, jobs, on_cpu)), soft_wrap=True)
 
 
+def space_text(value: Any) -> str:
+    """What a key of a search space may be, in words."""
+    if isinstance(value, When):
+        return f"{space_text(value.space)} where {value.key} is {' or '.join(map(str, value.values))}"
+    if isinstance(value, Choice):
+        return " | ".join(map(str, value.options))
+    if isinstance(value, FloatRange | IntRange):
+        step = f" in steps of {value.step}" if getattr(value, "step", 1) > 1 else ""
+        return f"{value.low} to {value.high}{step}{', evenly in the logarithm' if value.log else ''}"
+    return str(value)
+
+
 def _estimate(programs, jobs, on_cpu):
     left = [program for program in programs if program.num_steps]
     total = sum(program.step_flops * program.num_steps for program in left)
@@ -128,21 +140,10 @@ def _print_space(plan, console):
     table.add_column("key", overflow="fold")
     table.add_column("values", overflow="fold")
     for key, value in plan.space.items():
-        table.add_row(key, _space_text(value))
+        table.add_row(key, space_text(value))
     console.print(table)
     steps = plan.base.train.steps * plan.num_trials
     console.print(f"at most {steps:,} steps; programs and time unknown: trials are drawn on the way")
-
-
-def _space_text(value):
-    if isinstance(value, When):
-        return f"{_space_text(value.space)} where {value.key} is {' or '.join(map(str, value.values))}"
-    if isinstance(value, Choice):
-        return " | ".join(map(str, value.options))
-    if isinstance(value, FloatRange | IntRange):
-        step = f" in steps of {value.step}" if getattr(value, "step", 1) > 1 else ""
-        return f"{value.low} to {value.high}{step}{', evenly in the logarithm' if value.log else ''}"
-    return str(value)
 
 
 def _step(experiment):

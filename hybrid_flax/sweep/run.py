@@ -1,5 +1,6 @@
 """A sweep from the command to its table: read it, check it, claim, launch, watch, prune, report."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from hybrid_flax.config import ConfigError, apply_overrides, flatten, load_experiment
 from hybrid_flax.sweep.executor import Ended, Executor
-from hybrid_flax.sweep.search import SEARCHES, Row, Search, Ticket, make_pruner, open_study
+from hybrid_flax.sweep.search import SEARCHES, Record, Row, Search, Ticket, make_pruner, open_study
 from hybrid_flax.sweep.space import as_space, space_size
 from hybrid_flax.sweep.trials import (
     Trial,
@@ -29,7 +30,7 @@ from hybrid_flax.sweep.trials import (
 from hybrid_flax.sweep.view import View, write_tables
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["Plan", "read_sweep", "run_sweep"]
+__all__ = ["Outcome", "Plan", "read_sweep", "run_sweep"]
 
 _PAUSE = 0.2  # seconds between two looks at the trials
 _PAUSE_IDLE = 1.0  # between two looks for work where there was none
@@ -48,6 +49,17 @@ class Plan(NamedTuple):
     trials: Sequence[Trial]
     space: Row | None
     num_trials: int
+
+
+class Outcome(NamedTuple):
+    """How a sweep ended.
+
+    code: of the process: 0, 1 where a trial failed, 128 + signal after SIGTERM or Ctrl-C. records: its trials by
+    number.
+    """
+
+    code: int
+    records: list[Record]
 
 
 def read_sweep(
@@ -90,12 +102,11 @@ def run_sweep(
     storage: str | None = None,
     seed: int = 0,
     console: Console | None = None,
-) -> int:
+) -> Outcome:
     """Train every trial of the plan that is not finished, each in its folder under `workdir`.
 
-    Goes on where an earlier sweep of the same plan, ended in any way, stopped; other workers may be at it. Returns the
-    exit code: 0, 1 where a trial failed, 128 + signal after SIGTERM or Ctrl-C, which leave nothing running.
-    Raises ConfigError where the folder or the storage holds another sweep.
+    Goes on where an earlier sweep of the same plan, ended in any way, stopped; other workers may be at it. SIGTERM and
+    Ctrl-C leave nothing running. Raises ConfigError where the folder or the storage holds another sweep.
     """
     chosen = make_pruner(pruner, plan.base.eval.every, plan.base.train.steps)
     study = open_study(workdir, storage, _identity(plan), plan.base.eval.metric)
@@ -122,9 +133,8 @@ def run_sweep(
         records = search.records()
         write_tables(records, workdir, plan.base.eval.metric)
         view.finish(records, workdir, stop.number)
-    if stop.number is not None:
-        return 128 + stop.number
-    return 1 if any(record.state == "failed" for record in records) else 0
+    failed = any(record.state == "failed" for record in records)
+    return Outcome(int(failed) if stop.number is None else 128 + stop.number, records)
 
 
 @dataclass
@@ -227,7 +237,9 @@ class _Worker:
         self._active.pop(active.ticket.number, None)
         self._watch(active)
         status = read_status(active.folder.path, self._metric)
-        if status.state == "done":
+        if status.state == "done" and math.isnan(status.value):
+            self._search.fail(active.ticket, f"its {self._metric} on the validation split is not a number")
+        elif status.state == "done":
             self._search.complete(active.ticket, status.value)
         elif active.pruned:
             active.folder.write_outcome("pruned", active.step)

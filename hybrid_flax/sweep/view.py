@@ -3,7 +3,9 @@
 import csv
 import datetime
 import io
+import math
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ from hybrid_flax.sweep.search import Record, Ticket
 from hybrid_flax.sweep.trials import describe
 from hybrid_flax.tasks.base import lower_is_better
 
-__all__ = ["View", "best_first", "best_of", "varying", "write_tables"]
+__all__ = ["View", "best_first", "best_of", "short_names", "varying", "write_tables"]
 
 _PAUSE = 1.0  # seconds between two drawings
 _ROWS = 12  # finished trials in the live table
@@ -123,15 +125,26 @@ def best_of(records: Sequence[Record], metric: str) -> Record | None:
 
 
 def best_first(records: Sequence[Record], metric: str) -> list[Record]:
-    """Finished trials from the best metric to the worst, then the others."""
+    """Finished trials from the best metric to the worst, then the others; what is no number comes after what is."""
     order, sign = ("done", "pruned", "running", "waiting", "failed"), 1 if lower_is_better(metric) else -1
-    return sorted(records, key=lambda r: (order.index(r.state), r.value is None, sign * (r.value or 0.0), r.number))
+
+    def key(record):
+        missing = record.value is None or math.isnan(record.value)
+        return order.index(record.state), missing, 0.0 if missing else sign * record.value, record.number
+
+    return sorted(records, key=key)
 
 
 def varying(records: Sequence[Record]) -> list[str]:
     """The keys that differ among trials."""
     keys = dict.fromkeys(key for record in records for key in record.values)
     return [key for key in keys if len({repr(record.values.get(key)) for record in records}) > 1]
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last name of every key, the whole key where another one ends alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys)]
 
 
 def write_tables(records: Sequence[Record], workdir: str | os.PathLike, metric: str) -> None:
@@ -155,7 +168,7 @@ def write_tables(records: Sequence[Record], workdir: str | os.PathLike, metric: 
 def _table(records, active, metric, keys=None):
     table = Table(box=SIMPLE_HEAD)
     keys = varying(records) if keys is None else keys
-    for name in ("trial", "state", *(_short(key, keys) for key in keys), "step", metric):
+    for name in ("trial", "state", *short_names(keys), "step", metric):
         table.add_column(name, justify="right" if name in ("trial", "step", metric) else "left", overflow="fold")
     for record in records:
         now = active.get(record.number, record)
@@ -164,17 +177,11 @@ def _table(records, active, metric, keys=None):
     return table
 
 
-def _short(key, keys):
-    """The last name of a key where no other key has it."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
-
-
 def _number(value):
     return "-" if value is None else f"{value:.4f}"
 
 
 def _write(path, text):
-    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # other workers end at the same time
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

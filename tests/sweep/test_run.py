@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import random
 import re
@@ -53,7 +54,7 @@ def console() -> Console:
 def go(plan, workdir, executor=None, **given):
     """(exit code, output, executor) of a sweep."""
     executor, screen = executor or FakeExecutor(), console()
-    code = run_sweep(plan, workdir, executor, console=screen, **given)
+    code = run_sweep(plan, workdir, executor, console=screen, **given).code
     return code, screen.file.getvalue(), executor
 
 
@@ -106,6 +107,18 @@ def test_a_failed_trial_is_told_and_tried_again(experiment, tmp_path):
     code, _, executor = go(plan, tmp_path)
     assert code == 1 and executor.steps == {plan.trials[1].name: [3]}  # from its checkpoint
     assert len(table(tmp_path)) == 3
+
+
+def test_a_metric_that_is_no_number_is_a_failure(experiment, tmp_path, monkeypatch):
+    """The others go on, and it is the last of the table."""
+    monkeypatch.setattr(
+        "sweep.fake.loss_of", lambda config, step: math.nan if config["seed"] == 0 else loss_of(config, step)
+    )
+    code, output, _ = go(read_sweep(experiment, []), tmp_path)
+    rows = table(tmp_path)
+    assert code == 1 and [row["state"] for row in rows] == ["done"] * 3 + ["failed"] * 3
+    assert {row["seed"] for row in rows[3:]} == {"0"} and rows[3]["reason"].endswith("is not a number")
+    assert "best: trial 3, loss 0.1111" in output
 
 
 class Interrupted(FakeExecutor):
@@ -237,7 +250,7 @@ def test_live_table(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(view, "_PAUSE", 0.0)
     plan = read_sweep(experiment, [], num_trials=4)
     screen = Console(file=io.StringIO(), width=100, force_terminal=True)
-    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen) == 0
+    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen).code == 0
     text = screen.file.getvalue()
     assert "learning_rate" in text and "seed" in text and "running" in text and "pattern" not in text
     assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:00:0", text)

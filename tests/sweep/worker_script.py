@@ -22,4 +22,4 @@ if __name__ == "__main__":
     (beside / f"ready-{os.getpid()}").touch()
     while not (beside / "go").exists():
         time.sleep(0.01)
-    sys.exit(run.run_sweep(plan, Path(workdir), FakeExecutor(slots=2), storage=storage[0] if storage else None))
+    sys.exit(run.run_sweep(plan, Path(workdir), FakeExecutor(slots=2), storage=storage[0] if storage else None).code)

@@ -1,0 +1,315 @@
+"""The pictures of a sweep: the metric against each parameter, trials side by side, learning curves, importance."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hybrid_flax.compare.tables import is_share
+from hybrid_flax.report.drawings import Drawing, metric_label
+from hybrid_flax.report.page import INK, PAPER, new_figure
+from hybrid_flax.sweep.importance import is_log, is_numeric
+from hybrid_flax.sweep.search import Record
+from hybrid_flax.sweep.view import short_names
+from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.writers import read_jsonl
+
+__all__ = ["MOST", "Sweep", "draw_curves", "draw_importances", "draw_parallel", "draw_parameter", "has_value", "short"]
+
+BEST, DONE, PRUNED, FAILED = "#d55e00", "#0072b2", "#8b929a", "#b3261e"
+UNSET = "not set"  # of a parameter that goes with a value of another one
+MOST = 200  # lines of a picture, those of the best trials
+_OPTIONS = 30  # rows of a picture
+_REACH = 4.0  # of an axis, in distances from the best trial to the third quartile
+
+
+class Sweep(NamedTuple):
+    """What is drawn.
+
+    records: the trials, the best first. keys: of the parameters that vary. metric: of the validation split, by which
+    trials are judged. kind: config.task.name.
+    """
+
+    records: Sequence[Record]
+    keys: Sequence[str]
+    metric: str
+    kind: str
+
+    @property
+    def best(self) -> Record | None:
+        """The best finished trial."""
+        return next((record for record in self.records if record.state == "done" and has_value(record)), None)
+
+    @property
+    def scale(self) -> float:
+        """100 for metrics that people read as per cent."""
+        return 100.0 if is_share(self.metric) else 1.0
+
+
+def has_value(record: Record) -> bool:
+    """Whether a trial has a metric that is a number."""
+    return record.value is not None and math.isfinite(record.value)
+
+
+def short(text: Any, length: int) -> str:
+    """The text, cut in its middle where it is longer."""
+    text = f"{text:.6g}" if isinstance(text, float) else str(text)
+    return text if len(text) <= length else f"{text[: (length - 1) // 2]}…{text[-(length // 2) :]}"
+
+
+def draw_parameter(sweep: Sweep, key: str) -> Drawing:
+    """The metric against one parameter: dots over an axis of numbers, else a row of dots and a box for every option."""
+    values = [record.values[key] for record in sweep.records if key in record.values]
+    draw = _draw_numbers if is_numeric(values) else _draw_options
+    figure = draw(sweep, key)
+    return Drawing(figure, f"{sweep.metric} of the trials against {key}; the table of trials has them")
+
+
+def draw_parallel(sweep: Sweep) -> Drawing:
+    """A line for every trial through an axis for every parameter that varies, to the metric, whose better end is up."""
+    lines = [record for record in sweep.records if has_value(record) and record.state != "failed"][:MOST]
+    names = [*short_names(sweep.keys), metric_label(sweep.metric, sweep.kind, "validation")]
+    figure, axes = new_figure(max(8.0, 1.35 * len(names)), 4.0)
+    axes.set_axis_off()
+    down = lower_is_better(sweep.metric)
+    low, high = _trial_limits(sweep)
+    places = [_places(lines, key) for key in sweep.keys]
+    for x, (name, (_, ticks)) in enumerate(zip(names, [*places, (None, ())])):
+        axes.plot([x, x], [0, 1], color=INK, linewidth=0.9, zorder=3)
+        axes.text(x, 1.07, short(name, 30), ha="center", va="bottom", color=INK, fontsize=8.5, fontweight="bold")
+        for y, label in ticks:
+            _label_tick(axes, x, y, label)
+    for value in _round_values(sweep.scale * low, sweep.scale * high):
+        y = (value / sweep.scale - low) / (high - low)
+        _label_tick(axes, len(names) - 1, 1 - y if down else y, f"{value:.6g}")
+    worst_first = list(enumerate(lines))[::-1]
+    for number, record in worst_first:
+        height = min(max((record.value - low) / (high - low), 0.0), 1.0)
+        height = 1 - height if down else height
+        route = [*(place[record.number] for place, _ in places), height]
+        is_best = record is sweep.best
+        colour = BEST if is_best else PRUNED if record.state != "done" else DONE
+        alpha = 1.0 if is_best else 0.35 if record.state != "done" else 0.85 - 0.6 * number / len(lines)
+        style = {"linewidth": 2.4 if is_best else 1.1, "zorder": 4 if is_best else 2}
+        axes.add_patch(_ribbon(route, edgecolor=colour, alpha=alpha, **style))
+    axes.set(xlim=(-0.45, len(names) - 0.5), ylim=(-0.2 if _any_unset(sweep) else -0.06, 1.15))
+    return Drawing(figure, f"{len(lines)} trials as lines through {len(sweep.keys)} parameters to {sweep.metric}")
+
+
+def draw_curves(sweep: Sweep, workdir: Path) -> Drawing | None:
+    """The validation metric over the steps of every trial, at most the 200 best; None where none was evaluated."""
+    curves = [(record, *_curve(sweep, workdir / record.run)) for record in sweep.records[:MOST]]
+    curves = [curve for curve in curves if len(curve[1])]
+    if not curves:
+        return None
+    figure, axes = new_figure(8.0, 3.8)
+    labelled = set()
+    for record, steps, values in reversed(curves):
+        is_best = record is sweep.best
+        state = "best" if is_best else record.state if record.state in ("pruned", "failed", "done") else "not ended"
+        colour = {"best": BEST, "done": DONE, "failed": FAILED}.get(state, PRUNED)
+        style = {"linewidth": 2.4 if is_best else 1.0, "alpha": 1.0 if is_best else 0.55 if state == "done" else 0.5}
+        style |= {"linestyle": "solid" if state in ("best", "done") else (0, (3, 2)), "zorder": 4 if is_best else 2}
+        style |= {"marker": "o" if len(steps) < 12 else "", "markersize": 4.5 if is_best else 2.2}
+        name = f"best: trial {record.number}" if is_best else state
+        axes.plot(steps, values, color=colour, label=None if name in labelled else name, **style)
+        labelled.add(name)
+        if state in ("pruned", "failed"):
+            axes.plot(steps[-1:], values[-1:], "x" if state == "failed" else ".", color=colour, markersize=5)
+    low, high = _limits(np.concatenate([values for _, _, values in curves]), lower_is_better(sweep.metric))
+    _set_limits(axes.set_ylim, low, high)
+    axes.set(xlabel="step", ylabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    _legend(axes)
+    return Drawing(figure, f"validation {sweep.metric} of {len(curves)} trials over their steps")
+
+
+def draw_importances(importances: Mapping[str, float]) -> Drawing:
+    """The share of every parameter as a bar, the largest on top."""
+    figure, axes = new_figure(8.0, 0.7 + 0.36 * len(importances))
+    shares = [100 * share for share in importances.values()]
+    axes.barh(range(len(shares)), shares, color=DONE, height=0.62)
+    for place, share in enumerate(shares):
+        axes.text(share + 1, place, f"{share:.0f} %", va="center", color=INK, fontsize=8.5)
+    axes.set_yticks(range(len(shares)), [short(name, 32) for name in short_names(list(importances))])
+    axes.set(ylim=(len(shares) - 0.5, -0.5), xlim=(0, max(shares) * 1.12 + 1), xlabel="share (%)")
+    axes.grid(axis="y", visible=False)
+    words = ", ".join(f"{key} {share:.0f} %" for key, share in zip(importances, shares))
+    return Drawing(figure, f"importance of the parameters: {words}")
+
+
+def _draw_numbers(sweep, key):
+    figure, axes = new_figure(4.6, 3.0)
+    records = [record for record in sweep.records if key in record.values]
+    log = is_log([record.values[key] for record in records])
+    if log:
+        axes.set_xscale("log")
+    low, high = _trial_limits(sweep)
+    for marks, chosen in _by_marks(records, sweep, low, high, "^" if lower_is_better(sweep.metric) else "v"):
+        x = [record.values[key] for record in chosen]
+        y = [_shown(sweep, record, low, high) for record in chosen]
+        axes.plot(x, y, linestyle="none", clip_on=False, **marks)
+    ticks = _few_ticks([record.values[key] for record in records], log)
+    if ticks:
+        axes.set_xticks(ticks, [short(float(tick), 9) for tick in ticks])
+        axes.set_xticks([], minor=True)
+    _set_limits(axes.set_ylim, sweep.scale * low, sweep.scale * high)
+    axes.set(ylabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    axes.set_title(short(key, 48), loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    return figure
+
+
+def _draw_options(sweep, key):
+    groups: dict[str, list[Record]] = {}
+    for record in sweep.records:  # the best first, so the options come by their best trial
+        groups.setdefault(str(record.values.get(key, UNSET)), []).append(record)
+    shown = list(groups.items())[:_OPTIONS]
+    figure, axes = new_figure(4.6, max(2.2, 0.9 + 0.34 * len(shown)))
+    low, high = _trial_limits(sweep)
+    for place, (_, records) in enumerate(shown):
+        finished = [sweep.scale * record.value for record in records if record.state == "done" and has_value(record)]
+        if len(finished) > 3:
+            first, middle, third = np.quantile(finished, (0.25, 0.5, 0.75))
+            axes.barh(place, third - first, left=first, height=0.5, color=DONE, alpha=0.16, linewidth=0)
+            axes.plot([middle, middle], [place - 0.25, place + 0.25], color=DONE, linewidth=1.4)
+        for marks, chosen in _by_marks(records, sweep, low, high, ">" if lower_is_better(sweep.metric) else "<"):
+            x = [_shown(sweep, record, low, high) for record in chosen]
+            y = [place + 0.3 * (record.number * 0.618 % 1 - 0.5) for record in chosen]
+            axes.plot(x, y, linestyle="none", clip_on=False, **marks)
+    axes.set_yticks(range(len(shown)), [short(option, 26) for option, _ in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    _set_limits(axes.set_xlim, sweep.scale * low, sweep.scale * high)
+    axes.set(xlabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    more = f" (the best {_OPTIONS} of {len(groups)} options)" if len(groups) > _OPTIONS else ""
+    axes.set_title(short(key, 48) + more, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    return figure
+
+
+def _by_marks(records, sweep, low, high, triangle):
+    """(style, records) of the dots, the most important last; a triangle stands for what lies beyond the axis."""
+    open_, full = {"color": PRUNED, "markersize": 3.6, "fillstyle": "none"}, {"color": DONE, "alpha": 0.7}
+    styles = {
+        "failed": {"marker": "x", "color": FAILED, "markersize": 5},
+        "not done, beyond": open_ | {"marker": triangle},
+        "not done": open_ | {"marker": "o"},
+        "done, beyond": full | {"marker": triangle, "markersize": 5},
+        "done": full | {"marker": "o", "markersize": 4.6, "markeredgewidth": 0},
+        "best": {"marker": "*", "color": BEST, "markersize": 11, "zorder": 4},
+    }
+    groups = {name: [] for name in styles}
+    for record in records:
+        if record.state == "failed" or record is sweep.best:
+            groups["best" if record is sweep.best else "failed"].append(record)
+        elif record.value is not None:
+            inside = has_value(record) and low <= record.value <= high
+            groups[("done" if record.state == "done" else "not done") + ("" if inside else ", beyond")].append(record)
+    return [(styles[name], group) for name, group in groups.items() if group]
+
+
+def _shown(sweep, record, low, high):
+    """Where a trial stands on the axis of the metric: at its worse end where it has none, or one beyond it."""
+    worst = high if lower_is_better(sweep.metric) else low
+    value = record.value if has_value(record) and record.state != "failed" else worst
+    return sweep.scale * min(max(value, low), high)
+
+
+def _trial_limits(sweep):
+    """Of the metric of trials: those that are finished, where there are some."""
+    found = [record for record in sweep.records if has_value(record)]
+    done = [record for record in found if record.state == "done"]
+    return _limits([record.value for record in (done if len(done) > 2 else found)], lower_is_better(sweep.metric))
+
+
+def _limits(values, down):
+    """(low, high) of an axis: from the best value to the worst that is not far out, so that one hides no other."""
+    signed = np.sort(np.asarray(values, float) * (1 if down else -1))
+    signed = signed[np.isfinite(signed)]
+    best = signed[0]
+    reach = _REACH * (np.quantile(signed, 0.75) - best)
+    worst = signed[signed <= best + reach][-1] if reach > 0 else signed[-1]
+    if worst == best:
+        worst, best = worst + 0.05 * (abs(worst) or 1.0), best - 0.05 * (abs(best) or 1.0)
+    return (float(best), float(worst)) if down else (float(-worst), float(-best))
+
+
+def _set_limits(set_limits, low, high):
+    margin = 0.06 * (high - low)
+    set_limits(low - margin, high + margin)
+
+
+def _few_ticks(values, log):
+    """The values themselves where they are few and apart, else none."""
+    distinct = np.unique(np.asarray(values, float))
+    places = np.log10(distinct) if log else distinct
+    if len(distinct) > 8 or np.diff(places).min() < 0.09 * (places[-1] - places[0]):
+        return []
+    return distinct.tolist()
+
+
+def _round_values(low, high):
+    """Some round numbers from low to high."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(value) for value in MaxNLocator(5).tick_values(low, high) if low <= value <= high]
+
+
+def _places(records, key):
+    """({number of a trial: its place on the axis of a parameter, 0 to 1}, [(place, label)])."""
+    held = {record.number: record.values[key] for record in records if key in record.values}
+    unset = {record.number: -0.14 for record in records if key not in record.values}
+    ticks = [(-0.14, UNSET)] if unset else []
+    if not is_numeric(list(held.values())):
+        options = list(dict.fromkeys(map(str, held.values())))[::-1]
+        place = {option: (n + 0.5) / len(options) for n, option in enumerate(options)}
+        labels = [(at, short(option, 20)) for option, at in place.items()] if len(options) <= 12 else []
+        return unset | {number: place[str(value)] for number, value in held.items()}, ticks + labels
+    log = is_log(list(held.values()))
+    map_ = np.log10 if log else np.asarray
+    low, high = map_(min(held.values())), map_(max(held.values()))
+    marks = _few_ticks(list(held.values()), log)
+    if not marks:
+        decades = 10.0 ** np.arange(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1) if log else ()
+        marks = decades if len(decades) > 1 else _round_values(min(held.values()), max(held.values()))
+    labels = [(float((map_(value) - low) / (high - low)), f"{value:g}") for value in marks]
+    return unset | {n: float((map_(value) - low) / (high - low)) for n, value in held.items()}, ticks + labels
+
+
+def _any_unset(sweep):
+    return any(key not in record.values for key in sweep.keys for record in sweep.records if has_value(record))
+
+
+def _label_tick(axes, x, y, label):
+    box = {"boxstyle": "round,pad=0.12", "facecolor": PAPER, "alpha": 0.8, "linewidth": 0}
+    axes.plot([x - 0.015, x + 0.015], [y, y], color=INK, linewidth=0.9, zorder=3)
+    axes.text(x - 0.03, y, label, ha="right", va="center", color=INK, fontsize=7.5, zorder=5, bbox=box)
+
+
+def _ribbon(heights, **style):
+    """A smooth line through (0, heights[0]), (1, heights[1]), ..., level where it crosses an axis."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Line
+
+    points, codes = [(0, heights[0])], [Line.MOVETO]
+    for x, (before, after) in enumerate(itertools.pairwise(heights)):
+        points += [(x + 0.45, before), (x + 0.55, after), (x + 1, after)]
+        codes += [Line.CURVE4] * 3
+    return PathPatch(Line(points, codes), facecolor="none", **style)
+
+
+def _curve(sweep, folder):
+    """(steps, values) of a trial's metric, scaled, finite values only."""
+    name = f"eval/{sweep.metric}"
+    points = [(row["step"], row[name]) for row in read_jsonl(RunFolder(folder).metrics) if row.get(name) is not None]
+    points = [(step, value) for step, value in points if math.isfinite(value)]
+    return np.array([step for step, _ in points], int), sweep.scale * np.array([value for _, value in points], float)
+
+
+def _legend(axes):
+    handles, labels = axes.get_legend_handles_labels()
+    legend = axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8)
+    for letters in legend.get_texts():
+        letters.set_color(INK)
