@@ -81,7 +81,11 @@ class LanesExecutor:
                 self._end(report["ended"], Ended(report["code"], report["reason"]))
 
     def _died(self):
+        if self._process is None:  # it was closed
+            return
         code = self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process = None
         for job in list(self._sent):
             if job in self._begun:

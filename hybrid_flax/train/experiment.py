@@ -236,10 +236,16 @@ def _check_metric(config, source, model, task):
     if name == "loss":
         return
     batches = next(iter(source.splits.values())).batches(config.eval.batch_size, config.data.length, False)
-    _, _, sums = jax.eval_shape(make_eval_step(model, task, None), _abstract_params(model), (), batches[0])
-    known = task.metrics({key: np.ones(value.shape) for key, value in sums.items()})
+    known = _metric_names(model, task, tuple((key, leaf.shape, leaf.dtype) for key, leaf in batches[0].items()))
     if name not in known:
         raise ValueError(f"eval.metric={name!r} is none of {', '.join(known)}, for task.name={config.task.name}")
+
+
+@functools.lru_cache(maxsize=64)
+def _metric_names(model, task, leaves):
+    batch = {key: jax.ShapeDtypeStruct(shape, dtype) for key, shape, dtype in leaves}
+    _, _, sums = jax.eval_shape(make_eval_step(model, task, None), _abstract_params(model), (), batch)
+    return tuple(task.metrics({key: np.ones(value.shape) for key, value in sums.items()}))
 
 
 def _abstract_params(model):
