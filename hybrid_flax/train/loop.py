@@ -323,15 +323,15 @@ class _Interrupt:
 
 @contextmanager
 def _catch_signals() -> Iterator[_Interrupt]:
-    """Note SIGTERM and SIGINT for the end of the step; a second one acts at once."""
+    """Note SIGTERM and SIGINT for the end of the step; after that Ctrl-C acts at once, SIGTERM schedulers repeat."""
     interrupt = _Interrupt()
     previous = {}
 
     def note(number, frame):
-        if interrupt.number is not None:
+        if interrupt.number is not None and number == signal.SIGINT:
             signal.signal(number, previous[number])
             raise KeyboardInterrupt
-        interrupt.number = number
+        interrupt.number = interrupt.number or number
 
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
