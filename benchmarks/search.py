@@ -46,6 +46,8 @@ SMALL = (
     "schedule.warmup_steps=10",
     "optim.ema_decay=0.9",
     "eval.every=30",
+    "eval.batch_size=256",
+    "eval.max_batches=2",
 )
 SEEDS = range(5)
 SHARE = 1 / 3  # of the grid's steps

@@ -70,6 +70,8 @@ class SlurmExecutor:
 
     def poll(self, job: Any) -> Ended | None:
         state = self._state(job)  # before the result, which is written before a job ends
+        if self._cluster != "slurm" and state == "RUNNING":
+            return None  # its process is a child of this one
         if job.paths.result_pickle.exists():
             outcome, value = self._submitit.core.utils.pickle_load(job.paths.result_pickle)
             ended = Ended(value) if outcome == "success" else Ended(1, f"job {job.job_id}: {_last_line(value)}")
