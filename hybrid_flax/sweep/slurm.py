@@ -162,12 +162,9 @@ def parse_parameters(text: str) -> dict[str, Any]:
 
 def _defaults():
     """Parameters of every job, where --slurm has no others."""
-    path = trial_environment()["PYTHONPATH"]
-    # Since SLURM 22.05 srun does not take the cores of a task from its job.
-    cores = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
     return {
         "timeout_min": 24 * 60,
-        "slurm_setup": [f"export PYTHONPATH={shlex.quote(path)}", cores],
+        "slurm_setup": [f"export PYTHONPATH={shlex.quote(trial_environment()['PYTHONPATH'])}"],
         "slurm_additional_parameters": {"requeue": True},  # clusters may be set up not to
     }
 

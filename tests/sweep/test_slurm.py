@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from sweep import slurm_cluster
 
 from hybrid_flax.cli import main
 from hybrid_flax.config import ConfigError
+from hybrid_flax.sweep.executor import trial_command
 from hybrid_flax.sweep.run import read_sweep
 from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
 from hybrid_flax.sweep.trials import TrialFolder
@@ -73,6 +75,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"--slurm: .*slurm_partitoin") as caught:
         SlurmExecutor(tmp_path, 1, parse_parameters("partitoin=gpu"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_trial_lives_through_the_warning(tmp_path):
+    """SLURM's SIGUSR2 before the end of the time goes to every process of a job, and is not for the trial."""
+    start = trial_command(TrialFolder(tmp_path), 0)[:6]
+    signals = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"
+    assert subprocess.run([*start, sys.executable, "-c", signals], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("parameter, reason", [("partition=nope", "nope"), ("gpus_per_node=1", "generic resource")])
