@@ -21,6 +21,7 @@ def main(parent: int, lock: str, cpus: str, command: list[str]) -> None:
             sys.exit(128 + signal.SIGTERM)
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a warning of SLURM, on which the parent acts
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     os.set_inheritable(file, True)
     fcntl.flock(file, fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -259,7 +260,7 @@ class Search:
             if len(known) >= self.num_trials:
                 return None
             number = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = _make_sampler(self._method, self._seed + number)
+            self._study.sampler = _make_sampler(self._method, (self._seed, number))
             drawn = self._study.ask()
             trial = self._make(draw(self._space, lambda key, space, t=drawn: _suggest(t, key, space)))
             if trial.name in known:
@@ -341,7 +342,8 @@ def _postgres_url(url, scheme):
     return f"{scheme}://{url.partition('://')[2]}"
 
 
-def _make_sampler(method, seed):
+def _make_sampler(method, entropy):
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])  # no draw of one search is one of another's
     if method == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True)

@@ -1,10 +1,15 @@
 """Trials as jobs of a SLURM cluster, by submitit: preempted ones are queued again and go on from their checkpoint."""
 
+import contextlib
+import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,19 @@ from hybrid_flax.sweep.trials import TrialFolder
 
 __all__ = ["SlurmExecutor", "parse_parameters"]
 
+_PAUSE = 3.0  # seconds between two questions to SLURM, which serves others too
+_AHEAD = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
+# Without a result these are the end. COMPLETED is not: its result is on its way through the file system.
+_ENDS = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+_ENDS += ("FORGOTTEN", "FINISHED", "INTERRUPTED")  # by SLURM, some minutes after its end; the others are of "local"
+
 
 class SlurmExecutor:
     """One job a trial, `jobs` in the queue at a time. parameters: as submitit's executor takes them.
 
-    Jobs outlive this process, and are found again when the sweep is started again. cluster: "slurm", or submitit's
-    "local" without a cluster. Raises ConfigError where submitit or SLURM is missing or a parameter is unknown.
+    Jobs outlive this process, and are found again when the sweep is started again. No accounting is needed. cluster:
+    "slurm", or submitit's "local" without a cluster. Raises ConfigError where submitit or SLURM is missing, a parameter
+    is unknown, or SLURM refuses a job.
     """
 
     def __init__(self, workdir: str | os.PathLike, jobs: int, parameters: dict[str, Any], cluster: str = "slurm"):
@@ -35,36 +47,60 @@ class SlurmExecutor:
         # A trial may be queued again for as long as it takes.
         self._executor = submitit.AutoExecutor(folder=self._logs, cluster=cluster, slurm_max_num_timeout=1000)
         try:
-            self._executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+            self._executor.update_parameters(**(_defaults() | parameters))
         except (NameError, TypeError, ValueError, AssertionError) as error:
             raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from error
         self._running: list[Any] = []
+        self._states: dict[str, str] | None = None
+        self._asked = float("-inf")
 
     def submit(self, folder: TrialFolder) -> Any:
         job = self._find(folder)
         if job is None:
-            job = self._executor.submit(TrialJob(str(folder.path.absolute())))
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                    job = self._executor.submit(TrialJob(str(folder.path.absolute())))
+            except (OSError, RuntimeError) as error:
+                lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines()]
+                raise ConfigError(f"--executor=slurm: sbatch refuses a job: {'; '.join(lines)}") from error
             (folder.path / "job.json").write_text(json.dumps({"job": job.job_id, "logs": str(self._logs)}))
+            self._asked = float("-inf")
         self._running.append(job)
         return job
 
     def poll(self, job: Any) -> Ended | None:
-        if not job.done():
+        state = self._state(job)  # before the result, which is written before a job ends
+        if self._cluster != "slurm" and state == "RUNNING":
+            return None  # its process is a child of this one
+        if job.paths.result_pickle.exists():
+            outcome, value = self._submitit.core.utils.pickle_load(job.paths.result_pickle)
+            ended = Ended(value) if outcome == "success" else Ended(1, f"job {job.job_id}: {_last_line(value)}")
+        elif state in _ENDS:
+            ended = Ended(1, f"job {job.job_id} is {state}: {_last_line(job.stderr() or 'it printed nothing')}")
+        else:
             return None
         if job in self._running:
             self._running.remove(job)
-        error = job.exception()
-        return Ended(job.result()) if error is None else Ended(1, f"job {job.job_id}: {_last_line(error)}")
+        return ended
 
     def cancel(self, job: Any) -> None:
-        job.cancel()
+        job.cancel(check=False)
 
     def close(self) -> None:
         for job in self._running:
-            job.cancel()
-        for job in self._running:
-            job.wait()
-        self._running.clear()
+            self.cancel(job)
+        self._asked = float("-inf")
+        while any([self.poll(job) is None for job in list(self._running)]):
+            if self._cluster == "slurm" and self._states is None:
+                return  # SLURM is out of reach; its jobs are found again
+            time.sleep(0.2)
+
+    def _state(self, job):
+        if self._cluster != "slurm":
+            return job.state
+        if time.monotonic() - self._asked > _PAUSE:
+            self._states, self._asked = _ask_slurm(), time.monotonic()
+        return "UNKNOWN" if self._states is None else self._states.get(job.job_id, "FORGOTTEN")
 
     def _find(self, folder):
         """The job of an earlier sweep that is still to end, None where there is none."""
@@ -73,11 +109,15 @@ class SlurmExecutor:
             return None
         saved = json.loads(path.read_text())
         job = self._submitit.SlurmJob(folder=saved["logs"], job_id=saved["job"])
-        return job if job.state in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING") else None
+        return job if self._state(job) in _AHEAD else None
 
 
 class TrialJob:
-    """What a node runs: the trial as a process, which is asked to save when the job is preempted or out of time."""
+    """What a node runs: the trial as a process, which saves and ends when the job is preempted or out of time.
+
+    SLURM preempts and cancels by SIGTERM, to every process of the job. It warns of the end of the time by SIGUSR2, to
+    all too, which is for submitit: that calls `checkpoint` and queues the job again.
+    """
 
     def __init__(self, folder: str):
         self._folder = folder
@@ -89,7 +129,10 @@ class TrialJob:
             self._process = subprocess.Popen(
                 trial_command(folder, os.getpid()), stdout=output, stderr=output, env=trial_environment()
             )
-        return self._process.wait()
+        code = self._process.wait()
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            sys.exit(128 + signal.SIGTERM)  # without a result: SLURM may have queued the job again
+        return code
 
     def checkpoint(self) -> Any:
         import submitit
@@ -117,6 +160,21 @@ def parse_parameters(text: str) -> dict[str, Any]:
     return parameters
 
 
-def _last_line(error):
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _defaults():
+    """Parameters of every job, where --slurm has no others."""
+    return {
+        "timeout_min": 24 * 60,
+        "slurm_setup": [f"export PYTHONPATH={shlex.quote(trial_environment()['PYTHONPATH'])}"],
+        "slurm_additional_parameters": {"requeue": True},  # clusters may be set up not to
+    }
+
+
+def _ask_slurm():
+    """The state of each of this user's jobs, None where SLURM does not answer."""
+    command = ["squeue", "--me", "--states=all", "--noheader", "--format=%i %T"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode else dict(line.split() for line in done.stdout.splitlines())
+
+
+def _last_line(text):
+    return text.strip().rpartition("\n")[2].strip()

@@ -99,7 +99,10 @@ def _agree_to_stop(interrupt, logs):
 
 @contextmanager
 def catch_signals(given: Interrupt | None = None) -> Iterator[Interrupt]:
-    """Note SIGTERM and SIGINT for the end of the step; a second one acts at once. given: take this instead."""
+    """Note SIGTERM and SIGINT for the end of the step; after that Ctrl-C acts at once, SIGTERM schedulers repeat.
+
+    given: an interrupt that comes from elsewhere, to take instead.
+    """
     if given is not None:
         yield given
         return
@@ -107,10 +110,10 @@ def catch_signals(given: Interrupt | None = None) -> Iterator[Interrupt]:
     previous = {}
 
     def note(number, frame):
-        if interrupt.number is not None:
+        if interrupt.number is not None and number == signal.SIGINT:
             signal.signal(number, previous[number])
             raise KeyboardInterrupt
-        interrupt.number = number
+        interrupt.number = interrupt.number or number
 
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

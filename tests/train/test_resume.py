@@ -131,7 +131,7 @@ def test_crash_and_signal_in_one_process(mode, text, tmp_path, monkeypatch):
         with pytest.raises(Crash):
             train(config, cut)
     with monkeypatch.context() as patch:
-        at_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        at_step(patch, 6, lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)])  # as SLURM does
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(Interrupted, match="stopped by SIGTERM after step 7, which is saved") as stop:
             train(config, cut)
