@@ -1,5 +1,6 @@
 """Who works on what: claims that end with the process that holds them, whatever ends it."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -137,6 +138,8 @@ class PostgresClaims:
             self._ask("SELECT pg_advisory_unlock(%s)", "study")
 
     def close(self) -> None:
+        with contextlib.suppress(self._errors):  # at once, not when the server has seen the session end
+            self._session.execute("SELECT pg_advisory_unlock_all()")
         self._session.close()
         self._held.clear()
 
