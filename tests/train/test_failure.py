@@ -16,6 +16,7 @@ from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.loop import train
+from hybrid_flax.train.session import fresh_position
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 EXPLODES = {
