@@ -23,11 +23,15 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.data.lowercase = True
     config.data.min_count = 2
     config.data.length = 40
+    config.data.word_length = 12
     config.data.batch_size = 64
+    config.data.valid_fraction = 0.05
     config.data.test_fraction = 0.2
     config.model.pattern = "bi:mingru"
     config.model.depth = 1
     config.model.width = 64
+    config.model.characters = "ngrams"
+    config.model.character_width = 32
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.1
     config.optim.ema_decay = 0.99
@@ -37,5 +41,4 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.eval.every = 150
     config.eval.batch_size = 128
     config.eval.metric = "r" if config.task.name == "regress" else "accuracy"
-    config.eval.best = True
     return config
