@@ -1,10 +1,11 @@
 """Sentiment of movie snippets (VADER's ground truth, embedded): positive or negative, or the mean rating.
 
     python launch.py --config=experiments/sentiment.py
-    python launch.py --config=experiments/sentiment.py:regress --config.model.pattern=bi:gru
+    python launch.py --config=experiments/sentiment.py:regress
 
-80 % train, an eighth of them for validation, and 20 % test, at random (data.split_seed=0). Two minutes on two CPU
-cores; `regress` ends with a test r of 0.66 to 0.67, and the sign of its predictions is right for 75 to 76 %.
+Words are read as such and by their character n-grams. 20 % test, at random (data.split_seed=0), 5 % validation, the
+rest trains. One to two minutes on a CPU core. `regress` ends with a test r of 0.692, and the sign of its predictions is
+right for 77.3 %; `classify` ends with a test accuracy of 76.5 %. Both are of one seed.
 """
 
 from ml_collections import ConfigDict
