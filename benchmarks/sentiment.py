@@ -28,7 +28,7 @@ from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "sentiment.py"
-DIGITS = {"r": 4, "sign": 2}  # of the metrics shown
+DIGITS = {"r": 3, "sign": 1}  # of the metrics shown
 
 
 def main() -> None:
