@@ -1,10 +1,11 @@
 """Sentiment of movie snippets (VADER's ground truth, embedded): positive or negative, or the mean rating.
 
     python launch.py --config=experiments/sentiment.py
-    python launch.py --config=experiments/sentiment.py:regress --config.model.pattern=bi:gru
+    python launch.py --config=experiments/sentiment.py:regress
 
-80 % train, an eighth of them for validation, and 20 % test, at random (data.split_seed=0). Two minutes on two CPU
-cores; `regress` ends with a test r of 0.66 to 0.67, and the sign of its predictions is right for 75 to 76 %.
+Words are read as such and by their character n-grams. 20 % test, at random (data.split_seed=0), 5 % validation, the
+rest trains. One to two minutes on a CPU core. `regress` ends with a test r of 0.692, and the sign of its predictions is
+right for 77.3 %; `classify` ends with a test accuracy of 76.5 %. Both are of one seed.
 """
 
 from ml_collections import ConfigDict
@@ -23,11 +24,15 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.data.lowercase = True
     config.data.min_count = 2
     config.data.length = 40
+    config.data.word_length = 12
     config.data.batch_size = 64
+    config.data.valid_fraction = 0.05
     config.data.test_fraction = 0.2
     config.model.pattern = "bi:mingru"
     config.model.depth = 1
     config.model.width = 64
+    config.model.characters = "ngrams"
+    config.model.character_width = 32
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.1
     config.optim.ema_decay = 0.99
@@ -37,5 +42,4 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.eval.every = 150
     config.eval.batch_size = 128
     config.eval.metric = "r" if config.task.name == "regress" else "accuracy"
-    config.eval.best = True
     return config

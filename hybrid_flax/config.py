@@ -91,7 +91,7 @@ def base_config() -> ConfigDict:
     config.model.width = 128  # D
     config.model.embedding_width = 0  # of a token, projected to the model width; 0: that width, without projection
     config.model.vectors = ""  # a file of word vectors (GloVe or word2vec as text) that known words start from
-    config.model.characters = "none"  # none | cnn | rnn: what a word is spelt like, beside its embedding
+    config.model.characters = "none"  # none | cnn | rnn | ngrams: what a word is spelt like, beside its embedding
     config.model.character_width = 32  # of what they say of a word
     config.model.norm = "rms"  # rms | layer
     config.model.mlp = "none"  # none | relu2 | gelu | swiglu

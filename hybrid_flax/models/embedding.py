@@ -14,16 +14,20 @@ from hybrid_flax.typing import Array, Float, Int, Params, Segments
 
 __all__ = ["SPELLINGS", "Spelling", "embed", "init_embedding", "replace_rows"]
 
-SPELLINGS = ("none", "cnn", "rnn")
+SPELLINGS = ("none", "cnn", "rnn", "ngrams")
 _WINDOW = 3  # characters
+_SIZES = (3, 4, 5)  # of n-grams, in characters
+_BUCKETS = 2**14
 
 
 class Spelling(NamedTuple):
     """How a word is read character by character.
 
     kind: "cnn", windows of three characters and their maximum over the word (Kim et al. 2016; Ma & Hovy 2016, section
-    2.1), or "rnn", the last states of an LSTM in either direction (Lample et al. 2016, section 4.1). alphabet: ids of
-    characters, 0 for none. length: W, characters of a word. width: features, and those of a character.
+    2.1), "rnn", the last states of an LSTM in either direction (Lample et al. 2016, section 4.1), or "ngrams", the mean
+    of the vectors of all runs of three to five characters, ends of the word included, hashed into 16,384 buckets
+    (Bojanowski et al. 2017, section 3.2). alphabet: ids of characters, 0 for none. length: W, characters of a word.
+    width: features, and those of a character.
     """
 
     kind: str
@@ -77,6 +81,8 @@ def replace_rows(params: Params, places: Int[Array, "K"], rows: Float[Array, "K 
 def _init_spelling(key, spelling):
     key_table, key_first, key_second = jax.random.split(key, 3)
     width = spelling.width
+    if spelling.kind == "ngrams":
+        return {"embedding": fan_in_normal(key_table, (_BUCKETS, width), width)}
     if spelling.kind == "cnn":
         kernel = fan_in_normal(key_first, (width, _WINDOW, width), _WINDOW * width)
         table = fan_in_normal(key_table, (spelling.alphabet, width), 1)
@@ -90,6 +96,8 @@ def _spell(params, characters, spelling, dtype):
     """Features [B, T, width] of words of characters [B, T, W]; zero for a word without any."""
     batch, time, length = characters.shape
     characters = characters.reshape(batch * time, length)
+    if spelling.kind == "ngrams":
+        return _mean_of_ngrams(params, characters, spelling).reshape(batch, time, spelling.width).astype(dtype)
     live = characters > 0
     x = jnp.where(live[..., None], params["embedding"][characters], 0.0).astype(dtype)
     read = _convolve if spelling.kind == "cnn" else _recur
@@ -102,6 +110,36 @@ def _convolve(params, x, live, spelling):
     before, here, after = (parts[:, :, place] for place in range(_WINDOW))
     y = here.at[:, 1:].add(before[:, :-1]).at[:, :-1].add(after[:, 1:])
     return jnp.tanh(pool(y + params["bias"], live, "max"))
+
+
+def _mean_of_ngrams(params, characters, spelling):
+    """The mean over the n-grams of <word>; zero for a word without any character."""
+    buckets, live = _hash_ngrams(characters, spelling.alphabet)
+    rows = jnp.where(live[..., None], params["embedding"][buckets], 0.0)
+    return jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(live, axis=1, keepdims=True), 1)
+
+
+def _hash_ngrams(characters, end):
+    """Buckets [N, n-grams] by the FNV-1a hash of character ids [N, W], and which of them there are.
+
+    end: the id that stands before and after every word.
+    """
+    filled = characters > 0
+    last = filled & ~jnp.pad(filled[:, 1:], ((0, 0), (0, 1)))
+    word = jnp.pad(characters, ((0, 0), (1, 1))) + end * jnp.pad(last, ((0, 0), (2, 0))).astype(characters.dtype)
+    word = word.at[:, 0].set(end * filled[:, 0]).astype(jnp.uint32)
+    buckets, live = [], []
+    for size in _SIZES:
+        if size > word.shape[1]:
+            break
+        count = word.shape[1] - size + 1
+        parts = [word[:, start : start + count] for start in range(size)]
+        code = jnp.full_like(parts[0], 2166136261)
+        for part in parts:
+            code = (code ^ part) * jnp.uint32(16777619)
+        buckets.append(code % _BUCKETS)
+        live.append(parts[-1] > 0)
+    return jnp.concatenate(buckets, axis=1).astype(jnp.int32), jnp.concatenate(live, axis=1)
 
 
 def _recur(params, x, live, spelling):

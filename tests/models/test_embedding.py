@@ -71,7 +71,25 @@ def test_last_states_in_either_direction():
     np.testing.assert_allclose(y, expected(params, tokens, features), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["cnn", "rnn"])
+def test_mean_of_hashed_ngrams():
+    spelling, params, tokens = example("ngrams")
+
+    def hashed(ids):
+        code = 0x811C9DC5
+        for i in ids:
+            code = (code ^ i) * 0x01000193 % 2**32
+        return code % 2**14
+
+    def features(spelt, ids):
+        word = [9, *ids, 9]
+        buckets = [hashed(word[i : i + n]) for n in (3, 4, 5) for i in range(len(word) - n + 1)]
+        return np.mean(np.asarray(spelt["embedding"], np.float64)[buckets], axis=0) if ids else np.zeros(4)
+
+    y = spelt_out(params, tokens, spelling, "float32")
+    np.testing.assert_allclose(y, expected(params, tokens, features), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "rnn", "ngrams"])
 def test_room_for_longer_words_changes_nothing(kind):
     spelling, params, tokens = example(kind)
     wide = jnp.pad(tokens, ((0, 0), (0, 0), (0, 3)))
@@ -107,7 +125,7 @@ def test_rows_from_vectors():
 def test_models_that_do_not_fit():
     sizes = {"vocab_size": 9, "width": 8, "depth": 1, "pattern": "tanh", "num_outputs": 2, "tied": False}
     for options, wanted in (
-        ({"characters": "bytes"}, "model.characters='bytes' is none of none, cnn, rnn"),
+        ({"characters": "bytes"}, "model.characters='bytes' is none of none, cnn, rnn, ngrams"),
         ({"characters": "rnn", "character_width": 5}, "must be even"),
         ({"tied": True, "num_outputs": None, "embedding_width": 4}, "set model.embedding_width=0, not 4"),
     ):
