@@ -107,7 +107,8 @@ def test_jobs_are_found_again(slurm, tmp_path):
     again = other.submit(folder)
     assert again.job_id != job.job_id
     other.close()
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True).stdout
+    assert not {job.job_id, again.job_id} & set(listed.split())
 
 
 @pytest.mark.slow
