@@ -104,10 +104,9 @@ class Trainer:
             self._end(first.folder, None)
 
     def _choice(self, first, lanes):
-        """What is faster for so many trials of a program; measured once, also where the sweep is started again."""
+        """What is faster for a program; measured once, also where the sweep is started again."""
         identity = {
             "program": _program_hash(first.config, first.experiment),
-            "lanes": lanes,
             "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         }
         for row in read_jsonl(self._choices):
@@ -120,7 +119,7 @@ class Trainer:
         else:
             row = {"choice": "lanes" if paces.lanes < paces.alone else "alone"}
             row |= {f"{name}_ms": 1e3 * seconds for name, seconds in paces._asdict().items()}
-        row = {"pattern": first.config.model.pattern, **identity, **row}
+        row = {"pattern": first.config.model.pattern, **identity, "lanes": lanes, **row}
         with JsonlWriter(self._choices) as writer:
             writer.write(row)
         print(json.dumps(row), file=sys.stderr, flush=True)

@@ -63,7 +63,7 @@ def open_session(experiment: Experiment, *args: Any, **kwargs: Any) -> Session:
 
 
 def measure_paces(experiment: Experiment, config: Any, num_lanes: int) -> Paces:
-    """Compile both programs, at the same time, and take the best of a few steps of either."""
+    """Compile both programs, at the same time, and take the quickest of some steps of either."""
     lanes = _Lanes(experiment, num_lanes)
     single = experiment._replace(parallel=make_parallel("jit"))
     fresh, batch = fresh_position(single, config, vectors=False), experiment.batches.batch(0)
@@ -97,7 +97,7 @@ def measure_paces(experiment: Experiment, config: Any, num_lanes: int) -> Paces:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(in_lanes), pool.submit(alone)
         steps = first.result(), second.result()
-    return Paces(_best_of(steps[0], 2) / num_lanes, _best_of(steps[1], 8))
+    return Paces(_quickest(steps[0]) / num_lanes, _quickest(steps[1]))
 
 
 def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
@@ -369,9 +369,10 @@ def _batches(session, split):
     return session.experiment.source.splits[split].batches(config.eval.batch_size, length, False)
 
 
-def _best_of(step, count):
+def _quickest(step):
+    """Seconds of the quickest of some steps: at least two, and as many more as half a second has room for."""
     seconds = []
-    for _ in range(count):
+    while len(seconds) < 2 or sum(seconds) < 0.5:
         since = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - since)

@@ -99,7 +99,7 @@ def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
             path.rmdir() if path.is_dir() else path.unlink()
         (tmp_path / "trial.json").rename(folder.path / "trial.json")
     reports, measured = train_all(folders[:3], tmp_path / "b", 2, "alone", monkeypatch)
-    assert measured == [2, 2] or measured == [2]
+    assert measured == [2]  # once, though there are fewer and fewer
     assert [read_status(folder.path, "loss").value for folder in folders[:3]] == pytest.approx(values, rel=1e-4)
 
 
