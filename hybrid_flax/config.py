@@ -96,6 +96,7 @@ def base_config() -> ConfigDict:
     config.model.norm = "rms"  # rms | layer
     config.model.mlp = "none"  # none | relu2 | gelu | swiglu
     config.model.mlp_ratio = 4.0  # hidden width of the MLP / width
+    config.model.init_scale = 1.0  # initial matrices are multiplied by it; tables, biases and scales are not
     config.model.tied = False  # output weights are the embedding
     config.model.scan_layers = True  # repeats of the pattern are one scan: compile time does not grow with depth
     config.model.remat = False  # compute activations again in the backward pass instead of keeping them
@@ -365,6 +366,7 @@ _AT_LEAST = {
     "model.embedding_width": 0,
     "model.character_width": 1,
     "model.mlp_ratio": 0.01,
+    "model.init_scale": 0.0,
     "optim.learning_rate": 0.0,
     "optim.weight_decay": 0.0,
     "optim.epsilon": 0.0,

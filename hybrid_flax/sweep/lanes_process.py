@@ -185,7 +185,11 @@ class _Wish(Interrupt):
 
 def _program_hash(config, experiment):
     """A name for the program of a trial that outlives this process: its config without what is data to a program."""
-    data = {"seed", *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields)}
+    data = {
+        "seed",
+        "model.init_scale",
+        *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields),
+    }
     rest = {key: value for key, value in flatten(config).items() if key not in data}
     return config_hash({**rest, "spec": repr(experiment.spec)})
 

@@ -20,7 +20,7 @@ from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.optimizer import make_unit_schedule
+from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
 from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
@@ -216,6 +216,9 @@ def fresh_position(experiment: Experiment, config: Any, *, vectors: bool = True)
     parallel, model = experiment.parallel, experiment.model
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = jax.jit(init_params, static_argnums=0)(model, key_params)
+    if config.model.init_scale != 1.0:
+        scales = {"matrix": config.model.init_scale}
+        params = jax.tree.map(lambda leaf, kind: leaf * scales.get(kind, 1.0), params, leaf_kinds(params))
     if vectors and config.model.vectors:
         params = _with_vectors(params, config.model, experiment.source.tokenizer)
     state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key_steps))

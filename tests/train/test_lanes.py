@@ -86,7 +86,7 @@ def various(text, **changes):
     values = [
         {},
         {"optim__learning_rate": 1e-3, "optim__b1": 0.8, "optim__clip_norm": 0.5},
-        {"seed": 1, "optim__weight_decay": 0.3},
+        {"seed": 1, "optim__weight_decay": 0.3, "model__init_scale": 0.5},
         {"train__dropout": 0.3, "optim__ema_decay": 0.7},
         {"train__recurrent_dropout": 0.2},
     ]
@@ -232,6 +232,7 @@ def test_programs(small):
     base = program()
     assert program(optim__learning_rate=0.5, optim__weight_decay=0.0, optim__b2=0.9, train__patience=3) == base
     assert program(train__dropout=0.1) == program(train__dropout=0.4)
+    assert program(seed=5, model__init_scale=0.5) == base
     different = [{"model__width": 4}, {"train__dropout": 0.1}, {"data__length": 4}, {"optim__name": "lion"}]
     different += [{"eval__metric": "bits_per_char"}, {"eval__batch_size": 2}, {"data__batch_size": 2}]
     assert len({program(**changes) for changes in different} | {base}) == len(different) + 1

@@ -143,6 +143,20 @@ def test_dropout_of_nothing_is_nothing(dropped, whole):
     np.testing.assert_allclose(outputs(batch, keys, 0.0), plain, rtol=1e-5, atol=1e-6)
 
 
+def test_initial_matrices_are_scaled(text):
+    """model.init_scale reaches kernels alone, and nothing else of the position."""
+    one, half = (
+        fresh_position(make_experiment(config), config)
+        for config in (tiny.tiny_config(text), tiny.tiny_config(text, model__init_scale=0.5))
+    )
+    for (path, a), b in zip(
+        jax.tree_util.tree_flatten_with_path(one.state.params)[0], jax.tree.leaves(half.state.params)
+    ):
+        factor = 0.5 if path[-1].key in ("kernel", "recurrent_kernel") else 1.0
+        np.testing.assert_array_equal(np.asarray(a) * factor, b)
+    assert one.state.key == half.state.key
+
+
 def test_initial_parameters_depend_on_the_seed_alone(text):
     model = make_experiment(tiny.tiny_config(text)).model
     init = jax.jit(init_params, static_argnums=0)
