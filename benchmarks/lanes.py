@@ -53,11 +53,10 @@ def sweep() -> Iterator[dict]:
 
 
 def write_text(path: Path) -> None:
-    """100,000 characters of a play."""
+    """100,000 characters of two plays."""
     from hybrid_flax.data.corpora import load_corpus
 
-    texts = load_corpus("shakespeare")
-    path.write_text("".join(texts["valid"])[:100_000], encoding="utf-8")
+    path.write_text("".join(load_corpus("shakespeare").valid)[:100_000], encoding="utf-8")
 
 
 def train_alone(width: str, text: str, folder: Path) -> None:
