@@ -35,6 +35,7 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.model.character_width = 32
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.1
+    config.optim.table_decay = 1.0
     config.optim.ema_decay = 0.99
     config.train.dropout = 0.3
     config.train.word_dropout = 0.3
