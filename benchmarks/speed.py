@@ -109,6 +109,7 @@ class Entry:
         hparams = make_hparams(
             learning_rate=1e-3,
             weight_decay=0.0,
+            table_decay=0.0,
             b1=0.9,
             b2=0.99,
             epsilon=1e-8,

@@ -113,6 +113,7 @@ def base_config() -> ConfigDict:
     config.optim.name = "adamw"  # adam | adamw | rmsprop | sgd | lion | adafactor | muon
     config.optim.learning_rate = 3e-3  # peak
     config.optim.weight_decay = 0.0  # decoupled, of matrices
+    config.optim.table_decay = 0.0  # likewise, of tables of embeddings: of words, characters and n-grams
     config.optim.b1 = 0.9  # adam, adamw, lion, muon's vectors
     config.optim.b2 = 0.99  # adam, adamw, lion; rmsprop's decay
     config.optim.epsilon = 1e-8
@@ -369,6 +370,7 @@ _AT_LEAST = {
     "model.init_scale": 0.0,
     "optim.learning_rate": 0.0,
     "optim.weight_decay": 0.0,
+    "optim.table_decay": 0.0,
     "optim.epsilon": 0.0,
     "optim.clip_norm": 0.0,
     "optim.accumulate": 1,

@@ -211,10 +211,11 @@ def _noise(train, tokenizer) -> Noise:
 
 def _hparams(config) -> Hparams:
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
-    names = ("learning_rate", "weight_decay", "b1", "b2", "epsilon", "momentum", "clip_norm", "ema_decay")
+    names = ("learning_rate", "weight_decay", "table_decay", "b1", "b2", "epsilon", "momentum", "clip_norm")
     return make_hparams(
         **{name: config.optim[name] for name in names},
         **{name: config.train[name] for name in rates},
+        ema_decay=config.optim.ema_decay,
         label_smoothing=config.loss.label_smoothing,
         z_loss=config.loss.z_loss,
     )

@@ -19,7 +19,8 @@ SCHEDULES = ("constant", "exponential", "step", "linear", "cosine", "wsd", "rsqr
 def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> optax.GradientTransformation:
     """Clip, precondition and decay weights; the caller multiplies by -learning rate * unit schedule.
 
-    Decoupled weight decay reaches matrices only, and not under "adam". "sgd" has momentum, Nesterov's if asked.
+    Weight decay is decoupled, of one strength for matrices and another for tables of embeddings; vectors have none,
+    and nothing has under "adam". "sgd" has momentum, Nesterov's if asked.
     "muon" (Jordan et al. 2024) orthogonalises every matrix, its size matched to Adam's (Liu et al. 2025,
     equation 4), and gives the rest to Adam. Raises ValueError for an unknown name.
     """
@@ -49,7 +50,7 @@ def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> op
         direction = optax.chain(muon, optax.scale(-1.0))
     else:
         raise ValueError(f"optim.name={name!r} is none of {', '.join(OPTIMIZERS)}")
-    decay = optax.add_decayed_weights(hparams.weight_decay, mask=_is_matrix) if name != "adam" else optax.identity()
+    decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if name != "adam" else optax.identity()
     return optax.chain(_clip_by_global_norm(hparams.clip_norm), direction, decay)
 
 
@@ -109,8 +110,20 @@ def leaf_kinds(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(kind, params)
 
 
-def _is_matrix(params):
-    return jax.tree.map(lambda kind: kind == "matrix", leaf_kinds(params))
+def _decay(**strengths):
+    """Add to the update of every parameter itself times the strength of its kind."""
+
+    def update(updates, state, params):
+        def decayed(update, param, kind):
+            return update + strengths[kind] * param if kind in strengths else update
+
+        return jax.tree.map(decayed, updates, params, leaf_kinds(params)), state
+
+    def init(params):
+        leaf_kinds(params)  # for its error, before the first step
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
 
 
 def _matrix_axes(params):

@@ -15,6 +15,7 @@ class Hparams(NamedTuple):
 
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]
+    table_decay: Float[Array, ""]
     b1: Float[Array, ""]
     b2: Float[Array, ""]
     epsilon: Float[Array, ""]

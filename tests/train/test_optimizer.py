@@ -17,6 +17,7 @@ RATE = 0.02
 VALUES = {
     "learning_rate": RATE,
     "weight_decay": 0.0,
+    "table_decay": 0.0,
     "b1": 0.8,
     "b2": 0.9,
     "epsilon": 1e-6,
@@ -139,9 +140,11 @@ def scanned_params():
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
-def test_weight_decay_reaches_matrices_only(name, scanned_params):
+@pytest.mark.parametrize("weight_decay, table_decay", [(0.1, 0.0), (0.1, 0.7), (0.0, 0.7)])
+def test_decay_reaches_matrices_and_tables_alone(name, weight_decay, table_decay, scanned_params):
     """Also where a stack of layers gives a bias two axes; without a gradient nothing else moves."""
-    optimizer = make_optimizer(name, hparams(weight_decay=0.1), nesterov=True)
+    strengths = {"kernel": weight_decay, "recurrent_kernel": weight_decay, "embedding": table_decay}
+    optimizer = make_optimizer(name, hparams(weight_decay=weight_decay, table_decay=table_decay), nesterov=True)
     zeros = jax.tree.map(jnp.zeros_like, scanned_params)
     updates, _ = optimizer.update(zeros, optimizer.init(scanned_params), scanned_params)
     assert set(scanned_params["backbone"]) > {"repeats"}
@@ -149,16 +152,26 @@ def test_weight_decay_reaches_matrices_only(name, scanned_params):
 
     def check(path, update, param):
         name = path[-1].key
-        is_matrix = name in ("kernel", "recurrent_kernel")
         seen.add((name, update.ndim))
-        np.testing.assert_allclose(update, 0.1 * param if is_matrix else 0.0 * param, rtol=1e-6)
+        np.testing.assert_allclose(update, strengths.get(name, 0.0) * param, rtol=1e-6)
 
     jax.tree_util.tree_map_with_path(check, updates, scanned_params)
     assert ("bias", 3) in seen and ("scale", 2) in seen and ("embedding", 2) in seen and ("kernel", 4) in seen
 
 
+def test_decay_comes_behind_the_direction():
+    """Oracle: optax's AdamW, each kind of parameter trained alone with its own strength."""
+    params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, 5)]
+    found = walk(make_optimizer("adamw", hparams(weight_decay=0.1, table_decay=2.0)), params, gradients, -RATE)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        outer, name = (entry.key for entry in path)
+        strength = {"kernel": 0.1, "recurrent_kernel": 0.1, "embedding": 2.0}.get(name, 0.0)
+        alone = optax.adamw(RATE, b1=0.8, b2=0.9, eps=1e-6, weight_decay=strength)
+        assert_near(found[outer][name], walk(alone, leaf, [tree[outer][name] for tree in gradients]))
+
+
 def test_adam_does_not_decay(scanned_params):
-    optimizer = make_optimizer("adam", hparams(weight_decay=0.1))
+    optimizer = make_optimizer("adam", hparams(weight_decay=0.1, table_decay=0.1))
     zeros = jax.tree.map(jnp.zeros_like, scanned_params)
     updates, _ = optimizer.update(zeros, optimizer.init(scanned_params), scanned_params)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
