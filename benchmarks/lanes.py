@@ -4,7 +4,8 @@
 
 Every side trains the same trials of a one-layer LSTM to run folders, from an empty compile cache, one side after the
 other; the figure is the wall time of the whole command, from its start to its end. "One process" calls
-`hybrid_flax.train.loop.train` for every trial, which compiles once; "processes" is the local executor with --jobs=2.
+`hybrid_flax.train.loop.train` for every trial, which compiles once; "processes" is the local executor, `--jobs` at a time,
+by default one after another as a shell loop starts them.
 
 This file is the experiment, too: `python launch.py sweep --config=benchmarks/lanes.py:16 --executor=lanes
 --config.data.path=FILE`.
@@ -33,16 +34,17 @@ RATES = [1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 2e-2, 3e-2]
 def get_config(arg: str = "") -> ConfigDict:
     """arg: the width."""
     config = base_config()
-    config.data.length = 64
+    config.data.length = 32
     config.data.batch_size = 4
     config.data.valid_fraction = 0.1
     config.data.test_fraction = 0.1
     config.model.pattern = "lstm"
     config.model.depth = 1
     config.model.width = int(arg or 16)
-    config.train.steps = 500
-    config.train.log_every = 50
-    config.eval.every = 250
+    config.train.steps = 1500
+    config.train.log_every = 100
+    config.eval.every = 1500
+    config.train.checkpoint_every = 1500
     config.eval.batch_size = 16
     return config
 
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--widths", default="16,32,64,128")
     parser.add_argument("--sides", default="lanes,one process,processes")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "hybrid_flax-lanes")
     parser.add_argument("--alone")
     parser.add_argument("--text")

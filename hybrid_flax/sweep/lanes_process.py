@@ -82,7 +82,7 @@ class Trainer:
     def stops(self, session: Session) -> bool:
         """Whether the run of a lane was cancelled."""
         self._receive()
-        return self._is_cancelled(TrialFolder(session.folder.path))
+        return self._is_cancelled(str(session.folder.path))
 
     def ended(self, session: Session, error: Exception | None) -> None:
         """The run of a lane has ended."""
@@ -137,7 +137,7 @@ class Trainer:
                 self._take(TrialFolder(path))
             if "cancel" in message:
                 self._cancelled.add(message["cancel"])
-                for waiting in [w for w in self._waiting if self._is_cancelled(w.folder)]:
+                for waiting in [w for w in self._waiting if self._is_cancelled(str(w.folder.path))]:
                     self._end(waiting.folder, Interrupted(0, signal.SIGTERM))
 
     def _take(self, folder):
@@ -150,8 +150,8 @@ class Trainer:
         name = experiment_name(str(folder.trial))
         self._waiting.append(_Waiting(folder, experiment, config, name, program_of(experiment, config)))
 
-    def _is_cancelled(self, folder):
-        return self._stopping or str(folder.path) in self._cancelled
+    def _is_cancelled(self, path):
+        return self._stopping or path in self._cancelled
 
     def _begin(self, waiting):
         """Take it for good, once nobody else writes into its folder."""
@@ -175,12 +175,12 @@ class _Wish(Interrupt):
     """To stop a run that trains alone."""
 
     def __init__(self, trainer: Trainer, folder: TrialFolder):
-        self._trainer, self._folder = trainer, folder
+        self._trainer, self._path = trainer, str(folder.path)
 
     @property
     def number(self) -> int | None:
         self._trainer._receive()
-        return signal.SIGTERM if self._trainer._is_cancelled(self._folder) else None
+        return signal.SIGTERM if self._trainer._is_cancelled(self._path) else None
 
 
 def _program_hash(config, experiment):
