@@ -4,8 +4,8 @@
 
 Every side trains the same trials of a one-layer LSTM to run folders, from an empty compile cache, one side after the
 other; the figure is the wall time of the whole command, from its start to its end. "One process" calls
-`hybrid_flax.train.loop.train` for every trial, which compiles once; "processes" is the local executor, `--jobs` at a time,
-by default one after another as a shell loop starts them.
+`hybrid_flax.train.loop.train` for every trial, which compiles once; "processes" is the local executor, `--jobs` at a
+time, by default one after another as a shell loop starts them.
 
 This file is the experiment, too: `python launch.py sweep --config=benchmarks/lanes.py:16 --executor=lanes
 --config.data.path=FILE`.
