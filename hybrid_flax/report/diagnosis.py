@@ -21,6 +21,7 @@ from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.folder import RunFolder, read_json, write_json
 from hybrid_flax.train.noise import apply_model
+from hybrid_flax.train.session import split_batches
 from hybrid_flax.typing import Mixer, Params
 
 __all__ = [
@@ -96,8 +97,7 @@ def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: s
         raise ConfigError(
             f"split {split!r} of {config.data.path} has nothing to read; one of {', '.join(source.splits)}"
         )
-    length = config.eval.length or config.data.length
-    batches = source.splits[split].batches(config.eval.batch_size, length, False)
+    batches = split_batches(source, config, split)
     batches = [batches[index] for index in range(min(_BATCHES, len(batches)))]
     return diagnose(run.model, make_task(config, run.labels), run.params, batches)
 

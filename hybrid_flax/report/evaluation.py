@@ -13,6 +13,7 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
+from hybrid_flax.train.session import split_batches
 
 __all__ = ["evaluate_run"]
 
@@ -46,7 +47,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
         print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")
     results = {}
     for name, words in how.items():
-        batches = source.splits[split].batches(config.eval.batch_size, length, name == "carried")
+        batches = split_batches(source, config, split, name == "carried")
         sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
         results[name] = {metric: float(value) for metric, value in task.metrics(sums).items()}
         print(f"{words}: {task.describe(results[name])}")

@@ -21,7 +21,7 @@ from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.loop import Interrupted
 from hybrid_flax.train.parallel import make_parallel
-from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position
+from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
 from hybrid_flax.train.step import make_eval_step, make_train_step
 from hybrid_flax.typing import PyTree
 
@@ -103,12 +103,12 @@ def measure_paces(experiment: Experiment, config: Any, num_lanes: int) -> Paces:
 def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
     """Train the runs of `feed`, at most `num_lanes` at a time, until it has no more; all are of one program.
 
-    A lane that ends is given to the next run. Where none is left and half of the lanes or more are free, a smaller
-    program takes over, if the time that it saves is more than the time that it takes to compile.
+    A lane that ends is given to the next run, when the others begin a round of evaluation; a free lane computes what
+    nobody reads.
     """
     lanes = _Lanes(experiment, num_lanes)
     runs: list[_Run | None] = [None] * lanes.num_lanes
-    position, pace = None, _Pace()
+    position = None
     while True:
         for index, run in enumerate(runs):
             if run is not None and feed.stops(run.session):
@@ -120,41 +120,13 @@ def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
             return
         if any(runs[index].session.is_over(runs[index].step) for index in active):
             continue  # admitted with nothing to do but its end
-        left = max(runs[index].session.config.train.steps - runs[index].step for index in active)
-        if len(active) <= lanes.num_lanes // 2 and pace.saves(1.0 - len(active) / lanes.num_lanes, left):
-            lanes, position, runs = _shrink(experiment, lanes, position, runs)
-            pace = _Pace()
         position = _step(lanes, position, runs)
-        pace.stepped(position)
-        position = _look(lanes, position, runs, feed)
-
-
-class _Pace:
-    """What a program took to compile, and takes to do a step."""
-
-    def __init__(self):
-        self._since, self._steps, self._compiling = time.perf_counter(), 0, 0.0
-
-    def stepped(self, position: Position) -> None:
-        """A step was done; the first one compiled."""
-        self._steps += 1
-        if self._steps == 1:
-            jax.block_until_ready(position.state.step)
-            now = time.perf_counter()
-            self._compiling, self._since = now - self._since, now
-
-    def saves(self, fraction: float, steps: int) -> bool:
-        """Whether a program that takes less time by a fraction saves more in so many steps than it takes to compile."""
-        if self._steps < 2:
-            return False
-        seconds = (time.perf_counter() - self._since) / (self._steps - 1)
-        return fraction * seconds * steps > self._compiling
+        _look(lanes, position, runs, feed)
 
 
 class _Run:
     def __init__(self, session: Session):
         self.session, self.step = session, session.start
-        self.batch: Any = None
 
 
 class _Lanes:
@@ -280,15 +252,13 @@ def _admit(lanes, position, runs, feed):
 
 def _step(lanes, position, runs):
     """One step of all lanes; what free ones do is of no interest."""
-    for run in runs:
-        if run is not None:
-            run.batch = run.session.experiment.batches.batch(run.step)
-    some = next(run.batch for run in runs if run is not None)
-    batches = lanes.stack_rows([some if run is None else run.batch for run in runs])
+    batches = [None if run is None else run.session.experiment.batches.batch(run.step) for run in runs]
+    some = next(batch for batch in batches if batch is not None)
+    rows = lanes.stack_rows([some if batch is None else batch for batch in batches])
     for run in runs:
         if run is not None:
             run.step += 1
-    return lanes.step(position, batches)
+    return lanes.step(position, rows)
 
 
 def _look(lanes, position, runs, feed):
@@ -297,9 +267,8 @@ def _look(lanes, position, runs, feed):
     metrics: list[dict[str, float]] = []
     if any(entry.evaluates for entry in due.values()):
         session = runs[next(iter(due))].session
-        metrics = lanes.evaluate(
-            eval_params(position.state), _batches(session, "valid"), session.config.eval.max_batches
-        )
+        batches = split_batches(session.experiment.source, session.config, "valid")
+        metrics = lanes.evaluate(eval_params(position.state), batches, session.config.eval.max_batches)
     for index, entry in due.items():
         run = runs[index]
         if not (entry.logs or entry.saves or run.step == run.session.start + 1):
@@ -309,7 +278,6 @@ def _look(lanes, position, runs, feed):
             run.session.after_step(run.step, here, entry, lambda index=index: metrics[index])
         except TrainingFailed as error:
             runs[index] = _close(run, feed, error)
-    return position
 
 
 def _finish(lanes, position, runs, feed):
@@ -328,8 +296,9 @@ def _finish(lanes, position, runs, feed):
         if judged[index] is not here.state:
             params = lanes.put(params, index, eval_params(judged[index]))
     session = next(iter(over.values())).session
-    splits = [split for split in ("valid", "test") if split in session.experiment.source.splits]
-    results = {split: lanes.evaluate(params, _batches(session, split)) for split in splits}
+    experiment, config = session.experiment, session.config
+    splits = [split for split in ("valid", "test") if split in experiment.source.splits]
+    results = {split: lanes.evaluate(params, split_batches(experiment.source, config, split)) for split in splits}
     for index, run in over.items():
         if index in judged:
             mine = {split: metrics[index] for split, metrics in results.items()}
@@ -352,21 +321,6 @@ def _interrupt(lanes, position, index, run, feed):
 def _close(run, feed, error):
     run.session.__exit__()
     feed.ended(run.session, error)
-
-
-def _shrink(experiment, lanes, position, runs):
-    """The same runs in as few lanes as hold them."""
-    active = [index for index, run in enumerate(runs) if run is not None]
-    smaller = _Lanes(experiment, len(active))
-    position = smaller.stack([lanes.take(position, index) for index in active])
-    kept = [runs[index] for index in active]
-    return smaller, position, kept + [None] * (smaller.num_lanes - len(kept))
-
-
-def _batches(session, split):
-    config = session.config
-    length = config.eval.length or config.data.length
-    return session.experiment.source.splits[split].batches(config.eval.batch_size, length, False)
 
 
 def _quickest(step):

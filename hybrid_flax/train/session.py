@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from hybrid_flax.config import ConfigError
+from hybrid_flax.data.sources import Source
 from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
@@ -26,7 +27,16 @@ from hybrid_flax.train.step import init_train_state
 from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
 from hybrid_flax.typing import Params, PyTree
 
-__all__ = ["Due", "Position", "Session", "eval_params", "evaluate_split", "fresh_position", "start_position"]
+__all__ = [
+    "Due",
+    "Position",
+    "Session",
+    "eval_params",
+    "evaluate_split",
+    "fresh_position",
+    "split_batches",
+    "start_position",
+]
 
 
 class Position(NamedTuple):
@@ -186,16 +196,21 @@ def evaluate_split(
     experiment: Experiment, config: Any, params: Params, split: str, *, carried: bool = False, max_batches: int = 0
 ) -> dict[str, float]:
     """Metrics of `params` on one split, as config.eval says."""
-    length = config.eval.length or config.data.length
     return evaluate(
         experiment.model,
         experiment.task,
         params,
-        experiment.source.splits[split].batches(config.eval.batch_size, length, carried),
+        split_batches(experiment.source, config, split, carried),
         experiment.parallel,
         carried=carried,
         max_batches=max_batches,
     )
+
+
+def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[dict]:
+    """The batches of one split, as config.eval says."""
+    length = config.eval.length or config.data.length
+    return source.splits[split].batches(config.eval.batch_size, length, carried)
 
 
 def eval_params(state: TrainState) -> Params:
