@@ -2,8 +2,11 @@
 
     python launch.py --config=experiments/bc5cdr.py --config.data.path=FOLDER
 
-FOLDER has train.tsv, devel.tsv and test.tsv (word, tab, tag). Strict span F1 is about 79 on the first 768 sentences of
-devel.tsv, the best of four checks, which also picks the checkpoint; the test split was not scored yet.
+FOLDER has train.tsv, devel.tsv and test.tsv (word, tab, tag). The best of four checks on the first 768 sentences of
+devel.tsv picks the checkpoint: strict span F1 is 79.3 on the whole of it and 77.7 on the test split (chemicals 81.8,
+diseases 72.9). About eight minutes on one CPU core. A CRF on hand-made features has 78.3: the test split has words that
+training has not, which these features (affixes, shapes, neighbours) know more about than embeddings learnt from 4,560
+sentences; published models that are ahead of both start from vectors of biomedical text (`model.vectors`).
 """
 
 from ml_collections import ConfigDict

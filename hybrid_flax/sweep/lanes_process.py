@@ -10,7 +10,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from hybrid_flax.sweep.claims import FileLock
 from hybrid_flax.sweep.trials import TrialFolder
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment, make_experiment
-from hybrid_flax.train.lanes import measure_paces, open_session, program_of, train_lanes
+from hybrid_flax.train.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.train.loop import Interrupt, Interrupted, train
 from hybrid_flax.train.session import Session
 from hybrid_flax.train.state import Hparams
@@ -89,19 +90,32 @@ class Trainer:
         self._end(TrialFolder(session.folder.path), error)
 
     def _train(self, first):
-        alike = sum(waiting.program == first.program for waiting in self._waiting)
-        lanes = min(alike, self._num_lanes)
-        if lanes > 1 and self._choice(first, lanes) == "lanes":
-            self._program = first.program
-            train_lanes(first.experiment, lanes, self)
+        lanes = min(len(self._alike(first)), self._num_lanes)
+        if lanes == 1 or self._choice(first, lanes) == "alone":
+            if first in self._waiting:
+                self._train_alone(first)
             return
-        self._begin(first)
+        self._program = first.program
+        train_lanes(first.experiment, lanes, self)
+
+    def _alike(self, first):
+        return [waiting for waiting in self._waiting if waiting.program == first.program]
+
+    def _train_alone(self, waiting, until=lambda: False):
+        """Until it is finished or, from some evaluation on, `until` holds: then it goes on waiting."""
+        self._begin(waiting)
+        wish = _Wish(self, waiting, until)
         try:
-            train(first.config, first.folder.path, first.name, _QUIET, _Wish(self, first.folder))
-        except (ConfigError, TrainingFailed, Interrupted) as error:
-            self._end(first.folder, error)
+            train(waiting.config, waiting.folder.path, waiting.name, _QUIET, wish)
+        except (ConfigError, TrainingFailed) as error:
+            self._end(waiting.folder, error)
+        except Interrupted as error:
+            if wish.is_cancelled():
+                self._end(waiting.folder, error)
+            else:
+                self._waiting.insert(0, waiting)
         else:
-            self._end(first.folder, None)
+            self._end(waiting.folder, None)
 
     def _choice(self, first, lanes):
         """What is faster for a program; measured once, also where the sweep is started again."""
@@ -112,18 +126,29 @@ class Trainer:
         for row in read_jsonl(self._choices):
             if identity.items() <= row.items():
                 return row["choice"]
-        try:
-            paces = measure_paces(first.experiment, first.config, lanes)
-        except jax.errors.JaxRuntimeError as error:  # most likely out of memory
-            row = {"choice": "alone", "reason": str(error).splitlines()[0][:200]}
-        else:
-            row = {"choice": "lanes" if paces.lanes < paces.alone else "alone"}
-            row |= {f"{name}_ms": 1e3 * seconds for name, seconds in paces._asdict().items()}
-        row = {"pattern": first.config.model.pattern, **identity, "lanes": lanes, **row}
+        paces = self._measure(first, lanes)
+        if paces is None:
+            return "alone"
+        row = {"pattern": first.config.model.pattern, **identity, "lanes": lanes, **paces}
         with JsonlWriter(self._choices) as writer:
             writer.write(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         return row["choice"]
+
+    def _measure(self, first, lanes):
+        """The choice and what it is by; None where its trials have ended meanwhile: they train while lanes compile."""
+        with ThreadPoolExecutor(1) as pool:
+            prepared = pool.submit(prepare_paces, first.experiment, first.config, lanes)
+            while not prepared.done() and not self._stopping and self._alike(first):
+                self._train_alone(self._alike(first)[0], prepared.done)
+        if self._stopping or not self._alike(first):
+            return None
+        try:
+            paces = prepared.result()()
+        except jax.errors.JaxRuntimeError as error:  # most likely out of memory
+            return {"choice": "alone", "reason": str(error).splitlines()[0][:200]}
+        choice = "lanes" if paces.lanes < paces.alone else "alone"
+        return {"choice": choice, **{f"{name}_ms": 1e3 * seconds for name, seconds in paces._asdict().items()}}
 
     def _receive(self, wait=False):
         """Take in what has come; wait for something if asked to."""
@@ -156,10 +181,12 @@ class Trainer:
     def _begin(self, waiting):
         """Take it for good, once nobody else writes into its folder."""
         self._waiting.remove(waiting)
-        lock = FileLock(waiting.folder.lock)
-        lock.acquire()
-        self._locks[str(waiting.folder.path)] = lock
-        self._report({"begun": str(waiting.folder.path)})
+        path = str(waiting.folder.path)
+        if path in self._locks:  # it had begun
+            return
+        self._locks[path] = FileLock(waiting.folder.lock)
+        self._locks[path].acquire()
+        self._report({"begun": path})
 
     def _end(self, folder, error):
         path = str(folder.path)
@@ -172,15 +199,21 @@ class Trainer:
 
 
 class _Wish(Interrupt):
-    """To stop a run that trains alone."""
+    """To stop a run that trains alone: at once where it is cancelled, with an evaluation where `until` holds.
 
-    def __init__(self, trainer: Trainer, folder: TrialFolder):
-        self._trainer, self._path = trainer, str(folder.path)
+    Lanes evaluate together, so what is to go on as a lane must stand at an evaluation.
+    """
 
-    @property
-    def number(self) -> int | None:
+    def __init__(self, trainer: Trainer, waiting: _Waiting, until: Callable[[], bool]):
+        self._trainer, self._waiting, self._until = trainer, waiting, until
+
+    def is_cancelled(self) -> bool:
         self._trainer._receive()
-        return signal.SIGTERM if self._trainer._is_cancelled(self._path) else None
+        return self._trainer._is_cancelled(str(self._waiting.folder.path))
+
+    def at(self, step: int) -> int | None:
+        stands = step % (self._waiting.config.eval.every or 1) == 0
+        return signal.SIGTERM if self.is_cancelled() or (stands and self._until()) else None
 
 
 def _program_hash(config, experiment):

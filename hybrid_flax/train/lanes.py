@@ -7,8 +7,7 @@ then share the lanes where a single run would share its rows. What a lane comput
 import functools
 import signal
 import time
-from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -25,7 +24,7 @@ from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh
 from hybrid_flax.train.step import make_eval_step, make_train_step
 from hybrid_flax.typing import PyTree
 
-__all__ = ["Feed", "Paces", "measure_paces", "open_session", "program_of", "train_lanes"]
+__all__ = ["Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]
 
 _AXIS = "lanes"
 
@@ -62,42 +61,37 @@ def open_session(experiment: Experiment, *args: Any, **kwargs: Any) -> Session:
     return Session(experiment._replace(parallel=make_parallel("jit")), *args, **kwargs)
 
 
-def measure_paces(experiment: Experiment, config: Any, num_lanes: int) -> Paces:
-    """Compile both programs, at the same time, and take the quickest of some steps of either."""
+def prepare_paces(experiment: Experiment, config: Any, num_lanes: int) -> Callable[[], Paces]:
+    """Compile the step in lanes, which takes a while; what is returned times it, and that of a run alone, when called.
+
+    Time them while nothing else computes. Neither trains anything.
+    """
     lanes = _Lanes(experiment, num_lanes)
-    single = experiment._replace(parallel=make_parallel("jit"))
-    fresh, batch = fresh_position(single, config, vectors=False), experiment.batches.batch(0)
+    fresh = fresh_position(experiment._replace(parallel=make_parallel("jit")), config, vectors=False)
+    batch = experiment.batches.batch(0)
+    position, rows_of_lanes = lanes.stack([fresh] * num_lanes), lanes.stack_rows([batch] * num_lanes)
 
-    def in_lanes():
-        position = lanes.stack([fresh] * num_lanes)
-        batches = lanes.stack_rows([batch] * num_lanes)
+    def step_in_lanes():
+        nonlocal position
+        position = lanes.step(position, rows_of_lanes)
+        jax.block_until_ready(position.state.step)
 
-        def step():
-            nonlocal position
-            position = lanes.step(position, batches)
-            jax.block_until_ready(position.state.step)
-
-        step()
-        return step
-
-    def alone():
+    def measure():
         parallel = experiment.parallel
-        step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
+        step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
         state, carry = fresh_position(experiment, config, vectors=False)
         rows = parallel.put_rows(batch)
 
-        def step():
+        def step_alone():
             nonlocal state, carry
-            state, carry, _ = step_fn(state, carry, rows)
+            state, carry, _ = step(state, carry, rows)
             jax.block_until_ready(state.step)
 
-        step()
-        return step
+        step_alone()  # compiles it, where nothing has yet
+        return Paces(_quickest(step_in_lanes) / num_lanes, _quickest(step_alone))
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(in_lanes), pool.submit(alone)
-        steps = first.result(), second.result()
-    return Paces(_quickest(steps[0]) / num_lanes, _quickest(steps[1]))
+    step_in_lanes()
+    return measure
 
 
 def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:

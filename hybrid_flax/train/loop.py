@@ -33,6 +33,10 @@ class Interrupt:
 
     number: int | None = None
 
+    def at(self, step: int) -> int | None:
+        """The signal to stop with after `step`, None to go on."""
+        return self.number
+
 
 def train(
     config: Any,
@@ -82,19 +86,20 @@ def _run_steps(session, interrupt) -> Position:
         step += 1
         if parallel.blocking:
             jax.block_until_ready(state.step)
-        stops = _agree_to_stop(interrupt, session.due(step).logs)
+        number = interrupt.at(step)
+        stops = _agree_to_stop(number is not None, session.due(step).logs)
         session.after_step(step, Position(state, carry), session.due(step, stops), measure)
         if stops and step < config.train.steps:
             session.wait()
-            raise Interrupted(step, interrupt.number or signal.SIGTERM)
+            raise Interrupted(step, number or signal.SIGTERM)
     return Position(state, carry)
 
 
-def _agree_to_stop(interrupt, logs):
+def _agree_to_stop(wished, logs):
     """Whether to stop after this step. Processes of one run must save together, so they ask each other at log steps."""
     if jax.process_count() == 1:
-        return interrupt.number is not None
-    return logs and bool(np.any(multihost_utils.process_allgather(np.array(interrupt.number is not None))))
+        return wished
+    return logs and bool(np.any(multihost_utils.process_allgather(np.array(wished))))
 
 
 @contextmanager

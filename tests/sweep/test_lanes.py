@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -51,15 +52,15 @@ class Messages(queue.SimpleQueue):
 
 
 def train_all(folders, tmp_path, num_lanes=8, choice=None, monkeypatch=None):
-    """(reports, calls of measure_paces) of a trainer in this process."""
+    """(reports, calls of prepare_paces) of a trainer in this process."""
     measured, reports = [], []
     if choice is not None:
 
-        def measure(experiment, config, lanes):
+        def prepare(experiment, config, lanes):
             measured.append(lanes)
-            return Paces(1.0, 2.0) if choice == "lanes" else Paces(2.0, 1.0)
+            return lambda: Paces(1.0, 2.0) if choice == "lanes" else Paces(2.0, 1.0)
 
-        monkeypatch.setattr(lanes_process, "measure_paces", measure)
+        monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
     messages = Messages({"submit": [str(folder.path) for folder in folders]})
 
     def report(message):
@@ -103,11 +104,46 @@ def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
     assert [read_status(folder.path, "loss").value for folder in folders[:3]] == pytest.approx(values, rel=1e-4)
 
 
+@pytest.mark.parametrize("far", [3, 11, 25, 100])
+def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
+    """What has trained alone goes on as a lane from an evaluation; trials that end meanwhile need none."""
+    compiled, starts, opened = threading.Event(), [], lanes_process.open_session
+
+    def prepare(experiment, config, lanes):
+        assert compiled.wait(120)
+        return lambda: Paces(1.0, 2.0)
+
+    def at(self, step, told=lanes_process._Wish.at):
+        if self._waiting.folder.path == folders[0].path and step == far:
+            compiled.set()
+            wait_for(self._until)
+        if self._waiting.folder.path == folders[2].path and step == 30:
+            compiled.set()
+        return told(self, step)
+
+    def open_session(*args):
+        session = opened(*args)
+        starts.append(session.start)
+        return session
+
+    monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
+    monkeypatch.setattr(lanes_process._Wish, "at", at)
+    monkeypatch.setattr(lanes_process, "open_session", open_session)
+    reports, _ = train_all(folders[:3], tmp_path)
+    assert starts == {3: [10, 0, 0], 11: [20, 0, 0], 25: [0, 0], 100: []}[far]
+    begun = [report["begun"] for report in reports if "begun" in report]
+    assert begun == [str(folder.path) for folder in folders[:3]]
+    assert [report["code"] for report in reports if "ended" in report] == [0] * 3
+    for folder in folders[:3]:
+        assert [row["step"] for row in read_jsonl(folder.metrics) if "train/loss" in row] == list(range(1, 31))
+    assert (tmp_path / "lanes.jsonl").exists() == (far < 100)
+
+
 def test_a_program_that_does_not_fit(folders, tmp_path, monkeypatch):
-    def measure(experiment, config, lanes):
+    def prepare(experiment, config, lanes):
         raise lanes_process.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte\nmore")
 
-    monkeypatch.setattr(lanes_process, "measure_paces", measure)
+    monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
     reports, _ = train_all(folders[3:], tmp_path)
     assert [report["code"] for report in reports if "ended" in report] == [0] * 3
     (row, *_) = read_jsonl(tmp_path / "lanes.jsonl")

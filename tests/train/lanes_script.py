@@ -16,7 +16,7 @@ sys.path[:0] = [f"{__file__.rpartition('/')[0]}/..", __file__.rpartition("/")[0]
 import tiny  # noqa: E402
 
 from hybrid_flax.train.experiment import make_experiment  # noqa: E402
-from hybrid_flax.train.lanes import measure_paces, open_session, train_lanes  # noqa: E402
+from hybrid_flax.train.lanes import open_session, prepare_paces, train_lanes  # noqa: E402
 from hybrid_flax.train.loop import train  # noqa: E402
 
 QUIET = Console(quiet=True)
@@ -54,7 +54,7 @@ def main(text: str, folder: Path) -> None:
             worst = max(worst, float(np.max(np.abs(a - b)) / np.max(np.abs(b))))
         for name in ("metrics.jsonl", "results.json"):
             assert (folder / f"lane{number}" / name).exists()
-    paces = measure_paces(make_experiment(configs[0]), configs[0], 4)
+    paces = prepare_paces(make_experiment(configs[0]), configs[0], 4)()
     print(json.dumps({"devices": jax.local_device_count(), "worst": worst, "paces": paces}))
 
 

@@ -13,7 +13,7 @@ from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder, read_json
-from hybrid_flax.train.lanes import measure_paces, open_session, program_of, train_lanes
+from hybrid_flax.train.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.train.loop import Interrupted, train
 from hybrid_flax.train.session import start_position
 from hybrid_flax.train.writers import read_jsonl
@@ -241,7 +241,7 @@ def test_programs(small):
 def test_paces(small):
     """Both are measured, and nothing but time is."""
     config = small(1)[0]
-    paces = measure_paces(make_experiment(config), config, 4)
+    paces = prepare_paces(make_experiment(config), config, 4)()
     assert 0 < paces.lanes < 10 and 0 < paces.alone < 10
 
 
