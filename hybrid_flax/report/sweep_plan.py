@@ -16,7 +16,7 @@ from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.sweep.run import Plan
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
-from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 __all__ = ["Program", "group_programs", "print_sweep_plan", "probe_seconds", "space_text"]
@@ -44,9 +44,7 @@ def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
     groups = {}
     for trial in plan.trials:
         experiment = check_config(trial.config)
-        data = (trial.config.data.mode, trial.config.data.length, experiment.batch_size)
-        key = (experiment.model, experiment.task, experiment.spec, experiment.parallel, data)
-        groups.setdefault(key, (experiment, []))[1].append(trial)
+        groups.setdefault(step_program(experiment, trial.config), (experiment, []))[1].append(trial)
     programs = []
     for experiment, trials in groups.values():
         left = sum(trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials)

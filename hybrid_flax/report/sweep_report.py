@@ -30,12 +30,14 @@ from hybrid_flax.sweep.search import Record
 from hybrid_flax.sweep.trials import describe
 from hybrid_flax.sweep.view import best_first, short_names, varying
 from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.train.folder import RunFolder
 
 __all__ = ["sweep_page", "write_sweep_report"]
 
 _OPTIONS = 12  # of a parameter that are listed one by one
 _LETTERS = 60  # of a value in a table
-_SEED = "seed"
+_FOLD = "data.fold"
+_REPEATS = ("seed", _FOLD)  # what repeats a setting and is none itself
 
 
 def write_sweep_report(plan: Plan, records: Sequence[Record], workdir: str | os.PathLike) -> Path:
@@ -73,9 +75,9 @@ def sweep_page(plan: Plan, records: Sequence[Record], workdir: Path, drawings: M
         made = made.section("Which parameters matter", picture("importance", _importance_note()))
         made = made.section("Trials side by side", picture("parallel", _parallel_note()))
     made = made.section("Learning curves", picture("curves", _curves_note(sweep)))
-    seeds = _over_seeds(sweep)
-    if seeds:
-        made = made.section("Over the seeds", *seeds)
+    repeats = _over_repeats(sweep, workdir)
+    if repeats:
+        made = made.section("Over seeds and folds", *repeats)
     made = made.section("All trials", _trials(sweep))
     failures = list(_failures(sweep))
     return made.section("Trials that failed", *failures) if failures else made
@@ -179,28 +181,48 @@ def _listed(values):
     return words + (f" and {len(options) - _OPTIONS} more" if len(options) > _OPTIONS else "")
 
 
-def _over_seeds(sweep):
-    """The settings by their mean over the seeds, where any was trained with more than one."""
-    groups: dict[str, list[float]] = {}
+def _over_repeats(sweep, workdir):
+    """The settings by their mean over seeds and folds, where any was trained with more than one."""
+    groups: dict[str, list[Record]] = {}
     for record in sweep.records:
-        if _SEED in record.values and record.state == "done" and has_value(record):
-            rest = {key: value for key, value in record.values.items() if key in sweep.keys and key != _SEED}
-            groups.setdefault(describe(rest) if rest else "all", []).append(record.value)
-    if not any(len(values) > 1 for values in groups.values()):
+        if any(key in record.values for key in _REPEATS) and record.state == "done" and has_value(record):
+            rest = {key: value for key, value in record.values.items() if key in sweep.keys and key not in _REPEATS}
+            groups.setdefault(describe(rest) if rest else "all", []).append(record)
+    if not any(len(records) > 1 for records in groups.values()):
         return []
+    crossed = _FOLD in sweep.keys
+    means = {setting: mean_interval([record.value for record in records]) for setting, records in groups.items()}
     sign = 1 if lower_is_better(sweep.metric) else -1
     rows = []
-    for setting, values in sorted(groups.items(), key=lambda group: sign * sum(group[1]) / len(group[1])):
-        mean, half = mean_interval(values)
-        interval = "" if len(values) < 2 else f" ± {sweep.scale * half:.2g}"
+    for setting, records in sorted(groups.items(), key=lambda group: sign * means[group[0]][0]):
+        values = [record.value for record in records]
         cells = [Cell(short(setting, 2 * _LETTERS), kind="code"), Cell(str(len(values)), len(values))]
-        cells += [Cell(_metric(sweep, mean) + interval, mean), Cell(_metric(sweep, min(values)), min(values))]
-        rows.append([*cells, Cell(_metric(sweep, max(values)), max(values))])
-    heads = ["setting", "seeds", f"validation {sweep.metric}{_unit(sweep)}", "least", "greatest"]
-    note = (
-        f"Mean ± half of the {LEVEL:.0%} interval over the seeds (Student's t); a single good seed is no good setting."
-    )
+        cells += [
+            _mean_cell(sweep, values),
+            *(Cell(_metric(sweep, value), value) for value in (min(values), max(values))),
+        ]
+        rows.append([*cells, *([_mean_cell(sweep, _test_values(sweep, records, workdir))] if crossed else [])])
+    unit = _unit(sweep)
+    heads = ["setting", "runs", f"validation {sweep.metric}{unit}", "least", "greatest"]
+    note = f"Mean ± half of the {LEVEL:.0%} interval over the runs (Student's t); a single good run is no good setting."
+    if crossed:
+        heads.append(f"test {sweep.metric}{unit}")
+        note += " The test figure is the mean over the folds, each by the model that has not seen it."
     return [page.table(heads, rows), page.text(note, "note")]
+
+
+def _mean_cell(sweep, values):
+    if not values:
+        return Cell("-")
+    mean, half = mean_interval(values)
+    return Cell(_metric(sweep, mean) + (f" ± {sweep.scale * half:.2g}" if len(values) > 1 else ""), mean)
+
+
+def _test_values(sweep, records, workdir):
+    """The metric on the test split, of the runs whose folders lie here."""
+    folders = [RunFolder(workdir / record.run) for record in records]
+    results = [folder.read_results() for folder in folders if folder.results.exists()]
+    return [result["test"][sweep.metric] for result in results if "test" in result]
 
 
 def _trials(sweep):

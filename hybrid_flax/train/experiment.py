@@ -1,7 +1,7 @@
 """What a config stands for: the data, the model and the step of an experiment, checked before anything runs."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,15 @@ from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepSpec, make_eval_step
 
-__all__ = ["LABEL_KINDS", "Experiment", "make_experiment", "make_task", "model_from_config", "read_source"]
+__all__ = [
+    "LABEL_KINDS",
+    "Experiment",
+    "make_experiment",
+    "make_task",
+    "model_from_config",
+    "read_source",
+    "step_program",
+]
 
 # The kind of label (`data.examples.KINDS`) of every task that has labelled examples.
 LABEL_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
@@ -80,6 +88,12 @@ def make_experiment(config: Any) -> Experiment:
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
     return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
+
+
+def step_program(experiment: Experiment, config: Any) -> Hashable:
+    """What runs have in common that train by one compiled step: equal values are equal programs."""
+    shape = (config.data.mode, config.data.length, experiment.batch_size)
+    return experiment.model, experiment.task, experiment.spec, experiment.parallel, shape
 
 
 def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Source:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.loop import Interrupted
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
@@ -51,9 +51,8 @@ class Paces(NamedTuple):
 
 
 def program_of(experiment: Experiment, config: Any) -> Hashable:
-    """What runs have in common that can be lanes of one program: equal values are equal programs on equal data."""
-    data = (id(experiment.source), config.data.mode, config.data.length, experiment.batch_size)
-    return data, experiment.model, experiment.task, experiment.spec, tuple(sorted(config.eval.items()))
+    """What runs that can be lanes of one program have in common: the step, the evaluation and the data."""
+    return step_program(experiment, config), id(experiment.source), tuple(sorted(config.eval.items()))
 
 
 def open_session(experiment: Experiment, *args: Any, **kwargs: Any) -> Session:

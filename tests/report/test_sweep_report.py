@@ -169,11 +169,29 @@ def test_settings_by_their_mean_over_seeds(tmp_path):
             row = {"model.pattern": pattern, "seed": seed}
             records.append(Record(len(records), "not-there", row, "done", 9, loss, ""))
     text, _, _ = page_of(plan_of(records), records, tmp_path)
-    table = text[text.index("setting seeds") :]
+    table = text[text.index("setting runs") :]
     assert table.index("model.pattern=steady") < table.index("model.pattern=lucky")
     for losses in values.values():
         mean, half = mean_interval(losses)
         assert f"{mean:#.5g} ± {half:.2g} {min(losses):#.5g} {max(losses):#.5g}" in table
+
+
+def test_cross_validation(tmp_path):
+    """Folds repeat a setting; their test parts are its figure, read from the folders that lie here."""
+    records = []
+    for number, (width, fold) in enumerate([(8, 0), (8, 1), (16, 0), (16, 1)]):
+        row = {"model.width": width, "data.fold": fold}
+        records.append(Record(number, f"run{number}", row, "done", 9, 0.5 + 0.01 * number, ""))
+        if number != 3:
+            (tmp_path / f"run{number}").mkdir()
+            results = {"step": 9, "test": {"accuracy": 0.6 + 0.1 * number}}
+            (tmp_path / f"run{number}" / "results.json").write_text(json.dumps(results))
+    text, _, _ = page_of(plan_of(records, "accuracy"), records, tmp_path)
+    table = text[text.index("setting runs") :]
+    mean, half = mean_interval([0.6, 0.7])
+    assert f"model.width=8 2 50.50 ± {100 * mean_interval([0.5, 0.51])[1]:.2g} 50.00 51.00" in table
+    assert f"51.00 {100 * mean:.2f} ± {100 * half:.2g}" in table
+    assert "53.00 80.00" in table.replace(" | ", " ")  # one fold lies elsewhere
 
 
 def test_pictures_of_an_earlier_sweep_are_gone(tmp_path):
