@@ -2,15 +2,24 @@
 
     python launch.py --config=experiments/sentiment.py
     python launch.py --config=experiments/sentiment.py:regress
+    python launch.py compare --config=experiments/sentiment.py --jobs=2
+    python launch.py sweep --config=experiments/sentiment.py --sweep=folds --jobs=2
 
 Words are read as such and by their character n-grams. 20 % test, at random (data.split_seed=0), 5 % validation, the
 rest trains. One to two minutes on a CPU core. `regress` ends with a test r of 0.693, and the sign of its predictions is
 right for 77.0 %; `classify` ends with a test accuracy of 76.9 %. Both are of one seed.
+
+`compare` asks whether a recurrence and attention are better together (docs/sentiment.md). The sweep is a tenfold
+cross-validation. That of MR (Pang & Lee 2005), the same snippets with other labels, a file for each and in latin-1:
+`--config.data.path=neg=FOLDER/rt-polarity.neg,pos=FOLDER/rt-polarity.pos --config.data.encoding=latin-1`.
 """
+
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import base_config
+from hybrid_flax.compare.definition import ComparedTask, Definition
+from hybrid_flax.config import apply_overrides, base_config
 
 
 def get_config(arg: str = "classify") -> ConfigDict:
@@ -44,3 +53,23 @@ def get_config(arg: str = "classify") -> ConfigDict:
     config.eval.batch_size = 128
     config.eval.metric = "r" if config.task.name == "regress" else "accuracy"
     return config
+
+
+def sweep_folds() -> Iterator[dict]:
+    """Every tenth is the test split once."""
+    for fold in range(10):
+        yield {"data.folds": 10, "data.fold": fold, "data.test_fraction": 0.0}
+
+
+def get_compare(arg: str = "") -> Definition:
+    """Two layers read the rating: both ways by a recurrence, by attention to both sides, or one of each."""
+    shared = ["model.embedding_width=64", "mixers.attn.head_width=16", "mixers.attn.causal=false"]
+    patterns = ("bi:mingru,bi:mingru", "attn,attn", "bi:mingru,attn")
+    return Definition(
+        title="Sentiment: a recurrence, attention, and both",
+        rows={pattern: {"model.pattern": pattern, "model.depth": 2} for pattern in patterns},
+        tasks={"rating": ComparedTask(apply_overrides(get_config("regress"), shared))},
+        budget={"parameters": 1_130_000},
+        learning_rates=(1e-3, 3e-3, 1e-2),
+        seeds=5,
+    )

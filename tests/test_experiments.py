@@ -48,6 +48,7 @@ def test_sweeps(path, monkeypatch):
     small = ["model.width=16", "data.length=16", "train.steps=60"]
     for name in (name for name in vars(module) if name == "sweep" or name.startswith("sweep_")):
         names = [name.removeprefix("sweep_")] if name != "sweep" else []
-        searched = any(map(has_spaces, getattr(module, name)()))
+        rows = list(getattr(module, name)())
+        searched = any(map(has_spaces, rows))
         plan = read_sweep(str(path), small, names, "random" if searched else "grid", 4 if searched else None)
-        assert plan.num_trials == (4 if searched else 24)
+        assert plan.num_trials == (4 if searched else len(rows)) > 1
