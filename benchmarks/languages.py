@@ -7,8 +7,8 @@
 
 Every row gets the config of the experiment and the same learning rates, steps and seeds. The figure is the accuracy in
 % on the test split of the best run, the one with the least validation loss, with that run's validation accuracy in
-brackets: the test rows choose nothing. Every run is printed to stderr. All are in one process, where a train step and
-an evaluation are compiled once for a row and a language.
+brackets: the test rows choose nothing. Behind "of" stand the test figures of all runs, rate by rate, seed by seed. All
+are in one process, where a train step and an evaluation are compiled once for a row and a language.
 """
 
 import argparse
@@ -65,7 +65,8 @@ def main() -> None:
                 for seed in range(options.seeds)
             ]
             parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
-            cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f})")
+            tests = ", ".join(f"{100 * made[2]['accuracy']:.2f}" for made in runs)
+            cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f}) of {tests}")
         seconds = (time.process_time() - since) / (len(languages) * len(rates) * options.seeds)
         print(f"| `{row}` | {parameters:,} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
 

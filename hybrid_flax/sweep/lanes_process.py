@@ -92,7 +92,7 @@ class Trainer:
     def _train(self, first):
         lanes = min(len(self._alike(first)), self._num_lanes)
         if lanes == 1 or self._choice(first, lanes) == "alone":
-            if first in self._waiting:
+            if first in self._waiting and not self._stopping:
                 self._train_alone(first)
             return
         self._program = first.program
