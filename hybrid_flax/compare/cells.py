@@ -23,6 +23,7 @@ import jax
 from hybrid_flax.compare.definition import Cell
 from hybrid_flax.compare.results import Entry, Failure
 from hybrid_flax.config import load_module, with_values
+from hybrid_flax.sweep.local import Share
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.folder import RunFolder, read_json
 from hybrid_flax.train.loop import Interrupted, train
@@ -131,14 +132,18 @@ def do_runs(spec: str, cell: Cell, workdir: Path, stop: Any) -> None:
         _note_memory(cell, workdir)
 
 
-def run_cell(spec: str, cell: Cell, workdir: Path, settings: dict[str, Any], stop: Any) -> None:
+def run_cell(spec: str, cell: Cell, workdir: Path, settings: dict[str, Any], share: Share, stop: Any) -> None:
     """`do_runs` in a process of its own: the runs share its compiled programs, which end with it.
 
-    spec: the experiment file, for the mixers that it registers. settings: of JAX. stop: an event after which no other
-    run begins. Output goes to `cell_log`. Raises SystemExit with 128 + signal where a run was stopped by one.
+    spec: the experiment file, for the mixers that it registers. settings: of JAX. share: of the machine. stop: an
+    event after which no other run begins. Output goes to `cell_log`. Raises SystemExit with 128 + signal where a run
+    was stopped by one.
     """
     os.setpgid(0, 0)  # Ctrl-C in the terminal is for the parent, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(share.environment)
+    if share.cores:
+        os.sched_setaffinity(0, share.cores)
     for name, value in settings.items():
         jax.config.update(name, value)
     with cell_log(cell, workdir).open("a") as log, _file(cell, workdir, "lock").open("w") as lock:

@@ -19,6 +19,7 @@ from hybrid_flax.compare.progress import Display
 from hybrid_flax.compare.results import Comparison, Entry, Row, write_comparison
 from hybrid_flax.compare.tables import write_tables
 from hybrid_flax.config import ConfigError, call_experiment, load_module
+from hybrid_flax.sweep.local import share_of, visible_gpus
 
 __all__ = ["Stopped", "plan_comparison", "run_comparison"]
 
@@ -58,7 +59,7 @@ def run_comparison(
         retry_failures(cell, workdir)
     entries = {cell.name: read_entry(cell, workdir) for cell in cells}
     waiting = deque(cell for cell in cells if next_run(cell, workdir) is not None)
-    with Display(title, cells, workdir, jobs) as display, _processes() as pool:
+    with Display(title, cells, workdir, jobs) as display, _processes(jobs) as pool:
         while (waiting or pool.running) and pool.stopped_by is None:
             while waiting and len(pool.running) < jobs:
                 pool.start(waiting.popleft(), spec, workdir)
@@ -79,20 +80,24 @@ def run_comparison(
 
 
 class _Pool:
-    """The processes of the cells at work, and the signal that asked them to stop, if one did."""
+    """The processes of the cells at work, at most `slots`, and the signal that asked them to stop, if one did."""
 
-    def __init__(self):
+    def __init__(self, slots: int):
         self._context = multiprocessing.get_context("spawn")  # a process that has run JAX must not be forked
         self._stop = self._context.Event()
+        self._slots, self._gpus = slots, visible_gpus()
+        self._slot_of: dict[Any, int] = {}
         self.running: dict[Any, Cell] = {}
         self.stopped_by: int | None = None
 
     def start(self, cell: Cell, spec: str, workdir: Path) -> None:
         """Begin with the next run of a cell."""
         settings = {name: getattr(jax.config, name) for name in _SETTINGS}
-        process = self._context.Process(target=run_cell, args=(spec, cell, workdir, settings, self._stop))
+        slot = min(set(range(self._slots)) - {self._slot_of[process] for process in self.running})
+        share = share_of(slot, self._slots, self._gpus)
+        process = self._context.Process(target=run_cell, args=(spec, cell, workdir, settings, share, self._stop))
         process.start()
-        self.running[process] = cell
+        self.running[process], self._slot_of[process] = cell, slot
 
     def ended(self) -> list[tuple[Cell, int]]:
         """The cells whose process has ended, with its exit code; waits half a second for one."""
@@ -117,9 +122,9 @@ class _Pool:
 
 
 @contextmanager
-def _processes() -> Iterator[_Pool]:
+def _processes(slots: int) -> Iterator[_Pool]:
     """A pool that is empty in the end. SIGTERM and Ctrl-C ask it to stop; a second one does not wait for it."""
-    pool, previous = _Pool(), {}
+    pool, previous = _Pool(slots), {}
 
     def note(number, frame):
         if pool.stopped_by is not None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -42,10 +43,13 @@ class Executor(Protocol):
         """Cancel all jobs and return when none is left."""
 
 
-def trial_command(folder: TrialFolder, parent: int, cpus: str = "") -> list[str]:
-    """The command that trains a prepared folder and ends with the process `parent` (0: on its own)."""
+def trial_command(folder: TrialFolder, parent: int, cores: Sequence[int] = ()) -> list[str]:
+    """The command that trains a prepared folder and ends with the process `parent` (0: on its own).
+
+    cores: numbers of those to stay on, none for all.
+    """
     train = [sys.executable, "-m", "hybrid_flax", "train", f"--config={folder.trial}", f"--workdir={folder.path}"]
-    return [sys.executable, "-P", str(_CHILD), str(parent), str(folder.lock), cpus, *train]
+    return [sys.executable, "-P", str(_CHILD), str(parent), str(folder.lock), ",".join(map(str, cores)), *train]
 
 
 def trial_environment(**changes: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hybrid_flax.sweep.executor import Ended, trial_command, trial_environment
 from hybrid_flax.sweep.trials import TrialFolder
 
-__all__ = ["LocalExecutor", "visible_gpus"]
+__all__ = ["LocalExecutor", "Share", "share_of", "visible_gpus"]
 
 
 class _Job(NamedTuple):
@@ -34,14 +34,14 @@ class LocalExecutor:
 
     def submit(self, folder: TrialFolder) -> _Job:
         slot = min(set(range(self.slots)) - self._running.keys())
-        environment, cpus = self._share(slot)
+        share = share_of(slot, self.slots, self._gpus)
         with folder.output.open("ab") as output:
             process = subprocess.Popen(
-                trial_command(folder, os.getpid(), cpus),
+                trial_command(folder, os.getpid(), share.cores),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=trial_environment(**share.environment),
                 start_new_session=True,  # Ctrl-C in the terminal is for the sweep, which passes it on
             )
         self._running[slot] = _Job(process, slot)
@@ -73,19 +73,28 @@ class LocalExecutor:
                     job.process.wait()
             self._running.clear()
 
-    def _share(self, slot):
-        """(environment, cores) of the process in a slot."""
-        if self._gpus:
-            changes = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]}
-            if self.slots > len(self._gpus):
-                sharing = -(-self.slots // len(self._gpus))
-                changes["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
-            return trial_environment(**changes), ""
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        if self.slots == 1 or not cores:
-            return trial_environment(), ""
-        mine = cores[slot % len(cores) :: self.slots] if self.slots <= len(cores) else [cores[slot % len(cores)]]
-        return trial_environment(), ",".join(map(str, mine))
+
+class Share(NamedTuple):
+    """A job's part of the machine. environment: variables to set. cores: numbers of those to stay on, none for all."""
+
+    environment: dict[str, str]
+    cores: tuple[int, ...]
+
+
+def share_of(slot: int, slots: int, gpus: Sequence[str]) -> Share:
+    """What job number `slot` of `slots` gets: a GPU, or a part of one, where there are any, else its cores.
+
+    Jobs that all use every core wait for one another more than they compute.
+    """
+    if gpus:
+        environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
+        if slots > len(gpus):
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-slots // len(gpus)):.3f}"
+        return Share(environment, ())
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if slots == 1 or not cores:
+        return Share({}, ())
+    return Share({}, tuple(cores[slot % len(cores) :: slots]))
 
 
 def visible_gpus() -> list[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import comparisons
 import jax
 import pytest
 import tiny
@@ -53,7 +54,7 @@ def run_here(monkeypatch, plan, spec, workdir, codes=()):
     """`run_comparison` with a pool of `Here`."""
 
     @contextlib.contextmanager
-    def processes() -> Iterator[Here]:
+    def processes(slots) -> Iterator[Here]:
         yield Here(codes)
 
     monkeypatch.setattr(run_module, "_processes", processes)
@@ -248,11 +249,20 @@ def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
 
 @pytest.mark.slow
 def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
-    """SIGKILL, then SIGTERM, in the middle of a run: nothing is left running, and the end is that of the whole."""
-    cache, workdir = tmp_path / "cache", tmp_path / "cut"
+    """SIGKILL, then SIGTERM, in the middle of a run: nothing is left running, and the end is that of the whole.
+
+    Jobs share the cores: all read the file of the comparison, which notes where.
+    """
+    cache, workdir, cores = tmp_path / "cache", tmp_path / "cut", tmp_path / "cores"
+    note = f"\nimport os\nprint(*sorted(os.sched_getaffinity(0)), file=open({str(cores)!r}, 'a'))\n"
+    comparison_file = tmp_path / comparison_file.name
+    comparison_file.write_text(comparisons.write_comparison_file(tmp_path).read_text() + note)
     start = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", "--jobs=2")
     code, _, err = tiny.python(*start, f"--workdir={tmp_path / 'whole'}", cache=cache)
     assert code == 0, err
+    mine = sorted(os.sched_getaffinity(0))
+    wanted = [mine, mine[::2], mine[1::2] or mine]
+    assert {*cores.read_text().splitlines()} == {" ".join(map(str, some)) for some in wanted}
     command = (*start, f"--workdir={workdir}")
     for number, code, results in ((signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 128 + signal.SIGTERM, 4)):
         process = tiny.start(*command, cache=cache)
