@@ -4,7 +4,9 @@
     python launch.py --config=experiments/wikitext2.py:lstm,cascade:lstm+swa,lstm --config.data.path=FOLDER
 
 FOLDER has train.txt, valid.txt and test.txt: 2,088,628, 217,646 and 245,569 tokens of 33,278 kinds, line ends included.
-This is a run for a GPU: 40 epochs of 80 streams, 70 tokens a step.
+This is a run for a GPU: 40 epochs of 80 streams, 70 tokens a step. 200 steps of it on a CPU, with four streams
+(`--config.data.batch_size=4 --config.eval.every=50 --config.eval.max_batches=5`), bring validation perplexity on those
+batches from 13,540 after 50 steps to 2,260, 2,089 and 1,813 for `lstm`; the rate is still rising by then.
 """
 
 from ml_collections import ConfigDict

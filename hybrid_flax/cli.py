@@ -216,7 +216,7 @@ def _sweep(options, overrides) -> int:
     executor = _executor(options, workdir)
     if options.dry_run:
         from hybrid_flax.report.sweep_plan import print_sweep_plan
-        from hybrid_flax.sweep.local import visible_gpus
+        from hybrid_flax.train.machine import visible_gpus
 
         jobs = 1 if options.executor == "lanes" else executor.slots  # lanes share one device
         print_sweep_plan(plan, workdir, jobs, on_cpu=not visible_gpus())
@@ -353,8 +353,9 @@ def _need_runs(options, count):
 def _executor(options, workdir):
     """What runs the trials of a sweep."""
     from hybrid_flax.sweep.lanes import LanesExecutor
-    from hybrid_flax.sweep.local import LocalExecutor, visible_gpus
+    from hybrid_flax.sweep.local import LocalExecutor
     from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
+    from hybrid_flax.train.machine import visible_gpus
 
     gpus, name = visible_gpus(), options.executor or "local"
     jobs = (

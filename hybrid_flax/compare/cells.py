@@ -23,10 +23,10 @@ import jax
 from hybrid_flax.compare.definition import Cell
 from hybrid_flax.compare.results import Entry, Failure
 from hybrid_flax.config import load_module, with_values
-from hybrid_flax.sweep.local import Share
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.folder import RunFolder, read_json
 from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.machine import Share
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = [

@@ -19,7 +19,7 @@ from hybrid_flax.compare.progress import Display
 from hybrid_flax.compare.results import Comparison, Entry, Row, write_comparison
 from hybrid_flax.compare.tables import write_tables
 from hybrid_flax.config import ConfigError, call_experiment, load_module
-from hybrid_flax.sweep.local import share_of, visible_gpus
+from hybrid_flax.train.machine import share_of, visible_gpus
 
 __all__ = ["Stopped", "plan_comparison", "run_comparison"]
 

@@ -186,10 +186,7 @@ class WordTokenizer(Tokenizer):
         pieces = cut_words(text, self.cut)
         ids = np.zeros((len(pieces), length), np.int32)
         for row, piece in zip(ids, pieces):
-            spelling = 1 + self._alphabet.encode(piece)
-            if len(spelling) > length:
-                end = length // 2
-                spelling = np.concatenate([spelling[: length - end], spelling[len(spelling) - end :]])
+            spelling = _spelling(self._alphabet, piece, length)
             row[: len(spelling)] = spelling
         return ids
 
@@ -207,6 +204,15 @@ class WordTokenizer(Tokenizer):
     @functools.cached_property
     def _alphabet(self) -> CharTokenizer:
         return CharTokenizer(self.characters)
+
+
+@functools.lru_cache(maxsize=2**16)  # most words of a text are not new
+def _spelling(alphabet, piece, length):
+    ids = 1 + alphabet.encode(piece)
+    if len(ids) <= length:
+        return ids
+    end = length // 2
+    return np.concatenate([ids[: length - end], ids[len(ids) - end :]])
 
 
 @dataclasses.dataclass(frozen=True)
