@@ -6,10 +6,12 @@
 FOLDER has train.txt, valid.txt and test.txt: 2,088,628, 217,646 and 245,569 tokens of 33,278 kinds, line ends included.
 This is a run for a GPU: 40 epochs of 80 streams, 70 tokens a step. 200 steps of it on a CPU, with four streams
 (`--config.data.batch_size=4 --config.eval.every=50 --config.eval.max_batches=5`), bring validation perplexity on those
-batches from 13,540 after 50 steps to 2,260, 2,089 and 1,813 for `lstm`, and from 13,334 to 2,280, 2,209 and 1,994 for the
-hybrid; the rate is still rising by then. What `plan` says of parameters and optimiser (502 MiB) is what the compiled step
-takes as arguments (502); its temporaries come to 0.4 GiB there and 3.1 GiB with 80 streams, of which activations that are
-kept are half: gradients and the logits of 33,278 words come on top of a plan.
+batches from 13,540 after 50 steps to 2,260, 2,089 and 1,813 for `lstm`, and from 13,334 to 2,280, 2,209 and 1,994 for
+the hybrid; the rate is still rising by then.
+
+What `plan` says of parameters and optimiser (502 MiB) is what the compiled step takes as arguments (502). Its
+temporaries come to 0.4 GiB with four streams and 3.1 GiB with 80, of which the plan's activations (1.5 GiB) are half:
+gradients and logits of 33,278 words come on top of it.
 """
 
 from ml_collections import ConfigDict
