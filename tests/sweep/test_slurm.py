@@ -26,7 +26,7 @@ from hybrid_flax.sweep.space import axis
 def sweep():
     return axis("optim.learning_rate", [1e-3, 3e-3, 1e-2, 3e-2])
 """
-STEPS = 1000
+STEPS = 3000
 ALONE = """
 import sys
 from hybrid_flax.cli import main
