@@ -7,8 +7,9 @@
 
 Every row gets the config of the experiment and the same learning rates, steps and seeds. The figure is the accuracy in
 % on the test split of the best run, the one with the least validation loss, with that run's validation accuracy in
-brackets: the test rows choose nothing. Behind "of" stand the test figures of all runs, rate by rate, seed by seed. All
-are in one process, where a train step and an evaluation are compiled once for a row and a language.
+brackets: the test rows choose nothing. Behind "of" stand the test figures of all runs, rate by rate, seed by seed;
+every run is printed to stderr, too. All are in one process, where a train step and an evaluation are compiled once for
+a row and a language.
 """
 
 import argparse

@@ -30,11 +30,11 @@ plan      parameters, FLOPs, state and memory of a config, before anything train
           mixers: --mixers=all|a,b [--width=256] [--length=1024] [--workdir]
 preview   what a model will see: examples as text and tokens, lengths, labels of a config
 compare   get_compare(arg) of an experiment file: rows of one size on tasks, the same search, several seeds; into
-          --workdir (default: runs/<config>): [--jobs=1] cells at a time, [--dry_run] lists them
+          --workdir (default: runs/<config>): [--jobs=N] cells at a time, [--dry_run] lists them
 sweep     train every trial of the sweep() in an experiment file, each a run folder in --workdir (default:
           runs/sweep-<config>); started again it goes on: [--sweep=name,name] [--search=grid|random|tpe] [--trials=N]
-          [--jobs=N] [--executor=local|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|halving|
-          hyperband] [--storage=postgresql://...] [--seed] [--dry_run]
+          [--jobs=N] [--executor=local|lanes|slurm] [--slurm=partition=gpu,timeout_min=60] [--pruner=none|median|
+          halving|hyperband] [--storage=postgresql://...] [--seed] [--dry_run]
 diff      two runs: what differs in their configs, and their metrics: RUN RUN
 reproduce the command of a run, from its config and git revision: RUN [--run]
 certify   prove every mixer, own ones of --config included: [--mixers=a,b] [--cases=2000] [--seed] [--workdir]
@@ -184,7 +184,7 @@ def _compare(options, overrides) -> int:
     from hybrid_flax.report.comparison import write_report
 
     _need_config(options)
-    jobs = _at_least_one(options.jobs, "jobs")
+    jobs = _jobs(options)
     title, cells = plan_comparison(options.config, overrides)
     print_cells(title, cells)
     if options.dry_run:
@@ -357,14 +357,8 @@ def _executor(options, workdir):
     from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
     from hybrid_flax.train.machine import visible_gpus
 
-    gpus, name = visible_gpus(), options.executor or "local"
-    jobs = (
-        _at_least_one(options.jobs, "jobs")
-        if options.jobs is not None
-        else 32
-        if name == "lanes"
-        else max(1, len(gpus))
-    )
+    name = options.executor or "local"
+    jobs = 32 if name == "lanes" and options.jobs is None else _jobs(options)
     if name == "slurm":
         return SlurmExecutor(workdir, jobs, parse_parameters(options.slurm or ""))
     if options.slurm:
@@ -373,7 +367,14 @@ def _executor(options, workdir):
         return LanesExecutor(workdir, jobs)
     if name != "local":
         raise ConfigError(f"--executor={name!r} is none of local, lanes, slurm")
-    return LocalExecutor(jobs, gpus)
+    return LocalExecutor(jobs, visible_gpus())
+
+
+def _jobs(options):
+    """How many processes train at a time: as was said, else as many as there are GPUs to hand out."""
+    from hybrid_flax.train.machine import visible_gpus
+
+    return max(1, len(visible_gpus())) if options.jobs is None else _at_least_one(options.jobs, "jobs")
 
 
 def _refuse_config(options, overrides, verb):

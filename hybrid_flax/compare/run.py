@@ -93,7 +93,7 @@ class _Pool:
     def start(self, cell: Cell, spec: str, workdir: Path) -> None:
         """Begin with the next run of a cell."""
         settings = {name: getattr(jax.config, name) for name in _SETTINGS}
-        slot = min(set(range(self._slots)) - {self._slot_of[process] for process in self.running})
+        slot = min(set(range(self._slots)) - set(self._slot_of.values()))
         share = share_of(slot, self._slots, self._gpus)
         process = self._context.Process(target=run_cell, args=(spec, cell, workdir, settings, share, self._stop))
         process.start()
@@ -103,6 +103,8 @@ class _Pool:
         """The cells whose process has ended, with its exit code; waits half a second for one."""
         wait([process.sentinel for process in self.running], timeout=0.5)
         ended = [process for process in self.running if process.exitcode is not None]
+        for process in ended:
+            del self._slot_of[process]
         return [(self.running.pop(process), process.exitcode) for process in ended]
 
     def stop(self) -> None:

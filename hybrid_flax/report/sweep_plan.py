@@ -1,6 +1,5 @@
 """What a sweep will cost, before anything trains: its trials, the programs they share, parameters, and time."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from hybrid_flax.sweep.run import Plan
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
 from hybrid_flax.train.experiment import Experiment, step_program
+from hybrid_flax.train.pace import step_seconds
 from hybrid_flax.train.step import init_train_state, make_train_step
 
-__all__ = ["Program", "group_programs", "print_sweep_plan", "probe_seconds", "space_text"]
+__all__ = ["Program", "group_programs", "print_sweep_plan", "space_text"]
 
 
 class Program(NamedTuple):
@@ -52,27 +52,6 @@ def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
         parameters = tree_size(arguments[0].params)
         programs.append(Program(experiment, trials, parameters, flops(_step(experiment), *arguments), left))
     return programs
-
-
-def probe_seconds(experiment: Experiment, num_steps: int = 5) -> float:
-    """Seconds of one training step here and now, the quickest of some after it was compiled; nothing is kept."""
-    parallel = experiment.parallel
-    key = jax.random.key(0)
-    params = jax.jit(init_params, static_argnums=0)(experiment.model, key)
-    state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key))
-    rows = parallel.rows(experiment.batch_size)
-    carry = ()
-    if experiment.carried:
-        carry = parallel.put_rows(experiment.model.init_state(experiment.batch_size, CARRIED_CAPACITY))
-    step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-    seconds = []
-    for number in range(num_steps + 1):
-        batch = parallel.put_rows(experiment.batches.batch(number, rows))
-        since = time.perf_counter()
-        state, carry, _ = step(state, carry, batch)
-        jax.block_until_ready(state.step)
-        seconds.append(time.perf_counter() - since)
-    return min(seconds[1:])
 
 
 def print_sweep_plan(plan: Plan, workdir: Path, jobs: int, on_cpu: bool, console: Console | None = None) -> None:
@@ -124,7 +103,7 @@ def _estimate(programs, jobs, on_cpu):
     if not on_cpu:
         return f"{total:.3g} FLOPs are left to train; time unknown: a probe here would measure the CPU"
     probed = min(left, key=lambda program: program.step_flops)
-    seconds = probe_seconds(probed.experiment)
+    seconds = step_seconds(probed.experiment, probed.trials[0].config)
     hours = total / (probed.step_flops / seconds) / jobs / 3600
     return (
         f"{total:.3g} FLOPs are left to train; about {_duration(hours * 3600)} with --jobs={jobs}, at the "

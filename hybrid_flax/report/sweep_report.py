@@ -191,24 +191,23 @@ def _over_repeats(sweep, workdir):
     if not any(len(records) > 1 for records in groups.values()):
         return []
     crossed = _FOLD in sweep.keys
-    means = {setting: mean_interval([record.value for record in records]) for setting, records in groups.items()}
-    sign = 1 if lower_is_better(sweep.metric) else -1
     rows = []
-    for setting, records in sorted(groups.items(), key=lambda group: sign * means[group[0]][0]):
+    for setting, records in groups.items():
         values = [record.value for record in records]
         cells = [Cell(short(setting, 2 * _LETTERS), kind="code"), Cell(str(len(values)), len(values))]
-        cells += [
-            _mean_cell(sweep, values),
-            *(Cell(_metric(sweep, value), value) for value in (min(values), max(values))),
-        ]
-        rows.append([*cells, *([_mean_cell(sweep, _test_values(sweep, records, workdir))] if crossed else [])])
+        cells += [_mean_cell(sweep, values)]
+        cells += [Cell(_metric(sweep, value), value) for value in (min(values), max(values))]
+        if crossed:
+            cells += [_mean_cell(sweep, _test_values(sweep, records, workdir))]
+        rows.append((sum(values) / len(values), cells))
+    rows.sort(key=lambda row: row[0], reverse=not lower_is_better(sweep.metric))
     unit = _unit(sweep)
     heads = ["setting", "runs", f"validation {sweep.metric}{unit}", "least", "greatest"]
     note = f"Mean ± half of the {LEVEL:.0%} interval over the runs (Student's t); a single good run is no good setting."
     if crossed:
         heads.append(f"test {sweep.metric}{unit}")
         note += " The test figure is the mean over the folds, each by the model that has not seen it."
-    return [page.table(heads, rows), page.text(note, "note")]
+    return [page.table(heads, [cells for _, cells in rows]), page.text(note, "note")]
 
 
 def _mean_cell(sweep, values):

@@ -91,12 +91,12 @@ class Trainer:
 
     def _train(self, first):
         lanes = min(len(self._alike(first)), self._num_lanes)
-        if lanes == 1 or self._choice(first, lanes) == "alone":
-            if first in self._waiting and not self._stopping:
-                self._train_alone(first)
-            return
-        self._program = first.program
-        train_lanes(first.experiment, lanes, self)
+        choice = self._choice(first, lanes) if lanes > 1 else "alone"
+        if choice == "lanes":
+            self._program = first.program
+            train_lanes(first.experiment, lanes, self)
+        elif choice == "alone":
+            self._train_alone(self._alike(first)[0])
 
     def _alike(self, first):
         return [waiting for waiting in self._waiting if waiting.program == first.program]
@@ -118,7 +118,10 @@ class Trainer:
             self._end(waiting.folder, None)
 
     def _choice(self, first, lanes):
-        """What is faster for a program; measured once, also where the sweep is started again."""
+        """What is faster for a program; measured once, also where the sweep is started again.
+
+        None where there is nothing left to choose for: trials train while they are waited for, and may be stopped.
+        """
         identity = {
             "program": _program_hash(first.config, first.experiment),
             "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
@@ -128,7 +131,7 @@ class Trainer:
                 return row["choice"]
         paces = self._measure(first, lanes)
         if paces is None:
-            return "alone"
+            return None
         row = {"pattern": first.config.model.pattern, **identity, "lanes": lanes, **paces}
         with JsonlWriter(self._choices) as writer:
             writer.write(row)
@@ -136,7 +139,7 @@ class Trainer:
         return row["choice"]
 
     def _measure(self, first, lanes):
-        """The choice and what it is by; None where its trials have ended meanwhile: they train while lanes compile."""
+        """The choice and what it is by; its trials train one after another while the lanes compile."""
         with ThreadPoolExecutor(1) as pool:
             prepared = pool.submit(prepare_paces, first.experiment, first.config, lanes)
             while not prepared.done() and not self._stopping and self._alike(first):

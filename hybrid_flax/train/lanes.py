@@ -6,7 +6,6 @@ then share the lanes where a single run would share its rows. What a lane comput
 
 import functools
 import signal
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +18,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.loop import Interrupted
+from hybrid_flax.train.pace import quickest, step_seconds
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
 from hybrid_flax.train.step import make_eval_step, make_train_step
@@ -67,30 +67,16 @@ def prepare_paces(experiment: Experiment, config: Any, num_lanes: int) -> Callab
     """
     lanes = _Lanes(experiment, num_lanes)
     fresh = fresh_position(experiment._replace(parallel=make_parallel("jit")), config, vectors=False)
-    batch = experiment.batches.batch(0)
-    position, rows_of_lanes = lanes.stack([fresh] * num_lanes), lanes.stack_rows([batch] * num_lanes)
+    position = lanes.stack([fresh] * num_lanes)
+    rows = lanes.stack_rows([experiment.batches.batch(0)] * num_lanes)
 
-    def step_in_lanes():
+    def once():
         nonlocal position
-        position = lanes.step(position, rows_of_lanes)
+        position = lanes.step(position, rows)
         jax.block_until_ready(position.state.step)
 
-    def measure():
-        parallel = experiment.parallel
-        step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-        state, carry = fresh_position(experiment, config, vectors=False)
-        rows = parallel.put_rows(batch)
-
-        def step_alone():
-            nonlocal state, carry
-            state, carry, _ = step(state, carry, rows)
-            jax.block_until_ready(state.step)
-
-        step_alone()  # compiles it, where nothing has yet
-        return Paces(_quickest(step_in_lanes) / num_lanes, _quickest(step_alone))
-
-    step_in_lanes()
-    return measure
+    once()
+    return lambda: Paces(quickest(once) / num_lanes, step_seconds(experiment, config))
 
 
 def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
@@ -314,13 +300,3 @@ def _interrupt(lanes, position, index, run, feed):
 def _close(run, feed, error):
     run.session.__exit__()
     feed.ended(run.session, error)
-
-
-def _quickest(step):
-    """Seconds of the quickest of some steps: at least two, and as many more as half a second has room for."""
-    seconds = []
-    while len(seconds) < 2 or sum(seconds) < 0.5:
-        since = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - since)
-    return min(seconds)

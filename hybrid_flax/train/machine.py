@@ -19,7 +19,7 @@ class Share(NamedTuple):
 def share_of(slot: int, slots: int, gpus: Sequence[str]) -> Share:
     """What job number `slot` of `slots` gets: a GPU, or a part of one, where there are any, else its cores.
 
-    Jobs that all use every core wait for one another more than they compute.
+    Jobs that all use every core get in one another's way.
     """
     if gpus:
         environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}

@@ -8,7 +8,7 @@ import tiny
 from rich.console import Console
 
 from hybrid_flax.models.build import init_params
-from hybrid_flax.report.sweep_plan import group_programs, print_sweep_plan, probe_seconds
+from hybrid_flax.report.sweep_plan import group_programs, print_sweep_plan
 from hybrid_flax.sweep.run import read_sweep
 from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.step import make_train_step
@@ -59,13 +59,8 @@ def test_programs(experiment, tmp_path):
     assert len(steps) == 4
 
 
-def test_a_probe_trains_nothing(experiment):
-    plan = read_sweep(experiment, [], num_trials=1)
-    assert 0 < probe_seconds(check_config(plan.trials[0].config), 2) < 60
-
-
 def test_printed(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr("hybrid_flax.report.sweep_plan.probe_seconds", lambda experiment: 3600.0)
+    monkeypatch.setattr("hybrid_flax.report.sweep_plan.step_seconds", lambda experiment, config: 3600.0)
     plan = read_sweep(experiment, [])
     text = printed(plan, tmp_path, on_cpu=True)
     assert "12 trials" in text and "4 programs to compile" in text

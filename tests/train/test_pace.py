@@ -1,0 +1,22 @@
+"""How long a step takes: measured, and nothing else."""
+
+import time
+
+import tiny
+
+from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.pace import quickest, step_seconds
+
+
+def test_the_quickest_of_some_calls():
+    pauses = [0.3, 0.05, 0.2, 0.9]
+    calls = iter(pauses)
+    assert 0.05 <= quickest(lambda: time.sleep(next(calls))) < 0.2
+    assert list(calls) == [0.9]  # half a second was over
+
+
+def test_a_step_is_timed_and_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny.tiny_config("synthetic:parity", task__name="answer", data__mode="padded")
+    assert 0 < step_seconds(make_experiment(config), config) < 10
+    assert list(tmp_path.iterdir()) == []
