@@ -11,7 +11,7 @@ the hybrid; the rate is still rising by then.
 
 What `plan` says of parameters and optimiser (502 MiB) is what the compiled step takes as arguments (502). Its
 temporaries come to 0.4 GiB with four streams and 3.1 GiB with 80, of which the plan's activations (1.5 GiB) are half:
-gradients and logits of 33,278 words come on top of it.
+gradients, and the logits of 33,278 words more than once, come on top of it.
 """
 
 from ml_collections import ConfigDict

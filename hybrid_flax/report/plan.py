@@ -36,8 +36,9 @@ class LayerCost(NamedTuple):
 class ModelPlan(NamedTuple):
     """layers: every layer, then what is left; parameters and train_flops (per token, with the update) of the whole.
 
-    optimizer_bytes: parameters and optimizer state. activation_bytes: kept for the backward pass of one device's
-    rows. length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
+    optimizer_bytes: parameters, their average and optimizer state. gradient_bytes: of the gradients that a step makes.
+    activation_bytes: kept for the backward pass of one device's rows. What the compiled step needs besides, to work in,
+    is XLA's choice and not in the plan. length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
     """
 
     layers: tuple[LayerCost, ...]
@@ -45,6 +46,7 @@ class ModelPlan(NamedTuple):
     forward_flops: float
     train_flops: float
     optimizer_bytes: int
+    gradient_bytes: int
     activation_bytes: int
     length: int
     tokens_per_step: int
@@ -71,6 +73,7 @@ def make_plan(experiment: Experiment, num_steps: int) -> ModelPlan:
         forward_flops=sum(row.forward_flops for row in layers),
         train_flops=flops(step, state, carry(rows), _batch(experiment, rows)) / (rows * length),
         optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
+        gradient_bytes=tree_bytes(params),
         activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(experiment, part_rows)),
         length=length,
         tokens_per_step=experiment.batches.tokens_per_step,
@@ -107,7 +110,9 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
     console.print(f"train FLOPs/token     {_count(plan.train_flops)} (forward, backward and update)")
     console.print(f"train FLOPs in all    {_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
     console.print(f"parameters and optim  {_bytes(plan.optimizer_bytes)}")
+    console.print(f"gradients             {_bytes(plan.gradient_bytes)}")
     console.print(f"activations           {_bytes(plan.activation_bytes)} per device, kept for the backward pass")
+    console.print("                      (XLA needs more than all this to work in, for copies of the logits above all)")
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
 
 

@@ -47,6 +47,7 @@ def test_sizes_are_those_of_real_arrays(experiment):
     assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(0))
     assert plan.optimizer_bytes == nbytes((state.params, state.opt_state, state.ema))
+    assert plan.gradient_bytes == nbytes(params)
     assert sum(row.state_bytes + row.cache_bytes for row in plan.layers) == nbytes(model.init_state(1, length))
     for row, layer in zip(plan.layers, model.layers):
         mixer = layer_mixer(model, layer)
