@@ -1,15 +1,15 @@
 """Which mechanisms learn which synthetic languages: experiments/state_tracking.py and recall.py as tables.
 
     python benchmarks/languages.py state_tracking                        # docs/state_tracking.md
-    python benchmarks/languages.py recall                                # docs/recall.md
+    python benchmarks/languages.py recall --rates=3e-3,1e-2              # docs/recall.md
     python benchmarks/languages.py state_tracking --rows="lstm gla" --languages=parity --seeds=1
     python benchmarks/languages.py recall --set="train.steps=2000 data.batch_size=64"
 
-Every row gets the config of the experiment and the same learning rates, steps and seeds. The figure is the accuracy in
-% on the test split of the best run, the one with the least validation loss, with that run's validation accuracy in
-brackets: the test rows choose nothing. Behind "of" stand the test figures of all runs, rate by rate, seed by seed;
-every run is printed to stderr, too. All are in one process, where a train step and an evaluation are compiled once for
-a row and a language.
+Every row gets the config of the experiment and the same learning rates (that of the experiment unless --rates says
+others), steps and seeds. The figure is the accuracy in % on the test split of the best run, the one with the least
+validation loss, with that run's validation accuracy in brackets: the test rows choose nothing. Behind "of" stand the
+test figures of all runs, rate by rate, seed by seed; every run is printed to stderr, too. All are in one process, where
+a train step and an evaluation are compiled once for a row and a language.
 """
 
 import argparse
@@ -42,45 +42,44 @@ def main() -> None:
     parser.add_argument("experiment", choices=TABLES)
     parser.add_argument("--rows", help="separated by spaces, as the experiment takes them")
     parser.add_argument("--languages", help="likewise")
-    parser.add_argument("--rates", default="3e-3,1e-2", help="learning rates")
+    parser.add_argument("--rates", help="learning rates, separated by commas; that of the experiment unless said")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--set", default="", help="overrides of every run, separated by spaces: model.width=64 ...")
     options = parser.parse_args()
     rows, languages = TABLES[options.experiment]
     rows = options.rows.split() if options.rows else rows
     languages = options.languages.split() if options.languages else languages
-    rates = [float(rate) for rate in options.rates.split(",")]
-    print(
-        f"Learning rates {options.rates}, seeds 0 to {options.seeds - 1}{options.set and f', {options.set}'}; "
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}.\n"
-    )
+    rates = [f"optim.learning_rate={rate}" for rate in options.rates.split(",")] if options.rates else [""]
+    said = [f"learning rates {options.rates}"] if options.rates else []
+    said += [f"seeds 0 to {options.seeds - 1}", *options.set.split()]
+    print(f"With {', '.join(said)}; jax {jax.__version__} on {jax.devices()[0].device_kind}.\n")
     print("| row | parameters | " + " | ".join(languages) + " | CPU seconds a run |")
     print("|---|---|" + "---|" * (len(languages) + 1))
     for row in rows:
         since = time.process_time()
-        cells = []
+        cells, sizes = [], {}
         for language in languages:
             runs = [
-                run(f"{FOLDER / options.experiment}.py:{row}@{language}", rate, seed, options.set.split())
+                run(f"{FOLDER / options.experiment}.py:{row}@{language}", f"seed={seed} {rate} {options.set}".split())
                 for rate in rates
                 for seed in range(options.seeds)
             ]
             parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
+            sizes[f"{parameters:,}"] = None  # a set in order: languages may have models of their own
             tests = ", ".join(f"{100 * made[2]['accuracy']:.2f}" for made in runs)
             cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f}) of {tests}")
         seconds = (time.process_time() - since) / (len(languages) * len(rates) * options.seeds)
-        print(f"| `{row}` | {parameters:,} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
+        print(f"| `{row}` | {', '.join(sizes)} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
 
 
-def run(spec: str, rate: float, seed: int, overrides: list[str]) -> tuple[int, dict[str, float], dict[str, float]]:
+def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[str, float]]:
     """(parameters, metrics of the validation split, of the test split) of one run."""
     since = time.process_time()
-    overrides = [f"seed={seed}", f"optim.learning_rate={rate}", *overrides]
     config = apply_overrides(load_config(spec), overrides)
     experiment = make_experiment(config)
     model, task, spec_ = experiment.model, experiment.task, experiment.spec
     step = _compiled(make_train_step(model, task, spec_, None))
-    key_params, key_steps = jax.random.split(jax.random.key(seed))
+    key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = _init(model)(key_params)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     state = init_train_state(params, experiment.hparams, spec_, key_steps)

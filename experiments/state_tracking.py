@@ -6,6 +6,9 @@ The argument is LAYER@LANGUAGE: any layer, and parity, counting,modulus=5 (ones 
 modular_arithmetic, s5 or a5. It trains on lengths up to 40 and is tested on what comes after the 40th symbol in rows of
 41 to 500. Half a minute on two CPU cores; an LSTM ends at 100 % on parity.
 `benchmarks/languages.py state_tracking` makes the table of all mechanisms.
+
+One layer is enough for all but modular_arithmetic, where a product waits until it is added: 25 states and an operator.
+There the model has three layers, twice as wide, without an MLP, and Muon takes six times the steps: two minutes or so.
 """
 
 from ml_collections import ConfigDict
@@ -36,4 +39,13 @@ def get_config(arg: str = "lstm@parity") -> ConfigDict:
     config.eval.length = 500
     config.eval.batch_size = 64
     config.eval.max_batches = 2
+    if language == "modular_arithmetic":
+        config.data.batch_size = 32
+        config.model.depth = 3
+        config.model.width = 64
+        config.model.mlp = "none"
+        config.optim.name = "muon"
+        config.optim.learning_rate = 5e-3
+        config.optim.weight_decay = 0.0
+        config.train.steps = 6000
     return config

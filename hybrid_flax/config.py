@@ -151,7 +151,7 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 250  # steps between evaluations of the validation split; 0: only at the end
     config.eval.batch_size = 32  # rows
-    config.eval.length = 0  # tokens a row; 0: that of training
+    config.eval.length = 0  # tokens a row; 0: that of training, and for tags that of the longest example
     config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
     # What the best checkpoint is best in: the lowest loss, mse, perplexity or bits_*, the highest of any other metric.
     config.eval.metric = "loss"

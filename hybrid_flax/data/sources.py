@@ -30,11 +30,12 @@ class Split(NamedTuple):
     """What is evaluated together.
 
     batches: (batch_size, length, carried) -> batches, in order where states are carried. unknown: (tokens that
-    the vocabulary has not, all tokens).
+    the vocabulary has not, all tokens). lengths: tokens of every labelled example, whole.
     """
 
     batches: Callable[[int, int, bool], Sequence[dict]]
     unknown: tuple[int, int] = (0, 0)
+    lengths: tuple[int, ...] = ()
 
 
 class Source(NamedTuple):
@@ -180,7 +181,8 @@ def _labelled_split(examples, unknown_id):
 
     words = [ids if ids.ndim == 1 else ids[:, 0] for ids in examples.tokens]
     missed = 0 if unknown_id is None else sum(int(np.sum(ids == unknown_id)) for ids in words)
-    return Split(batches, (missed, sum(map(len, words))))
+    lengths = tuple(map(len, words))
+    return Split(batches, (missed, sum(lengths)), lengths)
 
 
 def _tokenizer_of(name, records, kind, **options):

@@ -11,6 +11,7 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.noise import apply_model
+from hybrid_flax.train.session import split_batches
 
 __all__ = ["Example", "Said", "most_disputed"]
 
@@ -42,9 +43,7 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
     for name, folder in folders.items():
         run = load_run(folder, "best")
         source = read_source(run.config, run.tokenizer, run.labels)
-        own = source.splits[split].batches(
-            run.config.eval.batch_size, run.config.eval.length or run.config.data.length, False
-        )[0]
+        own = split_batches(source, run.config, split)[0]
         if batch is None:
             batch, first = own, run
         elif not np.array_equal(own["tokens"], batch["tokens"]):

@@ -13,7 +13,7 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
-from hybrid_flax.train.session import split_batches
+from hybrid_flax.train.session import cut_rows, eval_length, split_batches
 
 __all__ = ["evaluate_run"]
 
@@ -36,7 +36,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
             f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
         )
     task = make_task(config, run.labels)
-    length = config.eval.length or config.data.length
+    length = eval_length(config, source)
     how = {"windows": f"rows of at most {length} tokens, each from nothing"}
     if task.generates and model_is_bounded(run.model):
         how["carried"] = f"{config.eval.batch_size} streams with carried state"
@@ -45,6 +45,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     missed, total = source.splits[split].unknown
     if missed:
         print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")
+    if cut := cut_rows(source, split, length):
+        print(cut)
     results = {}
     for name, words in how.items():
         batches = split_batches(source, config, split, name == "carried")

@@ -8,6 +8,7 @@ import numpy as np
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.session import cut_rows, eval_length
 
 __all__ = ["print_preview"]
 
@@ -20,7 +21,7 @@ def print_preview(experiment: Experiment, config: Any) -> None:
     Raises ConfigError in one line for data that cannot be read.
     """
     source = experiment.source
-    length = config.eval.length or config.data.length
+    length = eval_length(config, source)
     tokenizer = source.tokenizer
     print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")
     for name, split in source.splits.items():
@@ -31,6 +32,8 @@ def print_preview(experiment: Experiment, config: Any) -> None:
         missed, total = split.unknown
         unknown = f", {100 * missed / total:.2f} % of them unknown" if missed else ""
         print(f"\n{name}: {_rows(batches)}{unknown}")
+        if cut := cut_rows(source, name, config.data.length if name == "train" else length):
+            print(f"  {cut}")
         for line in _label_lines(batches, source.labels):
             print(f"  {line}")
     batch = experiment.batches.batch(0)
@@ -44,12 +47,8 @@ def print_preview(experiment: Experiment, config: Any) -> None:
 def _rows(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
     lengths = np.concatenate([np.sum(batch["segment_ids"] > 0, axis=1) for batch in batches])
     lengths = lengths[lengths > 0]
-    full = int(np.sum(lengths == batches[0]["tokens"].shape[1]))
     low, middle, high = np.percentile(lengths, (0, 50, 100)).astype(int)
-    return (
-        f"{len(lengths):,} rows of {low} to {high} tokens (median {middle}, {full:,} as long as a row can be), "
-        f"{lengths.sum():,} tokens"
-    )
+    return f"{len(lengths):,} rows of {low} to {high} tokens, median {middle}, {lengths.sum():,} tokens"
 
 
 def _label_lines(batches, names):

@@ -31,6 +31,8 @@ __all__ = [
     "Due",
     "Position",
     "Session",
+    "cut_rows",
+    "eval_length",
     "eval_params",
     "evaluate_split",
     "fresh_position",
@@ -207,10 +209,25 @@ def evaluate_split(
     )
 
 
+def eval_length(config: Any, source: Source) -> int:
+    """Tokens of a row in evaluation: eval.length, or that of training, which cuts what is longer.
+
+    Where tags are scored it is the longest example of any split: a tag that is cut off would be none to find.
+    """
+    longest = max((length for split in source.splits.values() for length in split.lengths), default=0)
+    return config.eval.length or (longest if config.task.name == "tag" else config.data.length)
+
+
+def cut_rows(source: Source, split: str, length: int) -> str:
+    """What to say of examples that do not fit into rows of `length` tokens; "" where all do."""
+    lengths = source.splits[split].lengths
+    cut = sum(tokens > length for tokens in lengths)
+    return f"{cut:,} of {len(lengths):,} rows are cut at {length} tokens, the longest has {max(lengths)}" if cut else ""
+
+
 def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[dict]:
     """The batches of one split, as config.eval says."""
-    length = config.eval.length or config.data.length
-    return source.splits[split].batches(config.eval.batch_size, length, carried)
+    return source.splits[split].batches(config.eval.batch_size, eval_length(config, source), carried)
 
 
 def eval_params(state: TrainState) -> Params:

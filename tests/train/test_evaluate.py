@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from hybrid_flax.data.pipeline import eval_stream, eval_windows, tokenize
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import make_parallel
+from hybrid_flax.train.session import cut_rows, eval_length, split_batches
 from hybrid_flax.typing import Segments
 
 TEXTS = ["naïve café — déjà vu, 日本語 or 🙂", "x", "", "the second one is a little longer than the first was"]
@@ -90,3 +93,17 @@ def test_a_few_batches(case):
     part = tokens._replace(**{name: getattr(tokens, name)[:13] for name in tokens._fields})
     assert some["loss"] == pytest.approx(run((model, params, part), batch_size=2, length=6)["loss"], rel=1e-6)
     assert run(case, batch_size=2, length=6, max_batches=1000) == run(case, batch_size=2, length=6)
+
+
+def test_tags_of_long_sentences_are_scored(tmp_path):
+    """Training may cut a sentence, an evaluation may not: what lies beyond would be neither found nor missed."""
+    path = tmp_path / "data.conll"
+    path.write_text("\n\n".join("\n".join(["word O"] * 9 + ["name B-X"]) for _ in range(8)) + "\n")
+    config = tiny.tiny_config(path, task__name="tag", data__mode="padded", data__length=4, model__pattern="tanh")
+    source = read_source(config)
+    for split in ("train", "valid"):
+        rows = len(source.splits[split].lengths)
+        batches = split_batches(source, config, split)
+        assert sum(int(np.sum(batch["weights"])) for batch in batches) == 10 * rows
+        assert cut_rows(source, split, eval_length(config, source)) == ""
+    assert cut_rows(source, "train", 4).startswith("6 of 6 rows are cut at 4 tokens")
