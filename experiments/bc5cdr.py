@@ -41,7 +41,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.steps = 1400
     config.eval.every = 350
     config.eval.batch_size = 64
-    config.eval.length = 232  # longer than every sentence: what is cut off is not scored
     config.eval.max_batches = 12
     config.eval.metric = "f1"
     config.eval.best = True
