@@ -13,10 +13,19 @@ from rich.table import Table
 
 from hybrid_flax.compare.cells import num_runs
 from hybrid_flax.compare.definition import Cell
-from hybrid_flax.compare.results import Column, Comparison, Entry
+from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
 
-__all__ = ["format_amount", "format_metric", "is_share", "markdown", "print_cells", "print_results", "write_tables"]
+__all__ = [
+    "format_amount",
+    "format_interval",
+    "format_metric",
+    "is_share",
+    "markdown",
+    "print_cells",
+    "print_results",
+    "write_tables",
+]
 
 _SHARES = ("accuracy", "exact", "precision", "recall", "sign")  # metrics in [0, 1] that people read as per cent
 _FIELDS = (
@@ -72,6 +81,11 @@ def format_metric(value: float, column: Column) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}" if is_share(column.metric) else f"{value:.3f}"
 
 
+def format_interval(mean: float, half: float, column: Column) -> str:
+    """ "71.3 ± 0.8", or the mean alone where half is NaN."""
+    return format_metric(mean, column) + ("" if math.isnan(half) else f" ± {format_metric(half, column)}")
+
+
 def is_share(metric: str) -> bool:
     """Whether people read a metric as per cent."""
     return metric in _SHARES or metric.startswith("f1")
@@ -109,7 +123,7 @@ def _results(comparison):
     for row in comparison.rows:
         cells = []
         for column in comparison.columns:
-            text = _interval(comparison.entry(row.name, column.task), column)
+            text = format_interval(*mean_interval(comparison.entry(row.name, column.task).test), column)
             text = f"**{text}**" if best.get(column.task) == row.name else text
             cells.append(text + (" †" if reference_row(comparison, column.task) == row.name else ""))
         lines.append(_line([f"`{row.name}`", *cells]))
@@ -131,10 +145,9 @@ def _differences(comparison):
         for row in comparison.rows:
             if (verdict := found.get((row.name, column.task))) is None:
                 continue
-            word = ("better" if verdict.difference > 0 else "worse") if verdict.differs() else "no difference shown"
-            difference = format_metric(verdict.difference, column)
-            figures = [f"{difference} ± {format_metric(verdict.half, column)}", _p(verdict.p), _p(verdict.corrected)]
-            lines.append(_line([column.task, f"`{row.name}`", f"`{verdict.reference}`", *figures, word]))
+            difference = format_interval(verdict.difference, verdict.half, column)
+            names = [column.task, f"`{row.name}`", f"`{verdict.reference}`"]
+            lines.append(_line([*names, difference, _p(verdict.p), _p(verdict.corrected), verdict.word()]))
     return "\n".join(lines)
 
 
@@ -186,12 +199,6 @@ def _records(comparison):
             record |= {"reference": verdict.reference, "difference": verdict.difference}
             record |= {"difference_half": verdict.half, "p": verdict.p, "p_corrected": verdict.corrected}
         yield {name: "" if isinstance(v, float) and math.isnan(v) else v for name, v in record.items()}
-
-
-def _interval(entry: Entry, column):
-    value, half = mean_interval(entry.test)
-    text = format_metric(value, column)
-    return text if len(entry.test) < 2 else f"{text} ± {format_metric(half, column)}"
 
 
 def _column_title(column):

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
-from hybrid_flax.compare.tables import format_amount, format_metric, is_share
+from hybrid_flax.compare.tables import format_amount, format_interval, is_share
 from hybrid_flax.config import ConfigError
 from hybrid_flax.report import page
 from hybrid_flax.report.diagnosis import COLUMNS, part_cells, saved_diagnosis
@@ -117,7 +117,7 @@ def _in_short(comparison) -> Iterator[str]:
         fusion = max(fusions, key=lambda name: sign * np.mean(comparison.entry(name, column.task).valid))
         figures = {row: _interval(comparison, row, column) for row in (reference, fusion)}
         verdict = against.get((fusion, column.task))
-        judged = "" if verdict is None else f": {_verdict(verdict)} ({_difference(verdict, column)})"
+        judged = "" if verdict is None else f": {verdict.word()} ({_difference(verdict, column)})"
         yield page.text(
             f"{column.task}: the best single mechanism is `{reference}` with {figures[reference]}{_unit(column)}, the "
             f"best fusion `{fusion}` with {figures[fusion]}{_unit(column)}{judged}."
@@ -162,7 +162,7 @@ def _differences(comparison):
     rows = []
     for verdict in found.values():
         column = _column(comparison, verdict.task)
-        word = _verdict(verdict)
+        word = verdict.word()
         kind = {"better": "good", "worse": "bad"}.get(word, "")
         rows.append(
             [
@@ -298,24 +298,17 @@ def _unit(column):
 
 
 def _interval(comparison, row, column):
-    values = comparison.entry(row, column.task).test
-    mean, half = mean_interval(values)
-    return format_metric(mean, column) + ("" if len(values) < 2 else f" ± {format_metric(half, column)}")
+    return format_interval(*mean_interval(comparison.entry(row, column.task).test), column)
 
 
 def _signed(verdict, column):
     sign = "+" if verdict.difference >= 0 else ""
-    return f"{sign}{format_metric(verdict.difference, column)} ± {format_metric(verdict.half, column)}"
+    return sign + format_interval(verdict.difference, verdict.half, column)
 
 
 def _difference(verdict, column):
-    return f"{_signed(verdict, column)}{_unit(column).replace('%', 'points')}, p {_p(verdict.corrected)}"
-
-
-def _verdict(verdict):
-    if not verdict.differs():
-        return "no difference shown"
-    return "better" if verdict.difference > 0 else "worse"
+    shown = f"{_signed(verdict, column)}{_unit(column).replace('%', 'points')}"
+    return shown if math.isnan(verdict.corrected) else f"{shown}, p {_p(verdict.corrected)}"
 
 
 def _p(value):

@@ -1,5 +1,6 @@
 """The page of a comparison has every figure of its tables, and says what is missing."""
 
+import csv
 import json
 import math
 
@@ -10,6 +11,7 @@ from markup import read
 
 from hybrid_flax.compare.results import Budget, Column, Comparison, Cost, Entry, Failure, Row
 from hybrid_flax.compare.statistics import mean_interval, verdicts
+from hybrid_flax.compare.tables import markdown, write_tables
 from hybrid_flax.report.comparison import write_report
 from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import _validation_curve
@@ -63,6 +65,24 @@ def test_every_figure_is_on_the_page(tmp_path):
     assert plots == [f"{name}-{task}.png" for name in ("costs", "curves", "intervals") for task in ("parity", "text")]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
     assert sum(tag == "figure" for tag, _ in tags) == 6
+
+
+def test_the_same_difference_at_every_seed_is_said_to_be_no_test(tmp_path):
+    """In the tables and on the page."""
+    comparison = made_up(tmp_path)
+    constant = {"lstm": (0.5,) * 3, "attn": (0.25,) * 3}
+    values = [constant.get(entry.row, entry.test) for entry in comparison.entries]
+    entries = tuple(e._replace(valid=v, test=v) for e, v in zip(comparison.entries, values))
+    comparison = comparison._replace(entries=entries)
+    text, _ = read(write_report(comparison, tmp_path).read_text(encoding="utf-8"))
+    table = markdown(comparison)
+    words = "no test: the same difference at every seed"
+    assert text.count(words) == table.count(words) == 2 and "nan" not in text + table
+    assert f"25.0 - - {words}" in text and f"25.0 | - | - | {words} |" in table
+    write_tables(comparison, tmp_path)
+    with (tmp_path / "compare.csv").open() as file:
+        records = [record for record in csv.DictReader(file) if record["difference"] in ("0.25", "-0.25")]
+    assert len(records) == 2 and all(r["p"] == r["p_corrected"] == r["difference_half"] == "" for r in records)
 
 
 @pytest.mark.parametrize("seeds", [0, 1])
