@@ -17,9 +17,11 @@ from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
 
 __all__ = [
+    "EDGES",
     "format_amount",
     "format_interval",
     "format_metric",
+    "format_rate",
     "is_share",
     "markdown",
     "print_cells",
@@ -27,6 +29,7 @@ __all__ = [
     "write_tables",
 ]
 
+EDGES = "Rate: the best by validation; ≥ the greatest, ≤ the least of those tried: a better one may lie beyond."
 _SHARES = ("accuracy", "exact", "precision", "recall", "sign")  # metrics in [0, 1] that people read as per cent
 _FIELDS = (
     *("task", "metric", "row", "pattern", "width"),
@@ -101,6 +104,14 @@ def format_amount(value: int | float | None) -> str:
     return f"{value:.3g}{('', ' k', ' M', ' G', ' T')[power]}"
 
 
+def format_rate(rate: float | None, rates: Sequence[float]) -> str:
+    """The best of `rates`: "≥ 0.01" where it is the greatest of several, "≤ 0.01" the least; "-" for None."""
+    if rate is None:
+        return "-"
+    edge = "" if len(rates) < 2 else "≥ " if rate == max(rates) else "≤ " if rate == min(rates) else ""
+    return f"{edge}{rate:g}"
+
+
 def _protocol(comparison):
     unit = {"parameters": "parameters", "flops": "forward FLOPs a token"}
     rates = ", ".join(f"{rate:g}" for rate in comparison.learning_rates)
@@ -159,11 +170,11 @@ def _costs(comparison):
     for column in comparison.columns:
         for row in comparison.rows:
             entry = comparison.entry(row.name, column.task)
-            cost, rate = entry.cost, "-" if entry.learning_rate is None else f"{entry.learning_rate:g}"
+            cost, rate = entry.cost, format_rate(entry.learning_rate, comparison.learning_rates)
             amounts = (cost.flops_per_token, cost.state_bytes, cost.tokens_per_sec, cost.peak_bytes)
             figures = [str(entry.width), rate, f"{cost.parameters:,}", *map(format_amount, amounts)]
             lines.append(_line([column.task, f"`{row.name}`", *figures]))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", EDGES])
 
 
 def _failures(comparison):

@@ -4,12 +4,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
-from hybrid_flax.compare.tables import format_amount, format_interval, is_share
+from hybrid_flax.compare.tables import EDGES, format_amount, format_interval, format_rate, is_share
 from hybrid_flax.config import ConfigError
 from hybrid_flax.report import page
 from hybrid_flax.report.diagnosis import COLUMNS, part_cells, saved_diagnosis
@@ -85,7 +86,8 @@ def _begun(comparison) -> list[Column]:
 
 
 def _file_name(task):
-    return "".join(letter if letter.isalnum() else "_" for letter in task)
+    """Another for every task: "a b" and "a_b" must not overwrite each other's pictures."""
+    return quote(task, safe="")
 
 
 def _lead(comparison):
@@ -185,13 +187,13 @@ def _costs(comparison):
     for entry in comparison.entries:
         cost = entry.cost
         amounts = (cost.flops_per_token, cost.state_bytes, cost.tokens_per_sec, cost.peak_bytes)
-        rate = math.nan if entry.learning_rate is None else entry.learning_rate
+        rate = entry.learning_rate
         rows.append(
             [
                 Cell(entry.row, kind="code"),
                 entry.task,
                 Cell(str(entry.width), entry.width),
-                Cell("-" if math.isnan(rate) else f"{rate:g}", rate),
+                Cell(format_rate(rate, comparison.learning_rates), math.nan if rate is None else rate),
                 Cell(f"{cost.parameters:,}", cost.parameters),
                 *(Cell("-", math.nan) if n is None else Cell(format_amount(float(n)), float(n)) for n in amounts),
             ]
@@ -199,7 +201,7 @@ def _costs(comparison):
     kinds = sorted({entry.cost.peak_kind for entry in comparison.entries} - {""})
     note = (
         "FLOPs of the forward pass; state: of one sequence after a row of the task, caches included; peak: "
-        f"{', '.join(kinds) or 'not measured yet'}. Speeds are measured beside whatever else the machine did."
+        f"{', '.join(kinds) or 'not measured yet'}. Speeds are measured beside whatever else the machine did. {EDGES}"
     )
     names = ["row", "task", "width", "rate", "parameters", "FLOPs/token", "state bytes", "tokens/s", "peak bytes"]
     return [page.table(names, rows), page.text(note, "note")]
