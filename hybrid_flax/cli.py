@@ -198,7 +198,7 @@ def _compare(options, overrides) -> int:
         return 128 + stop.signal_number
     print_results(comparison, workdir)
     print(write_report(comparison, workdir))
-    return 1 if any(entry.failures for entry in comparison.entries) else 0
+    return 0 if comparison.finished() else 1
 
 
 def _sweep(options, overrides) -> int:

@@ -132,9 +132,9 @@ def base_config() -> ConfigDict:
     config.schedule.decay_fraction = 0.2  # of all steps: wsd
 
     config.loss = ConfigDict()
-    config.loss.name = "cross_entropy"  # cross_entropy | squared_error (of probabilities)
-    config.loss.label_smoothing = 0.0  # cross_entropy
-    config.loss.z_loss = 0.0  # cross_entropy
+    config.loss.name = "cross_entropy"  # lm: cross_entropy | squared_error (of probabilities); others have their own
+    config.loss.label_smoothing = 0.0  # cross_entropy; not regress, and not tag with a CRF
+    config.loss.z_loss = 0.0  # likewise, and not multilabel
 
     config.train = ConfigDict()
     config.train.steps = 1000
@@ -143,7 +143,8 @@ def base_config() -> ConfigDict:
     config.train.embedding_dropout = 0.0  # of word types: all tokens of one lose their embedding for a step
     config.train.word_dropout = 0.0  # of input tokens, which become the unknown one
     config.train.recurrent_dropout = 0.0  # of the entries of recurrent matrices, for a step: DropConnect
-    config.train.patience = 0  # evaluations without a better eval.metric after which training stops; 0: never
+    # Evaluations without a better eval.metric after which training stops, 0: never. It goes with eval.best.
+    config.train.patience = 0
     config.train.parallel = "auto"  # auto | jit | pmap | shard_map
     config.train.log_every = 20  # steps
     config.train.checkpoint_every = 500  # steps
@@ -340,17 +341,38 @@ def validate(config: ConfigDict) -> None:
     for key in ("train.patience", "eval.best"):
         if flat[key] and not flat["eval.every"]:
             raise ConfigError(f"{key}={flat[key]} goes by evaluations on the way and eval.every=0 makes none: raise it")
+    if flat["train.patience"] and not flat["eval.best"]:
+        raise ConfigError(
+            f"train.patience={flat['train.patience']} trains on after the best evaluation, and the end of that is no "
+            "result: set eval.best=true"
+        )
     if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
         )
     if flat["task.name"] not in TASKS:
         raise ConfigError(f"task.name={flat['task.name']!r} is none of {', '.join(TASKS)}")
+    _check_loss(flat)
     modes = ("windows", "stream", "packed") if flat["task.name"] == "lm" else ("padded",)
     if flat["data.mode"] not in modes:
         raise ConfigError(
             f"data.mode={flat['data.mode']!r} is none of {', '.join(modes)}, for task.name={flat['task.name']}"
         )
+
+
+def _check_loss(flat):
+    """What the loss of a task does not read must be left alone."""
+    task = flat["task.name"]
+    if task != "lm" and flat["loss.name"] != "cross_entropy":
+        raise ConfigError(
+            f"loss.name={flat['loss.name']!r} goes with task.name=lm, and task.name={task} has a loss of its own: "
+            "leave it at cross_entropy"
+        )
+    crf = task == "tag" and flat["task.crf"]
+    shown = f"task.name={task}{' with a CRF' if crf else ''}"
+    for key, others in (("loss.label_smoothing", ("regress",)), ("loss.z_loss", ("regress", "multilabel"))):
+        if flat[key] and (crf or task in others):
+            raise ConfigError(f"{key}={flat[key]} is no part of the loss of {shown}: set it to 0")
 
 
 TASKS = ("lm", "answer", "classify", "multilabel", "regress", "tag")

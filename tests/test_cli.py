@@ -289,6 +289,11 @@ def test_the_verbs(finished, experiment, capsys):
     assert out.startswith("abc") and len(out) == len("abc") + 5 + 1
     assert cli.main(["plan", f"--config={experiment}"]) == 0
     assert "0 cascade:lstm+swa" in capsys.readouterr().out
+    assert cli.main(["preview", f"--config={experiment}"]) == 0
+    assert "the first rows of the first of" in capsys.readouterr().out
+    assert cli.main(["diagnose", f"--workdir={finished}", "--split=train"]) == 0
+    out = capsys.readouterr().out
+    assert f"{finished}, train split" in out and "0 cascade:lstm+swa" in out
 
 
 def test_second_start_of_a_finished_run(finished, experiment, capsys):

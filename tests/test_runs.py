@@ -1,6 +1,7 @@
 """Finished runs: loaded in a fresh process, with their running mean, their best step, and mixers of one's own."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -151,6 +152,7 @@ def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys
     assert "vectors of 2 of 4 words (50.0 %), 0 of them by lower case" in capsys.readouterr().out
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
     assert evaluate_run(tmp_path / "run", "valid", "latest")["windows"] == pytest.approx(saved["valid"], rel=1e-5)
+    assert re.search(r"type +spans +precision % +recall % +F1 %\s[^a-z]+ ORG +\d", capsys.readouterr().out)
     vectors.unlink()
     (tmp_path / "run" / "results.json").unlink()
     train(config, tmp_path / "run")

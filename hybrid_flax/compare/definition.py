@@ -13,7 +13,7 @@ from hybrid_flax.config import ConfigError, apply_overrides, config_hash, valida
 from hybrid_flax.mixers.registry import parse_layer
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import lower_is_better
-from hybrid_flax.train.experiment import make_experiment, model_from_config, read_source
+from hybrid_flax.train.experiment import make_experiment, missing_split, model_from_config, read_source
 
 __all__ = ["Cell", "ComparedTask", "Definition", "make_cells"]
 
@@ -100,7 +100,7 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
     source = read_source(config)
     for split in ("valid", "test"):
         if split not in source.splits:
-            raise ConfigError(f"{config.data.path!r} has no {split} split: raise data.{split}_fraction")
+            raise ConfigError(missing_split(config, split))
     train = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
     tokens = train.batch(0, slice(0, 1))["tokens"]
 

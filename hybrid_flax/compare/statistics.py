@@ -12,6 +12,7 @@ from hybrid_flax.compare.results import Comparison
 __all__ = ["LEVEL", "Verdict", "best_rows", "holm", "mean_interval", "paired_difference", "reference_row", "verdicts"]
 
 LEVEL = 0.95  # of intervals; differences count as such where the corrected p is below 1 - LEVEL
+_ROUNDING = 1e-9  # of the values: a spread of differences that is no larger is none
 
 
 class Verdict(NamedTuple):
@@ -19,7 +20,7 @@ class Verdict(NamedTuple):
 
     difference: mean over shared seeds of the test metric, above zero where the row is better, whatever the metric's
     direction. half: of its interval. p: of the paired t-test, two-sided. corrected: p by Holm over all rows and tasks.
-    num_seeds: that are shared; below two, half, p and corrected are NaN.
+    num_seeds: that are shared. half, p and corrected are NaN where `paired_difference` has no test.
     """
 
     row: str
@@ -35,6 +36,14 @@ class Verdict(NamedTuple):
         """Whether the difference holds after correction."""
         return self.corrected < 1.0 - LEVEL
 
+    def word(self) -> str:
+        """What one can say: better, worse, that no difference is shown, or why there was no test."""
+        if math.isnan(self.p):
+            return f"no test: {'a single seed' if self.num_seeds < 2 else 'the same difference at every seed'}"
+        if not self.differs():
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half the width of its interval by Student's t); the half is NaN below two values."""
@@ -46,28 +55,30 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """(mean of a - b, half its interval, two-sided p of Student's paired t-test); the last two NaN below two pairs.
+    """(mean of a - b, half its interval, two-sided p of Student's paired t-test).
 
-    Equal differences leave nothing to chance: p is then 1 where they are zero, else 0.
+    The last two are NaN below two pairs, and where all differences are the same but for rounding: without a spread
+    there is nothing to hold them against. Rows that failed and always answer the same differ like that.
     """
     differences = np.subtract(a, b, dtype=np.float64)
     mean, half = mean_interval(differences.tolist())
     count = len(differences)
-    if count < 2:
-        return mean, half, math.nan
+    if count < 2 or np.std(differences, ddof=1) <= _ROUNDING * np.max(np.abs([a, b])):
+        return mean, math.nan, math.nan
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
-    if error == 0.0:
-        return mean, half, float(mean == 0.0)
     return mean, half, 2.0 * float(special.stdtr(count - 1, -abs(mean) / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being many (Holm 1979), in their order; NaN stays NaN and is not counted."""
+    """The p-values corrected for being many (Holm 1979), in their order.
+
+    NaN, where there was no test, stays NaN; it counts, so that no difference is the easier to show for it.
+    """
     corrected = [math.nan] * len(p_values)
-    counted = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     least = 0.0
-    for rank, (p, place) in enumerate(counted):
-        least = max(least, min(1.0, (len(counted) - rank) * p))
+    for rank, (p, place) in enumerate(tested):
+        least = max(least, min(1.0, (len(p_values) - rank) * p))
         corrected[place] = least
     return corrected
 

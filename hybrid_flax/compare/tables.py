@@ -13,11 +13,23 @@ from rich.table import Table
 
 from hybrid_flax.compare.cells import num_runs
 from hybrid_flax.compare.definition import Cell
-from hybrid_flax.compare.results import Column, Comparison, Entry
+from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
 
-__all__ = ["format_amount", "format_metric", "is_share", "markdown", "print_cells", "print_results", "write_tables"]
+__all__ = [
+    "EDGES",
+    "format_amount",
+    "format_interval",
+    "format_metric",
+    "format_rate",
+    "is_share",
+    "markdown",
+    "print_cells",
+    "print_results",
+    "write_tables",
+]
 
+EDGES = "Rate: the best by validation; ≥ the greatest, ≤ the least of those tried: a better one may lie beyond."
 _SHARES = ("accuracy", "exact", "precision", "recall", "sign")  # metrics in [0, 1] that people read as per cent
 _FIELDS = (
     *("task", "metric", "row", "pattern", "width"),
@@ -72,6 +84,11 @@ def format_metric(value: float, column: Column) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}" if is_share(column.metric) else f"{value:.3f}"
 
 
+def format_interval(mean: float, half: float, column: Column) -> str:
+    """ "71.3 ± 0.8", or the mean alone where half is NaN."""
+    return format_metric(mean, column) + ("" if math.isnan(half) else f" ± {format_metric(half, column)}")
+
+
 def is_share(metric: str) -> bool:
     """Whether people read a metric as per cent."""
     return metric in _SHARES or metric.startswith("f1")
@@ -85,6 +102,14 @@ def format_amount(value: int | float | None) -> str:
     while abs(value) >= 999.5 and power < 4:
         value, power = value / 1000.0, power + 1
     return f"{value:.3g}{('', ' k', ' M', ' G', ' T')[power]}"
+
+
+def format_rate(rate: float | None, rates: Sequence[float]) -> str:
+    """The best of `rates`: "≥ 0.01" where it is the greatest of several, "≤ 0.01" the least; "-" for None."""
+    if rate is None:
+        return "-"
+    edge = "" if len(rates) < 2 else "≥ " if rate == max(rates) else "≤ " if rate == min(rates) else ""
+    return f"{edge}{rate:g}"
 
 
 def _protocol(comparison):
@@ -109,7 +134,7 @@ def _results(comparison):
     for row in comparison.rows:
         cells = []
         for column in comparison.columns:
-            text = _interval(comparison.entry(row.name, column.task), column)
+            text = format_interval(*mean_interval(comparison.entry(row.name, column.task).test), column)
             text = f"**{text}**" if best.get(column.task) == row.name else text
             cells.append(text + (" †" if reference_row(comparison, column.task) == row.name else ""))
         lines.append(_line([f"`{row.name}`", *cells]))
@@ -131,10 +156,9 @@ def _differences(comparison):
         for row in comparison.rows:
             if (verdict := found.get((row.name, column.task))) is None:
                 continue
-            word = ("better" if verdict.difference > 0 else "worse") if verdict.differs() else "no difference shown"
-            difference = format_metric(verdict.difference, column)
-            figures = [f"{difference} ± {format_metric(verdict.half, column)}", _p(verdict.p), _p(verdict.corrected)]
-            lines.append(_line([column.task, f"`{row.name}`", f"`{verdict.reference}`", *figures, word]))
+            difference = format_interval(verdict.difference, verdict.half, column)
+            names = [column.task, f"`{row.name}`", f"`{verdict.reference}`"]
+            lines.append(_line([*names, difference, _p(verdict.p), _p(verdict.corrected), verdict.word()]))
     return "\n".join(lines)
 
 
@@ -146,11 +170,11 @@ def _costs(comparison):
     for column in comparison.columns:
         for row in comparison.rows:
             entry = comparison.entry(row.name, column.task)
-            cost, rate = entry.cost, "-" if entry.learning_rate is None else f"{entry.learning_rate:g}"
+            cost, rate = entry.cost, format_rate(entry.learning_rate, comparison.learning_rates)
             amounts = (cost.flops_per_token, cost.state_bytes, cost.tokens_per_sec, cost.peak_bytes)
             figures = [str(entry.width), rate, f"{cost.parameters:,}", *map(format_amount, amounts)]
             lines.append(_line([column.task, f"`{row.name}`", *figures]))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", EDGES])
 
 
 def _failures(comparison):
@@ -186,12 +210,6 @@ def _records(comparison):
             record |= {"reference": verdict.reference, "difference": verdict.difference}
             record |= {"difference_half": verdict.half, "p": verdict.p, "p_corrected": verdict.corrected}
         yield {name: "" if isinstance(v, float) and math.isnan(v) else v for name, v in record.items()}
-
-
-def _interval(entry: Entry, column):
-    value, half = mean_interval(entry.test)
-    text = format_metric(value, column)
-    return text if len(entry.test) < 2 else f"{text} ± {format_metric(half, column)}"
 
 
 def _column_title(column):

@@ -4,12 +4,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
-from hybrid_flax.compare.tables import format_amount, format_metric, is_share
+from hybrid_flax.compare.tables import EDGES, format_amount, format_interval, format_rate, is_share
 from hybrid_flax.config import ConfigError
 from hybrid_flax.report import page
 from hybrid_flax.report.diagnosis import COLUMNS, part_cells, saved_diagnosis
@@ -85,7 +86,8 @@ def _begun(comparison) -> list[Column]:
 
 
 def _file_name(task):
-    return "".join(letter if letter.isalnum() else "_" for letter in task)
+    """Another for every task: "a b" and "a_b" must not overwrite each other's pictures."""
+    return quote(task, safe="")
 
 
 def _lead(comparison):
@@ -117,7 +119,7 @@ def _in_short(comparison) -> Iterator[str]:
         fusion = max(fusions, key=lambda name: sign * np.mean(comparison.entry(name, column.task).valid))
         figures = {row: _interval(comparison, row, column) for row in (reference, fusion)}
         verdict = against.get((fusion, column.task))
-        judged = "" if verdict is None else f": {_verdict(verdict)} ({_difference(verdict, column)})"
+        judged = "" if verdict is None else f": {verdict.word()} ({_difference(verdict, column)})"
         yield page.text(
             f"{column.task}: the best single mechanism is `{reference}` with {figures[reference]}{_unit(column)}, the "
             f"best fusion `{fusion}` with {figures[fusion]}{_unit(column)}{judged}."
@@ -162,7 +164,7 @@ def _differences(comparison):
     rows = []
     for verdict in found.values():
         column = _column(comparison, verdict.task)
-        word = _verdict(verdict)
+        word = verdict.word()
         kind = {"better": "good", "worse": "bad"}.get(word, "")
         rows.append(
             [
@@ -185,13 +187,13 @@ def _costs(comparison):
     for entry in comparison.entries:
         cost = entry.cost
         amounts = (cost.flops_per_token, cost.state_bytes, cost.tokens_per_sec, cost.peak_bytes)
-        rate = math.nan if entry.learning_rate is None else entry.learning_rate
+        rate = entry.learning_rate
         rows.append(
             [
                 Cell(entry.row, kind="code"),
                 entry.task,
                 Cell(str(entry.width), entry.width),
-                Cell("-" if math.isnan(rate) else f"{rate:g}", rate),
+                Cell(format_rate(rate, comparison.learning_rates), math.nan if rate is None else rate),
                 Cell(f"{cost.parameters:,}", cost.parameters),
                 *(Cell("-", math.nan) if n is None else Cell(format_amount(float(n)), float(n)) for n in amounts),
             ]
@@ -199,7 +201,7 @@ def _costs(comparison):
     kinds = sorted({entry.cost.peak_kind for entry in comparison.entries} - {""})
     note = (
         "FLOPs of the forward pass; state: of one sequence after a row of the task, caches included; peak: "
-        f"{', '.join(kinds) or 'not measured yet'}. Speeds are measured beside whatever else the machine did."
+        f"{', '.join(kinds) or 'not measured yet'}. Speeds are measured beside whatever else the machine did. {EDGES}"
     )
     names = ["row", "task", "width", "rate", "parameters", "FLOPs/token", "state bytes", "tokens/s", "peak bytes"]
     return [page.table(names, rows), page.text(note, "note")]
@@ -298,24 +300,17 @@ def _unit(column):
 
 
 def _interval(comparison, row, column):
-    values = comparison.entry(row, column.task).test
-    mean, half = mean_interval(values)
-    return format_metric(mean, column) + ("" if len(values) < 2 else f" ± {format_metric(half, column)}")
+    return format_interval(*mean_interval(comparison.entry(row, column.task).test), column)
 
 
 def _signed(verdict, column):
     sign = "+" if verdict.difference >= 0 else ""
-    return f"{sign}{format_metric(verdict.difference, column)} ± {format_metric(verdict.half, column)}"
+    return sign + format_interval(verdict.difference, verdict.half, column)
 
 
 def _difference(verdict, column):
-    return f"{_signed(verdict, column)}{_unit(column).replace('%', 'points')}, p {_p(verdict.corrected)}"
-
-
-def _verdict(verdict):
-    if not verdict.differs():
-        return "no difference shown"
-    return "better" if verdict.difference > 0 else "worse"
+    shown = f"{_signed(verdict, column)}{_unit(column).replace('%', 'points')}"
+    return shown if math.isnan(verdict.corrected) else f"{shown}, p {_p(verdict.corrected)}"
 
 
 def _p(value):

@@ -85,7 +85,7 @@ class Diagnosis(NamedTuple):
     gradients: dict[str, float]
 
 
-def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: str = "latest") -> Diagnosis:
+def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: str | None = None) -> Diagnosis:
     """The diagnosis of a run on the first batches of a split. Raises ConfigError in one line for what is not there."""
     run = load_run(workdir, checkpoint)
     config = run.config

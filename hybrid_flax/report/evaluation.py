@@ -1,6 +1,8 @@
 """A finished run on any split: in windows, and with carried state where the model can carry it."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -15,7 +17,7 @@ from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
 from hybrid_flax.train.session import cut_rows, eval_length, split_batches
 
-__all__ = ["evaluate_run"]
+__all__ = ["evaluate_run", "print_classes"]
 
 
 def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None) -> dict[str, dict[str, float]]:
@@ -53,8 +55,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
         sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
         results[name] = {metric: float(value) for metric, value in task.metrics(sums).items()}
         print(f"{words}: {task.describe(results[name])}")
-        if "confusion" in sums:
-            _print_classes(sums, run.labels)
+        if "true_positive" in sums:
+            print_classes(sums, run.labels)
     if task.generates and "carried" not in results:
         print("carried state: not for this model, the cache of full attention would grow with the text")
     return results
@@ -63,12 +65,19 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
 _MOST_CLASSES = 12  # whose confusion fits on a screen
 
 
-def _print_classes(sums, names):
-    """Precision, recall and F1 of every class; for few classes also what each was taken for."""
-    matrix = len(names) <= _MOST_CLASSES
+def print_classes(sums: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Precision, recall and F1 of every class, for few classes also what each was taken for; or of every span type.
+
+    sums: of a task's `evaluate`, with "confusion" where there are classes. names: of classes, or of tags.
+    """
+    spans = "confusion" not in sums
+    names = [name[2:] for name in names[1::2]] if spans else names
+    matrix = not spans and len(names) <= _MOST_CLASSES
     table = Table(title="rows are the true class" if matrix else None, title_justify="left", box=SIMPLE_HEAD)
-    for title in ("class", "examples", "precision %", "recall %", "F1 %", *(names if matrix else ())):
-        table.add_column(title, justify="left" if title == "class" else "right")
+    table.add_column("type" if spans else "class")
+    counted = "spans" if spans else "examples"
+    for title in (counted, "precision %", "recall %", "F1 %", *(names if matrix else ())):
+        table.add_column(title, justify="right")
     right, predicted, actual = (sums[key] for key in ("true_positive", "predicted", "actual"))
     shares = (
         right / np.maximum(predicted, 1),

@@ -20,20 +20,24 @@ def make_classification(multi_label: bool = False) -> Task:
     Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro and weighted.
     """
     if multi_label:
-        return Task(_binary_loss, _evaluate_binary, _metrics, _describe, _given)
-    return Task(_loss, _evaluate, _metrics, _describe, likeliest)
+        return Task(_binary_loss, _evaluate_binary, functools.partial(_metrics, True), _describe, _given)
+    return Task(_loss, _evaluate, functools.partial(_metrics, False), _describe, likeliest)
 
 
-def f1_scores(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> dict[str, float]:
-    """F1 "macro" (of the classes that occur or are predicted), "micro" and "weighted" (by actual counts), in [0, 1].
+def f1_scores(
+    true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray, all_classes: bool = False
+) -> dict[str, float]:
+    """F1 "macro", "micro" and "weighted" (by actual counts), in [0, 1], as in scikit-learn.
 
-    Counts are per class [C]. A class that neither occurs nor is predicted has no say in "macro", as in scikit-learn.
+    Counts are per class [C]. A class that neither occurs nor is predicted has no say in "macro", and with all_classes,
+    for examples of any number of classes, an F1 of 0.
     """
     both = predicted + actual
     f1 = np.divide(2.0 * true_positive, both, out=np.zeros(len(both)), where=both > 0)
+    counted = (both > 0) | all_classes
     total = max(both.sum(), 1.0)
     return {
-        "f1_macro": float(f1[both > 0].mean()) if np.any(both > 0) else 0.0,
+        "f1_macro": float(f1[counted].mean()) if np.any(counted) else 0.0,
         "f1_micro": float(2.0 * true_positive.sum() / total),
         "f1_weighted": float((f1 * actual).sum() / max(actual.sum(), 1.0)),
     }
@@ -80,8 +84,8 @@ def _counts(sums, predicted, actual, weights):
     }
 
 
-def _metrics(sums):
-    scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"])
+def _metrics(all_classes, sums):
+    scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"], all_classes)
     return {
         "loss": sums["loss"] / sums["count"],
         "accuracy": sums["right"] / sums["count"],

@@ -33,6 +33,7 @@ __all__ = [
     "Experiment",
     "make_experiment",
     "make_task",
+    "missing_split",
     "model_from_config",
     "read_source",
     "step_program",
@@ -73,10 +74,7 @@ def make_experiment(config: Any) -> Experiment:
         check_rows(parallel, batch_size, spec.accumulate)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
         if config.eval.every and "valid" not in source.splits:
-            raise ValueError(
-                f"eval.every={config.eval.every} needs validation text and {config.data.path!r} has none at "
-                f"data.valid_fraction={config.data.valid_fraction}: raise it, or set eval.every=0"
-            )
+            raise ValueError(f"eval.every={config.eval.every} (0: never): {missing_split(config, 'valid')}")
         carried = config.data.mode == "stream"
         _check_model(model, task, carried)
         if spec.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
@@ -133,6 +131,15 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
     word_length = 0 if config.model.characters == "none" else data.word_length
     options = {"kind": LABEL_KINDS[task], "labels": labels, "word_length": word_length}
     return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
+
+
+def missing_split(config: Any, split: str) -> str:
+    """What to say where data has no such split: raising the fraction helps only where it has no splits of its own."""
+    key = f"{split}_fraction"
+    return (
+        f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it, or add one to data "
+        "that has splits of its own"
+    )
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:

@@ -1,5 +1,7 @@
 """Comparisons that cannot run are refused in one line before anything trains."""
 
+import shutil
+
 import pytest
 import tiny
 
@@ -73,7 +75,7 @@ HOSTILE = {
     "rate that is a text": ({"learning_rates": ("fast",)}, "numbers above 0"),
     "no seeds": ({"seeds": 0}, "seeds=0"),
     "seeds in a list": ({"seeds": [0, 1]}, "seeds=[0, 1]"),
-    "no test split": ({"task__data__test_fraction": 0.0}, "no test split: raise data.test_fraction"),
+    "no test split": ({"task__data__test_fraction": 0.0}, "no test split at data.test_fraction=0.0: raise it"),
     "no evaluation": ({"task__eval__every": 0}, "eval.every=0"),
     "unknown metric": ({"task__eval__metric": "f1"}, "eval.metric='f1' is none of loss"),
     "no such file": ({"task__data__path": "nowhere.txt"}, "nowhere.txt"),
@@ -86,6 +88,19 @@ def test_hostile_definitions(name, text):
     with pytest.raises(ConfigError) as caught:
         list(make_cells(definition(text, **changes)))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_advice_on_a_split_that_is_missing(text, tmp_path):
+    """A data set with splits of its own does not heed the fractions, and what is said helps with it too."""
+    for name in ("train", "valid"):
+        shutil.copy(text, tmp_path / f"{name}.txt")
+    made = definition(text, task__data__path=tmp_path, task__data__test_fraction=0.2)
+    with pytest.raises(
+        ConfigError, match=r"no test split .*test_fraction=0\.2: raise it, or add .* splits of its own$"
+    ):
+        list(make_cells(made))
+    shutil.copy(text, tmp_path / "test.txt")
+    assert list(make_cells(made))
 
 
 def test_rows_of_a_task_must_be_rows(text):

@@ -15,12 +15,14 @@ import jax
 import pytest
 import tiny
 
+from hybrid_flax import cli
 from hybrid_flax.compare import cells as cells_module
 from hybrid_flax.compare import run as run_module
 from hybrid_flax.compare.cells import do_runs, ended_runs, next_run, num_runs
-from hybrid_flax.compare.results import read_comparison
+from hybrid_flax.compare.results import Failure, read_comparison
 from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
 from hybrid_flax.config import ConfigError
+from hybrid_flax.report import comparison as report_module
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.loop import Interrupted, train
@@ -191,6 +193,18 @@ def test_a_search_without_any_success_has_no_rate(plan, comparison_file, tmp_pat
     for entry in comparison.entries:
         assert entry.learning_rate is None and entry.test == () and len(entry.failures) == 2
     assert "| - |" in (tmp_path / "compare.md").read_text()
+
+
+@pytest.mark.parametrize(("seeds", "code"), [((0, 1), 0), ((0,), 1), ((), 1)])
+def test_the_exit_code_says_whether_anything_is_missing(seeds, code, whole, plan, comparison_file, monkeypatch, capsys):
+    """A rate of the search that diverges is a finding; a seed without a result is not."""
+    made = read_comparison(whole)
+    first = made.entries[0]._replace(seeds=seeds, failures=(Failure("x", 0.1, 0, "step 3: not finite"),))
+    made = made._replace(entries=(first, *made.entries[1:]))
+    monkeypatch.setattr(run_module, "plan_comparison", lambda *arguments: plan)
+    monkeypatch.setattr(run_module, "run_comparison", lambda *arguments: made)
+    monkeypatch.setattr(report_module, "write_report", lambda *arguments: "compare.html")
+    assert cli.main(["compare", f"--config={comparison_file}", f"--workdir={whole}"]) == code
 
 
 def test_a_process_that_is_killed_is_noted_and_its_cell_goes_on(copy, whole, plan, comparison_file, monkeypatch):

@@ -37,9 +37,22 @@ def test_too_few_values_have_no_interval():
     assert np.isnan(paired_difference([2.0], [1.0])[1:]).all()
 
 
-def test_equal_differences():
-    assert paired_difference([1.0, 1.0], [1.0, 1.0]) == (0.0, 0.0, 1.0)
-    assert paired_difference([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.0, 0.0)
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]),
+        ([0.1 + 0.2, 0.3, 0.7], [0.1, 0.1, 0.5]),  # 0.2, 0.2 and 0.2 but for rounding
+        ([1e6, 2e6 + 1e-4, 3e6], [0.0, 1e6, 2e6]),
+    ],
+)
+def test_the_same_difference_at_every_seed_is_no_test(a, b):
+    mean, half, p = paired_difference(a, b)
+    assert mean == pytest.approx(a[0] - b[0]) and math.isnan(half) and math.isnan(p)
+
+
+def test_a_small_spread_is_a_test():
+    assert paired_difference([1.0, 1.0 + 1e-6], [0.0, 0.0])[2] < 1e-5
 
 
 def test_holm_by_its_definition():
@@ -54,7 +67,7 @@ def test_holm_by_its_definition():
                 alive = alive and (7 - rank) * p_values[place] <= alpha
                 rejected |= {int(place)} if alive else set()
             assert set(np.flatnonzero(corrected <= alpha).tolist()) == rejected
-    assert holm([0.01, math.nan, 0.04])[::2] == [0.02, 0.04] and math.isnan(holm([0.01, math.nan])[1])
+    assert holm([0.01, math.nan, 0.04])[::2] == [0.03, 0.08] and math.isnan(holm([0.01, math.nan])[1])
     assert holm([]) == [] and max(holm([0.9, 0.8])) == 1.0
 
 
@@ -102,6 +115,26 @@ def test_only_shared_seeds_are_paired():
     assert verdict.num_seeds == 2 and verdict.difference == pytest.approx(0.0)
     none = made._replace(entries=(made.entries[0], made.entries[1]._replace(seeds=(7, 8))))
     assert verdicts(none) == {}
+
+
+def test_failed_rows_that_always_answer_the_same_are_not_better():
+    """0 at every seed against 1 at every seed, on a fixed test set: two accuracies without any chance in them."""
+    made = comparison(True, lstm=([0.4] * 3, [0.4] * 3), a_b=([0.6] * 3, [0.6] * 3), a_c=([0.5] * 3, [0.5, 0.7, 0.6]))
+    found = verdicts(made)
+    assert not found["a_b", "task"].differs() and math.isnan(found["a_b", "task"].corrected)
+    assert found["a_b", "task"].word() == "no test: the same difference at every seed"
+    assert found["a_c", "task"].corrected == pytest.approx(2 * found["a_c", "task"].p), "it still counts in the table"
+    assert best_rows(made) == {}
+
+
+def test_words():
+    test = {"lstm": [0.50, 0.52, 0.48], "a_b": [0.60, 0.63, 0.58], "a_c": [0.50, 0.51, 0.49], "attn": [0.1, 0.1, 0.1]}
+    words = {
+        row: v.word() for (row, _), v in verdicts(comparison(True, **{n: (v, v) for n, v in test.items()})).items()
+    }
+    assert words == {"a_b": "better", "a_c": "no difference shown", "attn": "worse"}
+    single = verdicts(comparison(True, lstm=([0.5], [0.5]), a_b=([0.5], [0.6])))
+    assert single["a_b", "task"].word() == "no test: a single seed"
 
 
 def test_the_best_row_is_named_where_it_can_be():

@@ -1,5 +1,6 @@
 """The page of a comparison has every figure of its tables, and says what is missing."""
 
+import csv
 import json
 import math
 
@@ -10,6 +11,7 @@ from markup import read
 
 from hybrid_flax.compare.results import Budget, Column, Comparison, Cost, Entry, Failure, Row
 from hybrid_flax.compare.statistics import mean_interval, verdicts
+from hybrid_flax.compare.tables import format_rate, markdown, write_tables
 from hybrid_flax.report.comparison import write_report
 from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import _validation_curve
@@ -63,6 +65,46 @@ def test_every_figure_is_on_the_page(tmp_path):
     assert plots == [f"{name}-{task}.png" for name in ("costs", "curves", "intervals") for task in ("parity", "text")]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
     assert sum(tag == "figure" for tag, _ in tags) == 6
+
+
+def test_the_same_difference_at_every_seed_is_said_to_be_no_test(tmp_path):
+    """In the tables and on the page."""
+    comparison = made_up(tmp_path)
+    constant = {"lstm": (0.5,) * 3, "attn": (0.25,) * 3}
+    values = [constant.get(entry.row, entry.test) for entry in comparison.entries]
+    entries = tuple(e._replace(valid=v, test=v) for e, v in zip(comparison.entries, values))
+    comparison = comparison._replace(entries=entries)
+    text, _ = read(write_report(comparison, tmp_path).read_text(encoding="utf-8"))
+    table = markdown(comparison)
+    words = "no test: the same difference at every seed"
+    assert text.count(words) == table.count(words) == 2 and "nan" not in text + table
+    assert f"25.0 - - {words}" in text and f"25.0 | - | - | {words} |" in table
+    write_tables(comparison, tmp_path)
+    with (tmp_path / "compare.csv").open() as file:
+        records = [record for record in csv.DictReader(file) if record["difference"] in ("0.25", "-0.25")]
+    assert len(records) == 2 and all(r["p"] == r["p_corrected"] == r["difference_half"] == "" for r in records)
+
+
+def test_tasks_with_like_names_have_pictures_of_their_own(tmp_path):
+    names = ("a b", "a_b", "a/b")
+    comparison = made_up(tmp_path)
+    columns = tuple(COLUMNS[0]._replace(task=name) for name in names)
+    entries = tuple(e._replace(task=name) for name in names for e in comparison.entries if e.task == "text")
+    write_report(comparison._replace(columns=columns, entries=entries), tmp_path)
+    assert len(list((tmp_path / "plots").iterdir())) == 9
+
+
+def test_rates_at_the_edge_of_the_search(tmp_path):
+    """In the tables and on the page: a better one may lie beyond."""
+    comparison = made_up(tmp_path)._replace(learning_rates=(0.01, 0.1, 1.0))
+    rates = (0.01, 0.1, 1.0, None)
+    entries = tuple(e._replace(learning_rate=rate) for e, rate in zip(comparison.entries, rates))
+    comparison = comparison._replace(entries=entries + comparison.entries[len(rates) :])
+    text, _ = read(write_report(comparison, tmp_path).read_text(encoding="utf-8"))
+    for shown in (text, markdown(comparison)):
+        assert "≤ 0.01" in shown and "≥ 1" in shown and "≤ 0.1 " not in shown and "≥ 0.1 " not in shown
+        assert "a better one may lie beyond" in shown
+    assert format_rate(0.01, (0.01,)) == "0.01" and format_rate(None, (0.01, 0.1)) == "-"
 
 
 @pytest.mark.parametrize("seeds", [0, 1])

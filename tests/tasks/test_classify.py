@@ -38,8 +38,9 @@ def test_one_class():
 
 def test_many_classes():
     rng = np.random.default_rng(1)
-    logits = rng.standard_normal((1, 50, 3)).astype(np.float32)
-    labels = (rng.random((1, 50, 3)) < 0.4).astype(np.float32)
+    logits = rng.standard_normal((1, 50, 4)).astype(np.float32)
+    labels = (rng.random((1, 50, 4)) < 0.4).astype(np.float32)
+    logits[..., 3], labels[..., 3] = -10.0, 0.0  # a class that neither occurs nor is predicted
     weights = np.ones((1, 50), np.float32)
     weights[0, 45:] = 0.0
     task = make_classification(multi_label=True)
@@ -47,7 +48,7 @@ def test_many_classes():
     y, p = labels[0, :45], (logits[0, :45] > 0).astype(int)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(y, p))
     for how in ("macro", "micro", "weighted"):
-        assert found[f"f1_{how}"] == pytest.approx(oracle.f1_score(y, p, average=how))
+        assert found[f"f1_{how}"] == pytest.approx(oracle.f1_score(y, p, average=how, zero_division=0.0))
     p_yes = 1 / (1 + np.exp(-logits[0, :45].astype(np.float64)))
     nll = -np.sum(y * np.log(p_yes) + (1 - y) * np.log(1 - p_yes)) / 45
     assert found["loss"] == pytest.approx(nll, rel=1e-5)
@@ -67,6 +68,31 @@ def test_regression():
     assert found["r"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-4)
     assert found["sign"] == pytest.approx(np.mean((x > 0) == (y > 0)))
     assert "\n" not in task.describe(found)
+
+
+@pytest.mark.parametrize(
+    ("label_mean", "label_spread", "mean", "spread"),
+    [(2000, 1, 2000, 1), (2000, 1, 0, 0.1), (-3e4, 1, 5e4, 2), (0, 1e-9, 0, 1e-8), (0, 1e12, 1e12, 1e11), (1, 1, 0, 1)],
+)
+def test_correlation_wherever_the_numbers_lie(label_mean, label_spread, mean, spread):
+    """In float32, in batches of which some have other means than the rest; against numpy in float64."""
+    rng = np.random.default_rng(4)
+    x, noise = rng.standard_normal((2, 5, 40))
+    x += np.arange(5)[:, None]
+    outputs = (mean + spread * x).astype(np.float32)[..., None]
+    labels = (label_mean + label_spread * (0.7 * x + noise)).astype(np.float32)
+    weights = (rng.random((5, 40)) < 0.8).astype(np.float32)
+    batches = [{"labels": y, "weights": w} for y, w in zip(labels, weights)]
+    found = summed(make_regression(), jnp.asarray(outputs), batches)["r"]
+    pairs = outputs[..., 0][weights > 0].astype(np.float64), labels[weights > 0].astype(np.float64)
+    assert found == pytest.approx(np.corrcoef(*pairs)[0, 1], rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 2000.1])
+def test_no_correlation_with_what_does_not_vary(value):
+    weights, labels = np.ones(50, np.float32), np.arange(50, dtype=np.float32)
+    batches = [{"labels": labels, "weights": weights}] * 3
+    assert summed(make_regression(), jnp.full((3, 50, 1), value, jnp.float32), batches)["r"] == 0.0
 
 
 def test_confusion_and_predictions():

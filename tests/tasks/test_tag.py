@@ -1,5 +1,6 @@
 """Spans against seqeval's strict scorer, and tagging with a CRF against its definition."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from seqeval import metrics as oracle
 from seqeval.scheme import IOB2
 
 from hybrid_flax.data.readers import read_splits, to_bio2
-from hybrid_flax.ops.crf import Transitions
+from hybrid_flax.ops.crf import Transitions, best_path
 from hybrid_flax.tasks.tag import allowed_moves, make_tagging, span_counts
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -54,12 +55,18 @@ def test_a_crf_never_predicts_what_bio2_forbids():
     rng = np.random.default_rng(1)
     emissions = jnp.asarray(3 * rng.standard_normal((20, 9, 5)), jnp.float32)
     transitions = Transitions(*(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((5,), (5, 5), (5,))))
-    weights = (rng.random((20, 9)) < 0.7).astype(np.float32)
-    labels = np.zeros((20, 9), np.int32)
-    batch = {"labels": jnp.asarray(labels), "weights": jnp.asarray(weights)}
-    task = make_tagging(NAMES)
+    live = jnp.asarray(rng.random((20, 9)) < 0.7)
+    task, (may_start, may_follow) = make_tagging(NAMES), allowed_moves(NAMES)
+
+    def forbidden(paths):
+        """How many moves between live tags BIO2 forbids; every row begins like one after O."""
+        rows = [[0, *row[m]] for row, m in zip(np.asarray(paths), np.asarray(live))]
+        return sum(not (may_follow[a, b] and (a or may_start[b])) for row in rows for a, b in itertools.pairwise(row))
+
+    assert forbidden(best_path(emissions, live, transitions)) > 20, "the best of all paths must not be among the valid"
+    assert forbidden(task.predict((emissions, transitions), live)) == 0
+    batch = {"labels": jnp.zeros((20, 9), jnp.int32), "weights": live.astype(jnp.float32)}
     sums = jax.device_get(jax.jit(task.evaluate)((emissions, transitions), batch))
-    # All spans of valid paths begin with B-: the number of B- tags is the number of spans, and no I- is left over.
     found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
     assert sums["actual"].sum() == 0 < sums["predicted"].sum() and found["f1"] == 0.0
     assert np.isfinite(found["loss"]) and found["loss"] > 0 and "\n" not in task.describe(found)

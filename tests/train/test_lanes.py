@@ -230,7 +230,8 @@ def test_programs(small):
         return program_of(make_experiment(config), config)
 
     base = program()
-    assert program(optim__learning_rate=0.5, optim__weight_decay=0.0, optim__b2=0.9, train__patience=3) == base
+    assert program(optim__learning_rate=0.5, optim__weight_decay=0.0, optim__b2=0.9) == base
+    assert program(train__patience=3, eval__best=True) == program(eval__best=True)
     assert program(train__dropout=0.1) == program(train__dropout=0.4)
     assert program(model__init_scale=0.5) == base
     different = [{"model__width": 4}, {"train__dropout": 0.1}, {"data__length": 4}, {"optim__name": "lion"}]
