@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 DOCUMENT_KINDS = ("file", "paragraph", "line")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "devel", "development"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _LONGEST_LINE = 2_000_000  # characters; more is a file without line ends, or no text at all
 
 
@@ -38,7 +43,9 @@ def load_corpus(
       path: one of
         * "shakespeare": the 42 embedded works, split by work (the fractions do not apply);
         * a text file: by characters, first the training part, then validation, then test;
-        * a folder with train.txt and valid.txt, perhaps test.txt: these are the splits;
+        * a folder with train.txt and a valid.txt or test.txt, by any of `SPLIT_NAMES`: these are the splits, and
+          the fractions cut from training what is not there. They may be folders, have a name in common, as
+          wiki.train.txt and wiki.test.txt, and be several; what has another name, README.txt, is left out;
         * any other folder: its *.txt files, sorted by path, at every depth, are split by characters as
           if they were one file; a file that straddles a boundary becomes two documents.
       document: what a document is: a whole "file" (or work), a "paragraph" (ended by blank lines) or a
@@ -105,6 +112,15 @@ def split_by_characters(texts: Sequence[str], valid_fraction: float, test_fracti
     return Corpus(*parts)
 
 
+def split_of(name: str) -> str | None:
+    """The split that the name of a file or folder tells: "train", "valid", "test", or None.
+
+    The last of its words that is one of `SPLIT_NAMES` counts; words are what stands between other signs than letters,
+    so that latest.csv and developer_x.csv tell nothing.
+    """
+    return next((SPLIT_NAMES[word] for word in reversed(_words(name)) if word in SPLIT_NAMES), None)
+
+
 def text_of(file: Path, encoding: str = "utf-8") -> str:
     """`read_text` of a file that is not empty; raises ValueError where it is."""
     text = read_text(file, encoding)
@@ -163,17 +179,50 @@ def _shakespeare() -> Corpus:
 
 
 def _folder(folder: Path, valid_fraction: float, test_fraction: float, encoding: str) -> Corpus:
-    """A folder of text: its own three splits if it has them, else all its files in one sequence."""
-    train, valid, test = (folder / f"{split}.txt" for split in Corpus._fields)
-    if train.is_file() and valid.is_file():
-        return Corpus(*((text_of(file, encoding),) if file.is_file() else () for file in (train, valid, test)))
-    files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
+    """A folder of text: its own splits if it has them, else all its files in one sequence."""
+    own = {
+        split: tuple(text for part in parts for text in _texts_below(part, encoding))
+        for split, parts in _parts_of_splits(folder).items()
+    }
+    train = own.pop("train", None) or _texts_below(folder, encoding)
+    return split_by_characters(
+        train, 0.0 if "valid" in own else valid_fraction, 0.0 if "test" in own else test_fraction
+    )._replace(**own)
+
+
+def _parts_of_splits(folder: Path) -> dict[str, list[Path]]:
+    """By split, the files and folders whose names differ by the split and by numbers alone; {} if there are none.
+
+    One of them must be for training and one for another split: a lone train.txt, or a book of that name, is as others.
+    """
+    series: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+    for part in sorted(folder.iterdir()):
+        split = split_of(part.stem)
+        if split and (any(part.rglob("*.txt")) if part.is_dir() else part.suffix == ".txt"):
+            rest = tuple(word for word in _words(part.stem) if word not in SPLIT_NAMES)
+            series.setdefault(rest, {}).setdefault(split, []).append(part)
+    found: dict[str, list[Path]] = {}
+    for parts in series.values():
+        for split, own in parts.items() if "train" in parts and len(parts) > 1 else ():
+            found.setdefault(split, []).extend(own)
+    return found
+
+
+def _texts_below(path: Path, encoding: str) -> tuple[str, ...]:
+    """The text of a file, or of all *.txt files of a folder that are not blank."""
+    if path.is_file():
+        return (text_of(path, encoding),)
+    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
     if not files:
-        raise ValueError(f"{str(folder)!r} is a folder without any *.txt file")
-    texts = [text for text in (read_text(file, encoding) for file in files) if text.strip()]
+        raise ValueError(f"{str(path)!r} is a folder without any *.txt file")
+    texts = tuple(text for text in (read_text(file, encoding) for file in files) if text.strip())
     if not texts:
-        raise ValueError(f"{str(folder)!r} has {len(files)} *.txt files, all of them empty")
-    return split_by_characters(texts, valid_fraction, test_fraction)
+        raise ValueError(f"{str(path)!r} has {len(files)} *.txt files, all of them empty")
+    return texts
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.lower())
 
 
 def _documents(texts: Iterable[str], document: str) -> list[str]:
