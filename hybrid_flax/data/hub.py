@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_flax.data.corpora import Corpus, cut_documents, split_by_characters
-from hybrid_flax.data.readers import Record, to_bio2
+from hybrid_flax.data.readers import Record, tagged_records
 
 __all__ = ["HUB", "read_hub", "read_hub_text"]
 
@@ -25,7 +25,8 @@ def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: boo
     splits = {}
     for split, rows in _load(name).items():
         name_of = _names_of_classes(rows.features, label, f"{HUB}{name}, {split}")
-        splits[split] = list(_records(rows, text, label, name_of, tagged, f"{HUB}{name}, {split}"))
+        records = _records(rows, text, label, name_of, f"{HUB}{name}, {split}")
+        splits[split] = tagged_records(records) if tagged else list(records)
     return splits if splits.keys() != {"train"} else {"all": splits["train"]}
 
 
@@ -74,19 +75,14 @@ def _load(name) -> dict[str, Any]:
     return found
 
 
-def _records(rows, text, label, name_of, tagged, where) -> Iterator[Record]:
+def _records(rows, text, label, name_of, where) -> Iterator[Record]:
     _check_columns(rows.features, (text, label), where)
     for number, (words, given) in enumerate(zip(rows[text], rows[label])):
         place = f"{where}, row {number}"
         if words is None or given is None:
             raise ValueError(f"{place}: no {text if words is None else label!r}")
         given = tuple(map(name_of, given)) if isinstance(given, list) else name_of(given)
-        if not tagged:
-            yield Record(str(words), given, place)
-            continue
-        if not isinstance(words, list) or len(words) != len(given):
-            raise ValueError(f"{place}: tagging needs a list of words and as many tags")
-        yield Record(tuple(map(str, words)), to_bio2(given, place), place)
+        yield Record(tuple(map(str, words)) if isinstance(words, list) else str(words), given, place)
 
 
 def _check_columns(features, wanted, where):

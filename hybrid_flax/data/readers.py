@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from hybrid_flax.data.corpora import missing_path, read_text, text_of
 
-__all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "to_bio2"]
+__all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "tagged_records", "to_bio2"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated")
@@ -99,10 +99,22 @@ def read_records(
         raise ValueError(
             f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
         )
-    for record in records if tagged else ():
-        if isinstance(record.text, str) or len(record.text) != len(record.label):
+    return tagged_records(records) if tagged else records
+
+
+def tagged_records(records: Iterable[Record]) -> list[Record]:
+    """Sentences with their tags in BIO2, those without a token left out.
+
+    Raises ValueError, with the place of the record, for one that is not a list of tokens and as many tags.
+    """
+    made = []
+    for record in records:
+        listed = isinstance(record.text, tuple) and isinstance(record.label, tuple)
+        if not listed or len(record.text) != len(record.label):
             raise ValueError(f"{record.where}: tagging needs a list of tokens and as many tags")
-    return records
+        if record.text:
+            made.append(record._replace(label=to_bio2(record.label, record.where)))
+    return made
 
 
 def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
@@ -231,10 +243,7 @@ def _record(value, text, label, where):
             near = difflib.get_close_matches(key, value, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
             raise ValueError(f"{where}: no {key!r}{hint}")
-    words, given = value[text], value[label]
-    if isinstance(words, list):
-        return Record(tuple(map(str, words)), tuple(map(str, given)), where)
-    return Record(str(words), tuple(map(str, given)) if isinstance(given, list) else str(given), where)
+    return Record(*(tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])), where)
 
 
 def _conll(file, encoding) -> Iterator[Record]:
@@ -243,7 +252,7 @@ def _conll(file, encoding) -> Iterator[Record]:
     for number, line in enumerate([*read_text(file, encoding).split("\n"), ""], start=1):
         if not line.strip() or line.startswith("-DOCSTART-"):
             if tokens:
-                yield Record(tuple(tokens), to_bio2(tags), f"{file}:{begin}")
+                yield Record(tuple(tokens), tuple(tags), f"{file}:{begin}")
             tokens, tags = [], []
             continue
         columns = line.split("\t") if "\t" in line else line.split()

@@ -60,6 +60,35 @@ def test_conll(tmp_path):
     assert pairs(read_records(tokens, text="tokens", label="tags", tagged=True)) == [(("a", "b"), ("O", "B-X"))]
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_tags_of_tables_become_bio2(ending, tmp_path):
+    rows = [(["a", "b", "c"], ["I-X", "O", "S-Y"]), ([], []), (["d", "e"], ["B-X", "E-X"])]
+    path = write(tmp_path, f"train{ending}", b"".join(b'{"text": %s, "label": %s}\n' % _json(*row) for row in rows))
+    if ending == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(dict(zip(("text", "label"), map(list, zip(*rows))))), path)
+    found = pairs(read_records(path, tagged=True))
+    assert found == [(("a", "b", "c"), ("B-X", "O", "B-Y")), (("d", "e"), ("B-X", "I-X"))]
+
+
+def _json(*values):
+    return tuple(json.dumps(value).encode() for value in values)
+
+
+def test_what_is_no_tagged_sentence(tmp_path):
+    good = '{"text": ["a"], "label": ["B-X"]}\n'
+    for bad, wanted in (
+        ('{"text": ["a"], "label": 5}', "as many tags"),
+        ('{"text": ["a"], "label": "O"}', "as many tags"),
+        ('{"text": "a", "label": ["O"]}', "as many tags"),
+        ('{"text": ["a"], "label": ["X-Y"]}', "tag 'X-Y' is neither"),
+    ):
+        message = error_of(write(tmp_path, "t.jsonl", good + bad), tagged=True)
+        assert "t.jsonl:2: " in message and wanted in message
+
+
 def test_folders(tmp_path):
     for name in ("wnut17train.csv", "emerging.dev.csv", "emerging.test.csv", "notes.csv"):
         write(tmp_path, f"splits/{name}", f"text,label\n{name},x\n")
