@@ -61,7 +61,9 @@ def base_config() -> ConfigDict:
     # label, or "LABEL=FILE,LABEL=FILE" with an example a line. All but answer: "hub:NAME" or "hub:NAME,CONFIG".
     config.data.path = "shakespeare"
     config.data.encoding = "utf-8"  # of text files: utf-8 | latin-1 | utf-16 | any that Python knows
-    config.data.text = "text"  # column or key of the text; a number where a table has no header
+    # Column or key of the text; a number, counted from 0, where a table has no header. Of CoNLL files as they come the
+    # token is the first column and the tag the last; numbers pick others, such as label 1 for the part of speech.
+    config.data.text = "text"
     config.data.label = "label"  # likewise
     config.data.split_seed = 0  # of the random split of labelled examples
     config.data.folds = 0  # parts of labelled examples for cross-validation; 0: none

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_flax.data.pipeline import Batches
-from hybrid_flax.data.readers import Record
+from hybrid_flax.data.readers import Record, are_spans
 from hybrid_flax.data.tokenizers import Tokenizer
 
 __all__ = [
@@ -76,7 +76,7 @@ def fold_records(
 
 
 def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
-    """The sorted labels of training records; "O" comes first among tags, and every span type has its B- and I-.
+    """The sorted labels of training records; of spans (`are_spans`) "O" comes first, then B- and I- of every type.
 
     Raises ValueError for a kind that has names but fewer than two of them, for classes that are fractions, and for
     names that differ by white space alone.
@@ -84,7 +84,7 @@ def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
     if kind == "number":
         return ()
     found = {name for record in records for name in _as_list(record.label)}
-    if kind == "tags":
+    if kind == "tags" and are_spans(found):
         types = sorted({name[2:] for name in found if name != "O"})
         if not types:
             raise ValueError("tagging needs tags other than O in the training data")
@@ -97,7 +97,8 @@ def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
         if name != name.strip() and name.strip() in found:
             raise ValueError(f"labels {name.strip()!r} and {name!r} differ by white space alone")
     if len(found) < 2:
-        raise ValueError(f"classification needs two labels in the training data, there is only {sorted(found)}")
+        task = "tagging" if kind == "tags" else "classification"
+        raise ValueError(f"{task} needs two labels in the training data, there is only {sorted(found)}")
     return tuple(sorted(found))
 
 

@@ -5,7 +5,8 @@
 | .csv, .tsv | a row; its text and label are columns, by name (a header) or by number (no header) |
 | .jsonl | a line; text and label are keys; the label of one example may be a list |
 | .parquet | a row, columns by name (needs pyarrow) |
-| .conll, .iob, .iob2, .bio, .bmes, .annotated | a block of lines between blank ones: token first, tag last |
+| .conll, .iob, .iob2, .bio, .bmes, .annotated | lines between blank ones: token first, tag last, or by number |
+| .conllu | likewise, by number; comments, ranges and empty words are skipped |
 | a folder of folders | a *.txt file; its label is the name of its folder |
 | LABEL=FILE,LABEL=FILE | a line of a file, which has its label before it |
 """
@@ -24,10 +25,11 @@ from typing import Any, NamedTuple
 
 from hybrid_flax.data.corpora import missing_path, read_text, text_of
 
-__all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "tagged_records", "to_bio2"]
+__all__ = ["CONLL", "TABLES", "Record", "are_spans", "read_records", "read_splits", "tagged_records", "to_bio2"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated")
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated", ".conllu")
+_MARKED = re.compile("([BIESLUM])-(.+)")  # a tag of a span
 _MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
 
 
@@ -86,7 +88,7 @@ def read_records(
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
     ending = file.suffix.lower()
     if tagged and ending not in (".jsonl", ".parquet", ".csv"):
-        records = list(_conll(file, encoding))
+        records = _conll(file, text, label, encoding)
     elif ending in (".csv", ".tsv"):
         records = list(_table(file, "," if ending == ".csv" else "\t", text, label, encoding))
     elif ending == ".jsonl":
@@ -103,7 +105,7 @@ def read_records(
 
 
 def tagged_records(records: Iterable[Record]) -> list[Record]:
-    """Sentences with their tags in BIO2, those without a token left out.
+    """Sentences with their tags, those of spans in BIO2; sentences without a token are left out.
 
     Raises ValueError, with the place of the record, for one that is not a list of tokens and as many tags.
     """
@@ -113,8 +115,20 @@ def tagged_records(records: Iterable[Record]) -> list[Record]:
         if not listed or len(record.text) != len(record.label):
             raise ValueError(f"{record.where}: tagging needs a list of tokens and as many tags")
         if record.text:
-            made.append(record._replace(label=to_bio2(record.label, record.where)))
-    return made
+            made.append(record)
+    if not are_spans(tag for record in made for tag in record.label):
+        return made
+    return [record._replace(label=to_bio2(record.label, record.where)) for record in made]
+
+
+def are_spans(tags: Iterable[str]) -> bool:
+    """Whether the tags of a file, or of all training data, mark spans; else each is the class of its token.
+
+    They do where one has the form that `to_bio2` reads, B-PER, and where there is none but O and such as b-per, x-per,
+    which `to_bio2` refuses.
+    """
+    found = set(tags) - {"O"}
+    return any(map(_MARKED.fullmatch, found)) or all(re.match(r"[A-Za-z]-.", tag) for tag in found)
 
 
 def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
@@ -133,10 +147,10 @@ def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
 
 def _parse_tag(tag, where):
     """("B", "PER") of B-PER; ("O", "") of O."""
-    match = re.fullmatch(r"O|([BIESLUM])-(.+)", tag)
-    if match is None:
+    match = _MARKED.fullmatch(tag)
+    if match is None and tag != "O":
         raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
-    return (match[1], match[2]) if match[1] else ("O", "")
+    return (match[1], match[2]) if match else ("O", "")
 
 
 def _files_of_labels(path, encoding) -> Iterator[Record]:
@@ -246,28 +260,57 @@ def _record(value, text, label, where):
     return Record(*(tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])), where)
 
 
-def _conll(file, encoding) -> Iterator[Record]:
-    """Blocks of "token ... tag" lines; tabs separate columns where there are any, else spaces."""
-    tokens, tags, begin, width, known = [], [], 0, 0, set()
+def _conll(file, text, label, encoding) -> list[Record]:
+    """Blocks of lines with a token and its tag. A tag that is none is told by its line, so all are read before."""
+    blocks = list(_blocks(file, text, label, encoding))
+    lines = {tag: line for block in reversed(blocks) for line, _, tag in reversed(block)}
+    for tag in lines if are_spans(lines) else ():
+        _parse_tag(tag, f"{file}:{lines[tag]}")
+    return [
+        Record(tuple(token for _, token, _ in block), tuple(tag for _, _, tag in block), f"{file}:{block[0][0]}")
+        for block in blocks
+    ]
+
+
+def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]:
+    """(line, token, tag) of every block; tabs separate columns where there are any, else spaces."""
+    universal = file.suffix.lower() == ".conllu"
+    places = [_column(file, *given, universal) for given in (("text", text, 0), ("label", label, -1))]
+    block, width = [], 0
     for number, line in enumerate([*read_text(file, encoding).split("\n"), ""], start=1):
+        if universal and re.match(r"#|\d+[-.]\d", line):
+            continue
         if not line.strip() or line.startswith("-DOCSTART-"):
-            if tokens:
-                yield Record(tuple(tokens), tuple(tags), f"{file}:{begin}")
-            tokens, tags = [], []
+            if block:
+                yield block
+            block = []
             continue
         columns = line.split("\t") if "\t" in line else line.split()
-        token, tag = columns[0], columns[-1].strip()
-        if len(columns) < 2 or not token.strip() or not tag:
-            raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
         width = width or len(columns)
-        if len(columns) != width:
+        if len(columns) != width and len(columns) > 1:
             raise ValueError(f"{file}:{number}: {len(columns)} columns, not {width} as in the lines before")
-        if tag not in known:
-            _parse_tag(tag, f"{file}:{number}")
-            known.add(tag)
-        begin = begin if tokens else number
-        tokens.append(token)
-        tags.append(tag)
+        if max(places) >= len(columns):
+            raise ValueError(
+                f"{file}:{number}: {len(columns)} columns, none of which has the number {max(places)}, from 0"
+            )
+        token, tag = (columns[place].strip() for place in places)
+        if len(columns) < 2 or not token or not tag:
+            raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
+        block.append((number, token, tag))
+
+
+def _column(file, name, given, default, universal):
+    """The place of a column that data.text or data.label names by its number."""
+    if given.isdecimal():
+        return int(given)
+    if given != name:
+        raise ValueError(f"{str(file)!r}: data.{name}={given!r} is no number of a column, which count from 0")
+    if universal:
+        raise ValueError(
+            f"{str(file)!r}: data.text and data.label must be numbers of columns of CoNLL-U, counted from 0: "
+            "1 is the word, 3 its universal tag, 4 that of its language"
+        )
+    return default
 
 
 @functools.lru_cache(maxsize=1)

@@ -78,6 +78,11 @@ def test_labels_of_every_kind():
     assert label_names([Record(("a",), ("I-Y",), ""), Record(("b",), ("B-X",), "")], "tags") == (
         "O", "B-X", "I-X", "B-Y", "I-Y",
     )  # fmt: skip
+    plain = [Record(("a", "b"), ("VERB", "O"), ""), Record(("b",), ("NOUN",), "")]
+    assert label_names(plain, "tags") == ("NOUN", "O", "VERB")
+    assert [tags.tolist() for tags in make_examples(plain, TOKENIZER, "tags", ("NOUN", "O", "VERB")).labels] == [
+        [2, -1, 1], [0],
+    ]  # fmt: skip
     assert [len(ids) for ids in make_examples(given, TOKENIZER, "classes", ("a", "b")).tokens] == [3, 4, 1]
 
 
