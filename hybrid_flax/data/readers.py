@@ -7,7 +7,7 @@
 | .parquet | a row, columns by name (needs pyarrow) |
 | .conll, .iob, .iob2, .bio, .bmes, .annotated | lines between blank ones: token first, tag last, or by number |
 | .conllu | likewise, by number; comments, ranges and empty words are skipped |
-| a folder of folders | a *.txt file; its label is the name of its folder |
+| a folder of folders | a *.txt file; its label is the name of its folder, which may lie in one for its split |
 | LABEL=FILE,LABEL=FILE | a line of a file, which has its label before it |
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_flax.data.corpora import missing_path, read_text, text_of
+from hybrid_flax.data.corpora import missing_path, read_text, split_of, text_of
 
 __all__ = ["CONLL", "TABLES", "Record", "are_spans", "read_records", "read_splits", "tagged_records", "to_bio2"]
 
@@ -50,8 +50,9 @@ def read_splits(
 ) -> dict[str, list[Record]]:
     """Records by split: "train", "valid", "test" as the files of a folder are named, "all" where nothing says.
 
-    path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (train,
-    valid or dev, test somewhere in its name), a folder with a folder for each label, or "LABEL=FILE,LABEL=FILE".
+    path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (as
+    `split_of` its name), a folder with a folder for each label, or with folders for splits that have one for each
+    label, or "LABEL=FILE,LABEL=FILE".
     tagged: read tables without a known ending, and .tsv, as CoNLL columns. encoding: of all but parquet.
     Raises FileNotFoundError and ValueError in one line with file and line.
     """
@@ -67,19 +68,18 @@ def read_splits(
     files = _files_of_splits(place, tagged)
     if files:
         return {split: read_records(file, **options) for split, file in files.items()}
-    folders = sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+    folders = _folders_of_text(place)
     if not folders:
         raise ValueError(
             f"{path!r} has neither a file named for the train split ({', '.join((*TABLES, *CONLL))}) "
             "nor a folder of *.txt files for each label"
         )
-    return {
-        "all": [
-            Record(text_of(file, encoding).strip(), folder.name, str(file))
-            for folder in folders
-            for file in sorted(folder.rglob("*.txt"))
-        ]
-    }
+    splits = {split_of(folder.name): folder for folder in folders}
+    if None in splits or "train" not in splits:
+        return {"all": _files_in_folders(folders, encoding)}
+    if len(splits) < len(folders):
+        raise ValueError(f"{path!r} has two folders for one split: {', '.join(folder.name for folder in folders)}")
+    return _splits_of_folders(splits, encoding)
 
 
 def read_records(
@@ -169,19 +169,41 @@ def _files_of_labels(path, encoding) -> Iterator[Record]:
                 yield Record(line.strip(), label, f"{name}:{number}")
 
 
+def _folders_of_text(place):
+    return sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+
+
+def _files_in_folders(folders, encoding) -> list[Record]:
+    return [
+        Record(text_of(file, encoding).strip(), folder.name, str(file))
+        for folder in folders
+        for file in sorted(folder.rglob("*.txt"))
+    ]
+
+
+def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
+    """Records of train/LABEL/*.txt, test/LABEL/*.txt; every split must have the folders that training has."""
+    names = {split: sorted(part.name for part in folder.iterdir() if part.is_dir()) for split, folder in splits.items()}
+    for split, folder in splits.items():
+        if not names[split] or names[split] != names["train"]:
+            raise ValueError(
+                f"{str(folder)!r} has the folders of labels {', '.join(names[split]) or '(none)'} and "
+                f"{str(splits['train'])!r} has {', '.join(names['train']) or '(none)'}: they must be the same; "
+                "move away what is no label, or make an empty folder for a label without texts"
+            )
+    return {split: _files_in_folders(_folders_of_text(folder), encoding) for split, folder in splits.items()}
+
+
 def _files_of_splits(folder, tagged):
-    patterns = {"train": r"train", "valid": r"valid|dev|(^|[^a-z])val([^a-z]|$)", "test": r"test"}
     known = (*TABLES, *CONLL, ".txt") if tagged else TABLES
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        splits = [split for split, pattern in patterns.items() if re.search(pattern, file.stem.lower())]
-        if not file.is_file() or file.suffix.lower() not in known or not splits:
+        split = split_of(file.stem)
+        if not file.is_file() or file.suffix.lower() not in known or not split:
             continue
-        if splits[0] in found:
-            raise ValueError(
-                f"{str(folder)!r} has two files for the {splits[0]} split: {found[splits[0]].name}, {file.name}"
-            )
-        found[splits[0]] = file
+        if split in found:
+            raise ValueError(f"{str(folder)!r} has two files for the {split} split: {found[split].name}, {file.name}")
+        found[split] = file
     return found if "train" in found else {}
 
 

@@ -135,6 +135,33 @@ def test_folders(tmp_path):
     assert pairs(found["all"]) == [("bad", "neg"), ("fine", "pos"), ("good", "pos")]
 
 
+def test_only_whole_words_name_a_split(tmp_path):
+    for name in ("train.csv", "latest.csv", "developer_x.csv", "contest-2.csv"):
+        write(tmp_path, name, f"text,label\n{name},x\n")
+    assert list(read_splits(str(tmp_path))) == ["train"]
+
+
+def test_folders_of_labels_by_split(tmp_path):
+    """The layout of the IMDB reviews: no review for testing is trained on."""
+    for split in ("train", "test"):
+        for label in ("neg", "pos"):
+            write(tmp_path, f"{split}/{label}/0_1.txt", f"{split} {label}\n")
+    found = read_splits(str(tmp_path))
+    assert {split: pairs(part) for split, part in found.items()} == {
+        split: [(f"{split} {label}", label) for label in ("neg", "pos")] for split in ("train", "test")
+    }
+    write(tmp_path, "train/unsup/0_0.txt", "no label")
+    message = error_of(tmp_path)
+    assert "test' has the folders of labels neg, pos and" in message and "train' has neg, pos, unsup" in message
+    (tmp_path / "test" / "unsup").mkdir()
+    assert len(read_splits(str(tmp_path))["train"]) == 3
+    write(tmp_path, "testing/neg/a.txt", "a")
+    assert "two folders for one split: test, testing, train" in error_of(tmp_path)
+    for label in ("train", "tram"):  # vehicles
+        write(tmp_path, f"vehicles/{label}/a.txt", label)
+    assert pairs(read_splits(str(tmp_path / "vehicles"))["all"]) == [("train", "train"), ("tram", "tram")]
+
+
 def test_embedded_ratings():
     records = read_splits("vader")["all"]
     assert len(records) == 10605 and records[-1].label == "-1.8125" and records[0].text.startswith("The Rock")
