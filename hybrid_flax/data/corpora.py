@@ -8,7 +8,7 @@ import importlib.resources
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev", "devel", "development"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
+}
+EMBEDDED = {
+    "shakespeare": "text without labels, for task.name=lm; others need labelled examples, such as 'vader'",
+    "vader": "labelled examples, for task.name=classify or regress; lm needs text, such as 'shakespeare'",
 }
 _LONGEST_LINE = 2_000_000  # characters; more is a file without line ends, or no text at all
 
@@ -41,7 +45,7 @@ def load_corpus(
 
     Args:
       path: one of
-        * "shakespeare": the 42 embedded works, split by work (the fractions do not apply);
+        * "shakespeare": the 42 embedded works, split by work;
         * a text file: by characters, first the training part, then validation, then test;
         * a folder with train.txt and a valid.txt or test.txt, by any of `SPLIT_NAMES`: these are the splits, and
           the fractions cut from training what is not there. They may be folders, have a name in common, as
@@ -59,7 +63,7 @@ def load_corpus(
     Raises:
       FileNotFoundError: nothing is at `path`.
       ValueError: what `read_text` refuses, no text, an unknown kind of document, or fractions that leave no
-        training text.
+        training text, or for test where there is a test split.
     """
     if document not in DOCUMENT_KINDS:
         raise ValueError(f"unknown kind of document {document!r}: one of {', '.join(DOCUMENT_KINDS)}")
@@ -73,6 +77,7 @@ def load_corpus(
         )
 
     if path == "shakespeare":
+        check_test_fraction(path, test_fraction, Corpus._fields)
         texts = _shakespeare()
     elif not path:
         raise ValueError("the path of the corpus is empty: give a text file, a folder or 'shakespeare'")
@@ -81,7 +86,7 @@ def load_corpus(
     elif Path(path).exists():
         texts = split_by_characters([text_of(Path(path), encoding)], valid_fraction, test_fraction)
     else:
-        raise FileNotFoundError(missing_path(Path(path)))
+        raise FileNotFoundError(missing_path(Path(path), "shakespeare"))
 
     return cut_documents(
         texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
@@ -110,6 +115,22 @@ def split_by_characters(texts: Sequence[str], valid_fraction: float, test_fracti
             start += len(text)
         parts.append(tuple(filter(None, part)))
     return Corpus(*parts)
+
+
+def complete_splits(
+    given: Mapping[str, tuple[str, ...]], valid_fraction: float, test_fraction: float, path: str
+) -> Corpus:
+    """The texts of each split that there is; the fractions cut from training what is not there."""
+    check_test_fraction(path, test_fraction, given)
+    held_out = {split: texts for split, texts in given.items() if split != "train"}
+    cut = split_by_characters(given["train"], 0.0 if "valid" in given else valid_fraction, test_fraction)
+    return cut._replace(**held_out)
+
+
+def check_test_fraction(path: str, test_fraction: float, splits: Iterable[str]) -> None:
+    """Raises ValueError for a fraction of data with a test split of its own."""
+    if test_fraction and "test" in splits:
+        raise ValueError(f"data.test_fraction={test_fraction}: {path!r} has a test split of its own, so set it to 0")
 
 
 def split_of(name: str) -> str | None:
@@ -184,10 +205,7 @@ def _folder(folder: Path, valid_fraction: float, test_fraction: float, encoding:
         split: tuple(text for part in parts for text in _texts_below(part, encoding))
         for split, parts in _parts_of_splits(folder).items()
     }
-    train = own.pop("train", None) or _texts_below(folder, encoding)
-    return split_by_characters(
-        train, 0.0 if "valid" in own else valid_fraction, 0.0 if "test" in own else test_fraction
-    )._replace(**own)
+    return complete_splits(own or {"train": _texts_below(folder, encoding)}, valid_fraction, test_fraction, str(folder))
 
 
 def _parts_of_splits(folder: Path) -> dict[str, list[Path]]:
@@ -239,10 +257,12 @@ def _paragraphs(text: str) -> list[str]:
     return [text[start:end] for start, end in zip([0, *ends], ends)]
 
 
-def missing_path(path: Path) -> str:
-    """One line on a path that is not there, with the name that was perhaps meant."""
+def missing_path(path: Path, embedded: str = "") -> str:
+    """One line on a path that is not there, with the name that was perhaps meant; embedded: one that needs no file."""
+    if embedded and str(path) in EMBEDDED:
+        return f"data.path={str(path)!r} is {EMBEDDED[str(path)]}"
     message = f"no file or folder {str(path)!r}"
-    siblings = ["shakespeare"] if path.parent == Path() else []
+    siblings = [embedded] if embedded and path.parent == Path() else []
     if path.parent.is_dir():
         siblings += sorted(sibling.name for sibling in path.parent.iterdir())
     if nearest := difflib.get_close_matches(path.name, siblings, n=1):

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hybrid_flax.data.corpora import Corpus, cut_documents, split_by_characters
+from hybrid_flax.data.corpora import SPLIT_NAMES, Corpus, complete_splits, cut_documents
 from hybrid_flax.data.readers import Record, tagged_records
 
 __all__ = ["HUB", "read_hub", "read_hub_text"]
 
 HUB = "hub:"  # what a data.path that names a data set of the hub begins with
-
-_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
 def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: bool = False) -> dict[str, list[Record]]:
@@ -33,7 +31,7 @@ def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: boo
 def read_hub_text(
     name: str, *, text: str = "text", document: str = "file", valid_fraction: float = 0.1, test_fraction: float = 0.0
 ) -> Corpus:
-    """The texts of a column as a corpus, every row a "file"; the fractions apply where there is a train split alone.
+    """The texts of a column as a corpus, every row a "file"; the fractions cut what it has not from training.
 
     Raises ValueError as `read_hub` does.
     """
@@ -41,10 +39,7 @@ def read_hub_text(
     for split, rows in _load(name).items():
         _check_columns(rows.features, (text,), f"{HUB}{name}, {split}")
         texts[split] = tuple(str(value) for value in rows[text] if value)
-    if texts.keys() == {"train"}:
-        parts = split_by_characters(texts["train"], valid_fraction, test_fraction)
-    else:
-        parts = Corpus(*(texts.get(split, ()) for split in Corpus._fields))
+    parts = complete_splits(texts, valid_fraction, test_fraction, f"{HUB}{name}")
     return cut_documents(parts, document, f"{HUB}{name}")
 
 
@@ -65,7 +60,7 @@ def _load(name) -> dict[str, Any]:
         raise ValueError(f"data.path={HUB}{name} cannot be loaded: {reason}") from None
     found: dict[str, Any] = {}
     for split, rows in loaded.items():
-        ours = _SPLITS.get(str(split))
+        ours = SPLIT_NAMES.get(str(split))
         if ours in found:
             raise ValueError(f"data.path={HUB}{name} has two {ours} splits: {', '.join(map(str, loaded))}")
         if ours and len(rows):

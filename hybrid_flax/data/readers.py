@@ -64,7 +64,7 @@ def read_splits(
     if "=" in path and not place.exists() and not tagged:
         return {"all": list(_files_of_labels(path, encoding))}
     if not place.is_dir():
-        raise FileNotFoundError(missing_path(place))
+        raise FileNotFoundError(missing_path(place, "vader"))
     files = _files_of_splits(place, tagged)
     if files:
         return {split: read_records(file, **options) for split, file in files.items()}
@@ -275,7 +275,9 @@ def _parquet(file, text, label) -> Iterator[Record]:
 
 def _record(value, text, label, where):
     for key in (text, label):
-        if value.get(key) is None:
+        if key in value and value[key] is None:
+            raise ValueError(f"{where}: {key!r} is null")
+        if key not in value:
             near = difflib.get_close_matches(key, value, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
             raise ValueError(f"{where}: no {key!r}{hint}")

@@ -86,6 +86,8 @@ def test_a_folder_keeps_the_splits_that_it_has(names, wanted, tmp_path):
     else:
         assert (train, valid) == wanted[:2]
     assert test == wanted[2]
+    if test:
+        assert "has a test split of its own, so set it to 0" in error_of(ValueError, str(tmp_path), test_fraction=0.1)
 
 
 def test_a_folder_of_texts_has_no_splits(tmp_path):
@@ -162,6 +164,8 @@ def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     assert "did you mean" not in error_of(FileNotFoundError, str(tmp_path / "nowhere" / "input.txt"))
     assert "'shakespeare'?" in error_of(FileNotFoundError, "shakespear")
     assert "path" in error_of(ValueError, "")
+    assert "'shakespeare' has a test split of its own" in error_of(ValueError, "shakespeare", test_fraction=0.1)
+    assert "is labelled examples, for task.name=classify" in error_of(FileNotFoundError, "vader")
 
     assert "empty" in error_of(ValueError, write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "blank" / "a.txt", "")

@@ -203,6 +203,8 @@ def test_what_cannot_be_read(tmp_path):
         assert wanted in error_of(write(tmp_path, name, text), tagged=True), name
     assert "as many tags" in error_of(write(tmp_path, "n.jsonl", '{"text": ["a"], "label": ["O", "O"]}\n'), tagged=True)
     assert "did you mean" in error_of(tmp_path / "a.cvs")
+    assert "data.path='shakespeare' is text without labels, for task.name=lm" in error_of("shakespeare")
+    assert "did you mean 'vader'?" in error_of("vadr")
     assert "nor a folder" in error_of(tmp_path)
     for name in ("train.csv", "training.csv"):
         write(tmp_path, f"two/{name}", "text,label\na,x\n")
