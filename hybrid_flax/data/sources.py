@@ -92,10 +92,10 @@ def text_source(
 def language_source(spec: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    spec: as `make_language` reads it. The test split has lengths from `length` + 1 to `test_length`, and targets under
-    every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is further examples
-    of the lengths of validation. Rows of both splits are equally wide.
-    Raises ValueError as `make_language`.
+    spec: as `make_language` reads it. The test split has lengths from the next after `length` to `test_length`, and
+    targets under every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is
+    further examples of the lengths of validation. Rows of both splits are equally wide.
+    Raises ValueError as `make_language`, and for a `test_length` that is greater but holds no longer example.
     """
     language = make_language(spec)
 
@@ -108,8 +108,14 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
     seen = (length if language.one_length else language.shortest, length)
     rows = partial(_language_batches, language, max(length, test_length))
     valid = Split(partial(rows, lengths=seen))
+    longer = (length // language.every + 1) * language.every
+    if length < test_length < longer:
+        raise ValueError(
+            f"eval.length={test_length} has no example of {spec!r} that is longer than those of data.length={length}: "
+            f"set it to {longer} or more, or to 0"
+        )
     if test_length > length:
-        test = Split(partial(rows, lengths=(length + 1, test_length), beyond=length))
+        test = Split(partial(rows, lengths=(longer, test_length), beyond=length))
     else:
         test = Split(partial(rows, lengths=seen, stream=2))
     return Source(SymbolTokenizer(language.symbols), train, {"valid": valid, "test": test})
