@@ -61,8 +61,10 @@ def base_config() -> ConfigDict:
     # label, or "LABEL=FILE,LABEL=FILE" with an example a line. All but answer: "hub:NAME" or "hub:NAME,CONFIG".
     config.data.path = "shakespeare"
     config.data.encoding = "utf-8"  # of text files: utf-8 | latin-1 | utf-16 | any that Python knows
-    config.data.text = "text"  # column or key of the text; a number where a table has no header
-    config.data.label = "label"  # likewise
+    # Column or key of the text; a number, counted from 0, where a table has no header. Of CoNLL files as they come the
+    # token is the first column and the tag the last; numbers pick others, such as label 1 for the part of speech.
+    config.data.text = "text"
+    config.data.label = "label"  # likewise; a text with commas between them is several labels (multilabel)
     config.data.split_seed = 0  # of the random split of labelled examples
     config.data.folds = 0  # parts of labelled examples for cross-validation; 0: none
     config.data.fold = 0  # the part that is the test split
@@ -70,7 +72,7 @@ def base_config() -> ConfigDict:
     config.data.valid_fraction = (
         0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
     )
-    config.data.test_fraction = 0.0  # likewise, after the validation part
+    config.data.test_fraction = 0.0  # likewise, after the validation part; 0 where the data has a test split
     # byte | char | word | whitespace (text that is cut into words already) | bpe. A word of lm has the space before it;
     # labelled sentences are cut into words and signs alone, and tagged ones as the file has them.
     config.data.tokenizer = "char"

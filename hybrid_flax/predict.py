@@ -62,7 +62,7 @@ def _encode(run, texts, kind) -> Examples:
     records = []
     for place, text in enumerate(texts, start=1):
         words = tuple(text.split())
-        given = (words, ("O",) * len(words)) if kind == "tags" else (text, stand_in[kind])
+        given = (words, run.labels[:1] * len(words)) if kind == "tags" else (text, stand_in[kind])
         records.append(Record(*given, f"text {place}"))
     word_length = 0 if run.config.model.characters == "none" else run.config.data.word_length
     return make_examples(records, run.tokenizer, kind, run.labels, word_length)

@@ -8,8 +8,11 @@ import pytest
 import tiny
 
 from hybrid_flax import cli, runs
+from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import init_params
 from hybrid_flax.predict import predict
+from hybrid_flax.report.disagreement import _words
+from hybrid_flax.report.predictions import print_predictions
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import Run
 
@@ -23,12 +26,15 @@ ROWS = {
 
 @pytest.fixture(scope="module", params=ROWS)
 def run(request, tmp_path_factory):
-    """A run of each task before its first step."""
-    folder, task = tmp_path_factory.mktemp(request.param), request.param
-    lines = [json.dumps({"text": text, "label": label}) for text, label in ROWS[task]]
+    return untrained(tmp_path_factory.mktemp(request.param), request.param, ROWS[request.param])
+
+
+def untrained(folder, task, rows, **changes):
+    """A run before its first step."""
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
-    changes = {"task__name": task, "data__mode": "padded", "data__tokenizer": "word"}
-    changes |= {"task__crf": task == "tag", "model__pattern": "bi:mingru"}
+    changes |= {"task__name": task, "data__mode": "padded", "data__tokenizer": "word"}
+    changes = {"task__crf": task == "tag", "model__pattern": "bi:mingru"} | changes
     config = tiny.tiny_config(folder / "data.jsonl", **changes)
     experiment = make_experiment(config)
     source, params = experiment.source, init_params(experiment.model, jax.random.key(0))
@@ -53,6 +59,22 @@ def test_predictions(run):
     if task == "tag":
         assert len(long.label) == 99 and all(len(p.label) == len(p.text.split()) for p in found)
         assert {tag for p in found for tag in p.label} <= set(run.labels)
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_plain_tags(crf, tmp_path, capsys):
+    """Parts of speech come out a word a line, their metrics are those of classes and not of spans."""
+    rows = [(["Ann", "sings"], ["NOUN", "VERB"]), (["in", "Rome"], ["ADP", "NOUN"])] * 6
+    run = untrained(tmp_path, "tag", rows, task__crf=crf, eval__metric="f1_macro")
+    assert run.labels == ("ADP", "NOUN", "VERB")
+    print_predictions(run, ["Ann sings in Paris"])
+    lines = capsys.readouterr().out.rstrip().split("\n")
+    assert [line.split("\t")[0] for line in lines] == ["Ann", "sings", "in", "Paris"]
+    assert {line.split("\t")[1] for line in lines} <= set(run.labels)
+    batch = make_experiment(run.config).source.splits["train"].batches(12, 8, False)[0]
+    assert _words(run, batch, 0, batch["labels"][0]) == ("Ann/NOUN sings/VERB", True)
+    with pytest.raises(ConfigError, match=r"eval.metric='f1' is none of loss, accuracy, f1_macro"):
+        untrained(tmp_path, "tag", rows, task__crf=crf, eval__metric="f1")
 
 
 def test_it_answers_from_parameters(run):

@@ -8,11 +8,20 @@ import importlib.resources
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 DOCUMENT_KINDS = ("file", "paragraph", "line")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "devel", "development"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+EMBEDDED = {
+    "shakespeare": "text without labels, for task.name=lm; others need labelled examples, such as 'vader'",
+    "vader": "labelled examples, for task.name=classify or regress; lm needs text, such as 'shakespeare'",
+}
 _LONGEST_LINE = 2_000_000  # characters; more is a file without line ends, or no text at all
 
 
@@ -36,9 +45,11 @@ def load_corpus(
 
     Args:
       path: one of
-        * "shakespeare": the 42 embedded works, split by work (the fractions do not apply);
+        * "shakespeare": the 42 embedded works, split by work;
         * a text file: by characters, first the training part, then validation, then test;
-        * a folder with train.txt and valid.txt, perhaps test.txt: these are the splits;
+        * a folder with train.txt and a valid.txt or test.txt, by any of `SPLIT_NAMES`: these are the splits, and
+          the fractions cut from training what is not there. They may be folders, have a name in common, as
+          wiki.train.txt and wiki.test.txt, and be several; what has another name, README.txt, is left out;
         * any other folder: its *.txt files, sorted by path, at every depth, are split by characters as
           if they were one file; a file that straddles a boundary becomes two documents.
       document: what a document is: a whole "file" (or work), a "paragraph" (ended by blank lines) or a
@@ -52,7 +63,7 @@ def load_corpus(
     Raises:
       FileNotFoundError: nothing is at `path`.
       ValueError: what `read_text` refuses, no text, an unknown kind of document, or fractions that leave no
-        training text.
+        training text, or for test where there is a test split.
     """
     if document not in DOCUMENT_KINDS:
         raise ValueError(f"unknown kind of document {document!r}: one of {', '.join(DOCUMENT_KINDS)}")
@@ -66,6 +77,7 @@ def load_corpus(
         )
 
     if path == "shakespeare":
+        check_test_fraction(path, test_fraction, Corpus._fields)
         texts = _shakespeare()
     elif not path:
         raise ValueError("the path of the corpus is empty: give a text file, a folder or 'shakespeare'")
@@ -74,7 +86,7 @@ def load_corpus(
     elif Path(path).exists():
         texts = split_by_characters([text_of(Path(path), encoding)], valid_fraction, test_fraction)
     else:
-        raise FileNotFoundError(missing_path(Path(path)))
+        raise FileNotFoundError(missing_path(Path(path), "shakespeare"))
 
     return cut_documents(
         texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
@@ -103,6 +115,31 @@ def split_by_characters(texts: Sequence[str], valid_fraction: float, test_fracti
             start += len(text)
         parts.append(tuple(filter(None, part)))
     return Corpus(*parts)
+
+
+def complete_splits(
+    given: Mapping[str, tuple[str, ...]], valid_fraction: float, test_fraction: float, path: str
+) -> Corpus:
+    """The texts of each split that there is; the fractions cut from training what is not there."""
+    check_test_fraction(path, test_fraction, given)
+    held_out = {split: texts for split, texts in given.items() if split != "train"}
+    cut = split_by_characters(given["train"], 0.0 if "valid" in given else valid_fraction, test_fraction)
+    return cut._replace(**held_out)
+
+
+def check_test_fraction(path: str, test_fraction: float, splits: Iterable[str]) -> None:
+    """Raises ValueError for a fraction of data with a test split of its own."""
+    if test_fraction and "test" in splits:
+        raise ValueError(f"data.test_fraction={test_fraction}: {path!r} has a test split of its own, so set it to 0")
+
+
+def split_of(name: str) -> str | None:
+    """The split that the name of a file or folder tells: "train", "valid", "test", or None.
+
+    The last of its words that is one of `SPLIT_NAMES` counts; words are what stands between other signs than letters,
+    so that latest.csv and developer_x.csv tell nothing.
+    """
+    return next((SPLIT_NAMES[word] for word in reversed(_words(name)) if word in SPLIT_NAMES), None)
 
 
 def text_of(file: Path, encoding: str = "utf-8") -> str:
@@ -163,17 +200,47 @@ def _shakespeare() -> Corpus:
 
 
 def _folder(folder: Path, valid_fraction: float, test_fraction: float, encoding: str) -> Corpus:
-    """A folder of text: its own three splits if it has them, else all its files in one sequence."""
-    train, valid, test = (folder / f"{split}.txt" for split in Corpus._fields)
-    if train.is_file() and valid.is_file():
-        return Corpus(*((text_of(file, encoding),) if file.is_file() else () for file in (train, valid, test)))
-    files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
+    """A folder of text: its own splits if it has them, else all its files in one sequence."""
+    own = {
+        split: tuple(text for part in parts for text in _texts_below(part, encoding))
+        for split, parts in _parts_of_splits(folder).items()
+    }
+    return complete_splits(own or {"train": _texts_below(folder, encoding)}, valid_fraction, test_fraction, str(folder))
+
+
+def _parts_of_splits(folder: Path) -> dict[str, list[Path]]:
+    """By split, the files and folders whose names differ by the split and by numbers alone; {} if there are none.
+
+    One of them must be for training and one for another split: a lone train.txt, or a book of that name, is as others.
+    """
+    series: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+    for part in sorted(folder.iterdir()):
+        split = split_of(part.stem)
+        if split and (any(part.rglob("*.txt")) if part.is_dir() else part.suffix == ".txt"):
+            rest = tuple(word for word in _words(part.stem) if word not in SPLIT_NAMES)
+            series.setdefault(rest, {}).setdefault(split, []).append(part)
+    found: dict[str, list[Path]] = {}
+    for parts in series.values():
+        for split, own in parts.items() if "train" in parts and len(parts) > 1 else ():
+            found.setdefault(split, []).extend(own)
+    return found
+
+
+def _texts_below(path: Path, encoding: str) -> tuple[str, ...]:
+    """The text of a file, or of all *.txt files of a folder that are not blank."""
+    if path.is_file():
+        return (text_of(path, encoding),)
+    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
     if not files:
-        raise ValueError(f"{str(folder)!r} is a folder without any *.txt file")
-    texts = [text for text in (read_text(file, encoding) for file in files) if text.strip()]
+        raise ValueError(f"{str(path)!r} is a folder without any *.txt file")
+    texts = tuple(text for text in (read_text(file, encoding) for file in files) if text.strip())
     if not texts:
-        raise ValueError(f"{str(folder)!r} has {len(files)} *.txt files, all of them empty")
-    return split_by_characters(texts, valid_fraction, test_fraction)
+        raise ValueError(f"{str(path)!r} has {len(files)} *.txt files, all of them empty")
+    return texts
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.lower())
 
 
 def _documents(texts: Iterable[str], document: str) -> list[str]:
@@ -190,10 +257,12 @@ def _paragraphs(text: str) -> list[str]:
     return [text[start:end] for start, end in zip([0, *ends], ends)]
 
 
-def missing_path(path: Path) -> str:
-    """One line on a path that is not there, with the name that was perhaps meant."""
+def missing_path(path: Path, embedded: str = "") -> str:
+    """One line on a path that is not there, with the name that was perhaps meant; embedded: one that needs no file."""
+    if embedded and str(path) in EMBEDDED:
+        return f"data.path={str(path)!r} is {EMBEDDED[str(path)]}"
     message = f"no file or folder {str(path)!r}"
-    siblings = ["shakespeare"] if path.parent == Path() else []
+    siblings = [embedded] if embedded and path.parent == Path() else []
     if path.parent.is_dir():
         siblings += sorted(sibling.name for sibling in path.parent.iterdir())
     if nearest := difflib.get_close_matches(path.name, siblings, n=1):

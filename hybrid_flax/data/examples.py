@@ -9,23 +9,25 @@ A batch is a dict of numpy arrays: tokens, segment_ids, positions [B, T] and row
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hybrid_flax.data.pipeline import Batches
-from hybrid_flax.data.readers import Record
+from hybrid_flax.data.readers import Record, are_spans
 from hybrid_flax.data.tokenizers import Tokenizer
 
 __all__ = [
     "KINDS",
     "Examples",
+    "check_split",
     "eval_examples",
     "fold_records",
     "label_names",
     "make_example_batches",
     "make_examples",
+    "names_of_label",
     "split_records",
 ]
 
@@ -75,16 +77,45 @@ def fold_records(
     return split_records(rest, valid_fraction=valid_fraction, test_fraction=0.0, seed=seed) | {"test": test}
 
 
+def check_split(splits: Mapping[str, Sequence[Record]], kind: str, names: Sequence[str], seed: int) -> None:
+    """Raises ValueError for a label of a random split that is in no training example; names: those that are."""
+    known, rows = set(names), [record for part in splits.values() for record in part]
+    for record in rows if names else ():
+        for name in names_of_label(record, kind):
+            if name not in known:
+                count = sum(name in names_of_label(other, kind) for other in rows)
+                raise ValueError(
+                    f"{record.where}: label {name!r} is in {count} of {len(rows)} rows, and the random split by "
+                    f"data.split_seed={seed} puts none of them into training: add such rows, leave them out, or "
+                    "choose another seed"
+                )
+
+
+def names_of_label(record: Record, kind: str) -> tuple[str, ...]:
+    """What a label names: one class, several (a list, or a text with commas between them), or a tag for every token.
+
+    Raises ValueError with the place of a record that has none, and of a list where one class is asked for.
+    """
+    if kind == "class" and not isinstance(record.label, str):
+        raise ValueError(f"{record.where}: label {list(record.label)} is a list: use task.name=multilabel, or tag")
+    names = (record.label,) if isinstance(record.label, str) else record.label
+    if kind == "classes" and isinstance(record.label, str):
+        names = tuple(map(str.strip, record.label.split(","))) if record.label.strip() else ()
+    if not all(map(str.strip, names)):
+        raise ValueError(f"{record.where}: label {record.label!r} has an empty name")
+    return names
+
+
 def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
-    """The sorted labels of training records; "O" comes first among tags, and every span type has its B- and I-.
+    """The sorted labels of training records; of spans (`are_spans`) "O" comes first, then B- and I- of every type.
 
     Raises ValueError for a kind that has names but fewer than two of them, for classes that are fractions, and for
     names that differ by white space alone.
     """
     if kind == "number":
         return ()
-    found = {name for record in records for name in _as_list(record.label)}
-    if kind == "tags":
+    found = {name for record in records for name in names_of_label(record, kind)}
+    if kind == "tags" and are_spans(found):
         types = sorted({name[2:] for name in found if name != "O"})
         if not types:
             raise ValueError("tagging needs tags other than O in the training data")
@@ -97,7 +128,8 @@ def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
         if name != name.strip() and name.strip() in found:
             raise ValueError(f"labels {name.strip()!r} and {name!r} differ by white space alone")
     if len(found) < 2:
-        raise ValueError(f"classification needs two labels in the training data, there is only {sorted(found)}")
+        task = "tagging" if kind == "tags" else "classification"
+        raise ValueError(f"{task} needs two labels in the training data, there is only {sorted(found)}")
     return tuple(sorted(found))
 
 
@@ -115,10 +147,10 @@ def make_examples(
         return Examples(tokens, np.array([_number(record) for record in records], np.float32))
     index = {name: place for place, name in enumerate(names)}
     if kind == "class":
-        return Examples(tokens, np.array([_index(index, record.label, record) for record in records], np.int32))
+        return Examples(tokens, np.array([_indices(index, record, kind)[0] for record in records], np.int32))
     labels = np.zeros((len(records), len(names)), np.float32)
     for row, record in zip(labels, records):
-        row[[_index(index, name, record) for name in _as_list(record.label)]] = 1.0
+        row[_indices(index, record, kind)] = 1.0
     return Examples(tokens, labels)
 
 
@@ -193,7 +225,7 @@ def _tagged(records, tokenizer, names, word_length):
         starts = np.cumsum([0, *(len(ids) for ids, _ in pieces)])
         tags = np.full(starts[-1], -1, np.int32)
         places = starts[:-1] + [min(place, len(ids) - 1) for ids, place in pieces]
-        tags[places] = [_index(index, tag, record) for tag in record.label]
+        tags[places] = _indices(index, record, "tags")
         tokens.append(np.concatenate([ids for ids, _ in pieces]))
         labels.append(tags)
     return tuple(tokens), tuple(labels)
@@ -214,14 +246,12 @@ def _is_number(name):
         return False
 
 
-def _as_list(label):
-    return [label] if isinstance(label, str) else list(label)
-
-
-def _index(index, name, record):
-    if name not in index:
-        raise ValueError(f"{record.where}: label {name!r} does not occur in the training data")
-    return index[name]
+def _indices(index, record, kind):
+    names = names_of_label(record, kind)
+    for name in names:
+        if name not in index:
+            raise ValueError(f"{record.where}: label {name!r} does not occur in the training data")
+    return [index[name] for name in names]
 
 
 def _number(record):

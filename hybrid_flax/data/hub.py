@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hybrid_flax.data.corpora import Corpus, cut_documents, split_by_characters
-from hybrid_flax.data.readers import Record, to_bio2
+from hybrid_flax.data.corpora import SPLIT_NAMES, Corpus, complete_splits, cut_documents
+from hybrid_flax.data.readers import Record, tagged_records
 
 __all__ = ["HUB", "read_hub", "read_hub_text"]
 
 HUB = "hub:"  # what a data.path that names a data set of the hub begins with
-
-_SPLITS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
 def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: bool = False) -> dict[str, list[Record]]:
@@ -25,14 +23,15 @@ def read_hub(name: str, *, text: str = "text", label: str = "label", tagged: boo
     splits = {}
     for split, rows in _load(name).items():
         name_of = _names_of_classes(rows.features, label, f"{HUB}{name}, {split}")
-        splits[split] = list(_records(rows, text, label, name_of, tagged, f"{HUB}{name}, {split}"))
+        records = _records(rows, text, label, name_of, f"{HUB}{name}, {split}")
+        splits[split] = tagged_records(records) if tagged else list(records)
     return splits if splits.keys() != {"train"} else {"all": splits["train"]}
 
 
 def read_hub_text(
     name: str, *, text: str = "text", document: str = "file", valid_fraction: float = 0.1, test_fraction: float = 0.0
 ) -> Corpus:
-    """The texts of a column as a corpus, every row a "file"; the fractions apply where there is a train split alone.
+    """The texts of a column as a corpus, every row a "file"; the fractions cut what it has not from training.
 
     Raises ValueError as `read_hub` does.
     """
@@ -40,10 +39,7 @@ def read_hub_text(
     for split, rows in _load(name).items():
         _check_columns(rows.features, (text,), f"{HUB}{name}, {split}")
         texts[split] = tuple(str(value) for value in rows[text] if value)
-    if texts.keys() == {"train"}:
-        parts = split_by_characters(texts["train"], valid_fraction, test_fraction)
-    else:
-        parts = Corpus(*(texts.get(split, ()) for split in Corpus._fields))
+    parts = complete_splits(texts, valid_fraction, test_fraction, f"{HUB}{name}")
     return cut_documents(parts, document, f"{HUB}{name}")
 
 
@@ -64,7 +60,7 @@ def _load(name) -> dict[str, Any]:
         raise ValueError(f"data.path={HUB}{name} cannot be loaded: {reason}") from None
     found: dict[str, Any] = {}
     for split, rows in loaded.items():
-        ours = _SPLITS.get(str(split))
+        ours = SPLIT_NAMES.get(str(split))
         if ours in found:
             raise ValueError(f"data.path={HUB}{name} has two {ours} splits: {', '.join(map(str, loaded))}")
         if ours and len(rows):
@@ -74,19 +70,14 @@ def _load(name) -> dict[str, Any]:
     return found
 
 
-def _records(rows, text, label, name_of, tagged, where) -> Iterator[Record]:
+def _records(rows, text, label, name_of, where) -> Iterator[Record]:
     _check_columns(rows.features, (text, label), where)
     for number, (words, given) in enumerate(zip(rows[text], rows[label])):
         place = f"{where}, row {number}"
         if words is None or given is None:
             raise ValueError(f"{place}: no {text if words is None else label!r}")
         given = tuple(map(name_of, given)) if isinstance(given, list) else name_of(given)
-        if not tagged:
-            yield Record(str(words), given, place)
-            continue
-        if not isinstance(words, list) or len(words) != len(given):
-            raise ValueError(f"{place}: tagging needs a list of words and as many tags")
-        yield Record(tuple(map(str, words)), to_bio2(given, place), place)
+        yield Record(tuple(map(str, words)) if isinstance(words, list) else str(words), given, place)
 
 
 def _check_columns(features, wanted, where):

@@ -5,8 +5,9 @@
 | .csv, .tsv | a row; its text and label are columns, by name (a header) or by number (no header) |
 | .jsonl | a line; text and label are keys; the label of one example may be a list |
 | .parquet | a row, columns by name (needs pyarrow) |
-| .conll, .iob, .iob2, .bio, .bmes, .annotated | a block of lines between blank ones: token first, tag last |
-| a folder of folders | a *.txt file; its label is the name of its folder |
+| .conll, .iob, .iob2, .bio, .bmes, .annotated | lines between blank ones: token first, tag last, or by number |
+| .conllu | likewise, by number; comments, ranges and empty words are skipped |
+| a folder of folders | a *.txt file; its label is the name of its folder, which may lie in one for its split |
 | LABEL=FILE,LABEL=FILE | a line of a file, which has its label before it |
 """
 
@@ -22,12 +23,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_flax.data.corpora import missing_path, read_text, text_of
+from hybrid_flax.data.corpora import missing_path, read_text, split_of, text_of
 
-__all__ = ["CONLL", "TABLES", "Record", "read_records", "read_splits", "to_bio2"]
+__all__ = ["CONLL", "TABLES", "Record", "are_spans", "read_records", "read_splits", "tagged_records", "to_bio2"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated")
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated", ".conllu")
+_MARKED = re.compile("([BIESLUM])-(.+)")  # a tag of a span
 _MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
 
 
@@ -48,8 +50,9 @@ def read_splits(
 ) -> dict[str, list[Record]]:
     """Records by split: "train", "valid", "test" as the files of a folder are named, "all" where nothing says.
 
-    path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (train,
-    valid or dev, test somewhere in its name), a folder with a folder for each label, or "LABEL=FILE,LABEL=FILE".
+    path: "vader" (embedded: movie snippets with mean ratings), a file, a folder with a file for each split (as
+    `split_of` its name), a folder with a folder for each label, or with folders for splits that have one for each
+    label, or "LABEL=FILE,LABEL=FILE".
     tagged: read tables without a known ending, and .tsv, as CoNLL columns. encoding: of all but parquet.
     Raises FileNotFoundError and ValueError in one line with file and line.
     """
@@ -61,23 +64,22 @@ def read_splits(
     if "=" in path and not place.exists() and not tagged:
         return {"all": list(_files_of_labels(path, encoding))}
     if not place.is_dir():
-        raise FileNotFoundError(missing_path(place))
+        raise FileNotFoundError(missing_path(place, "vader"))
     files = _files_of_splits(place, tagged)
     if files:
         return {split: read_records(file, **options) for split, file in files.items()}
-    folders = sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+    folders = _folders_of_text(place)
     if not folders:
         raise ValueError(
             f"{path!r} has neither a file named for the train split ({', '.join((*TABLES, *CONLL))}) "
             "nor a folder of *.txt files for each label"
         )
-    return {
-        "all": [
-            Record(text_of(file, encoding).strip(), folder.name, str(file))
-            for folder in folders
-            for file in sorted(folder.rglob("*.txt"))
-        ]
-    }
+    splits = {split_of(folder.name): folder for folder in folders}
+    if None in splits or "train" not in splits:
+        return {"all": _files_in_folders(folders, encoding)}
+    if len(splits) < len(folders):
+        raise ValueError(f"{path!r} has two folders for one split: {', '.join(folder.name for folder in folders)}")
+    return _splits_of_folders(splits, encoding)
 
 
 def read_records(
@@ -86,7 +88,7 @@ def read_records(
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
     ending = file.suffix.lower()
     if tagged and ending not in (".jsonl", ".parquet", ".csv"):
-        records = list(_conll(file, encoding))
+        records = _conll(file, text, label, encoding)
     elif ending in (".csv", ".tsv"):
         records = list(_table(file, "," if ending == ".csv" else "\t", text, label, encoding))
     elif ending == ".jsonl":
@@ -99,10 +101,34 @@ def read_records(
         raise ValueError(
             f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
         )
-    for record in records if tagged else ():
-        if isinstance(record.text, str) or len(record.text) != len(record.label):
+    return tagged_records(records) if tagged else records
+
+
+def tagged_records(records: Iterable[Record]) -> list[Record]:
+    """Sentences with their tags, those of spans in BIO2; sentences without a token are left out.
+
+    Raises ValueError, with the place of the record, for one that is not a list of tokens and as many tags.
+    """
+    made = []
+    for record in records:
+        listed = isinstance(record.text, tuple) and isinstance(record.label, tuple)
+        if not listed or len(record.text) != len(record.label):
             raise ValueError(f"{record.where}: tagging needs a list of tokens and as many tags")
-    return records
+        if record.text:
+            made.append(record)
+    if not are_spans(tag for record in made for tag in record.label):
+        return made
+    return [record._replace(label=to_bio2(record.label, record.where)) for record in made]
+
+
+def are_spans(tags: Iterable[str]) -> bool:
+    """Whether the tags of a file, or of all training data, mark spans; else each is the class of its token.
+
+    They do where one has the form that `to_bio2` reads, B-PER, and where there is none but O and such as b-per, x-per,
+    which `to_bio2` refuses.
+    """
+    found = set(tags) - {"O"}
+    return any(map(_MARKED.fullmatch, found)) or all(re.match(r"[A-Za-z]-.", tag) for tag in found)
 
 
 def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
@@ -121,10 +147,10 @@ def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
 
 def _parse_tag(tag, where):
     """("B", "PER") of B-PER; ("O", "") of O."""
-    match = re.fullmatch(r"O|([BIESLUM])-(.+)", tag)
-    if match is None:
+    match = _MARKED.fullmatch(tag)
+    if match is None and tag != "O":
         raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
-    return (match[1], match[2]) if match[1] else ("O", "")
+    return (match[1], match[2]) if match else ("O", "")
 
 
 def _files_of_labels(path, encoding) -> Iterator[Record]:
@@ -143,19 +169,41 @@ def _files_of_labels(path, encoding) -> Iterator[Record]:
                 yield Record(line.strip(), label, f"{name}:{number}")
 
 
+def _folders_of_text(place):
+    return sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+
+
+def _files_in_folders(folders, encoding) -> list[Record]:
+    return [
+        Record(text_of(file, encoding).strip(), folder.name, str(file))
+        for folder in folders
+        for file in sorted(folder.rglob("*.txt"))
+    ]
+
+
+def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
+    """Records of train/LABEL/*.txt, test/LABEL/*.txt; every split must have the folders that training has."""
+    names = {split: sorted(part.name for part in folder.iterdir() if part.is_dir()) for split, folder in splits.items()}
+    for split, folder in splits.items():
+        if not names[split] or names[split] != names["train"]:
+            raise ValueError(
+                f"{str(folder)!r} has the folders of labels {', '.join(names[split]) or '(none)'} and "
+                f"{str(splits['train'])!r} has {', '.join(names['train']) or '(none)'}: they must be the same; "
+                "move away what is no label, or make an empty folder for a label without texts"
+            )
+    return {split: _files_in_folders(_folders_of_text(folder), encoding) for split, folder in splits.items()}
+
+
 def _files_of_splits(folder, tagged):
-    patterns = {"train": r"train", "valid": r"valid|dev|(^|[^a-z])val([^a-z]|$)", "test": r"test"}
     known = (*TABLES, *CONLL, ".txt") if tagged else TABLES
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        splits = [split for split, pattern in patterns.items() if re.search(pattern, file.stem.lower())]
-        if not file.is_file() or file.suffix.lower() not in known or not splits:
+        split = split_of(file.stem)
+        if not file.is_file() or file.suffix.lower() not in known or not split:
             continue
-        if splits[0] in found:
-            raise ValueError(
-                f"{str(folder)!r} has two files for the {splits[0]} split: {found[splits[0]].name}, {file.name}"
-            )
-        found[splits[0]] = file
+        if split in found:
+            raise ValueError(f"{str(folder)!r} has two files for the {split} split: {found[split].name}, {file.name}")
+        found[split] = file
     return found if "train" in found else {}
 
 
@@ -227,38 +275,66 @@ def _parquet(file, text, label) -> Iterator[Record]:
 
 def _record(value, text, label, where):
     for key in (text, label):
-        if value.get(key) is None:
+        if key in value and value[key] is None:
+            raise ValueError(f"{where}: {key!r} is null")
+        if key not in value:
             near = difflib.get_close_matches(key, value, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
             raise ValueError(f"{where}: no {key!r}{hint}")
-    words, given = value[text], value[label]
-    if isinstance(words, list):
-        return Record(tuple(map(str, words)), tuple(map(str, given)), where)
-    return Record(str(words), tuple(map(str, given)) if isinstance(given, list) else str(given), where)
+    return Record(*(tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])), where)
 
 
-def _conll(file, encoding) -> Iterator[Record]:
-    """Blocks of "token ... tag" lines; tabs separate columns where there are any, else spaces."""
-    tokens, tags, begin, width, known = [], [], 0, 0, set()
+def _conll(file, text, label, encoding) -> list[Record]:
+    """Blocks of lines with a token and its tag. A tag that is none is told by its line, so all are read before."""
+    blocks = list(_blocks(file, text, label, encoding))
+    lines = {tag: line for block in reversed(blocks) for line, _, tag in reversed(block)}
+    for tag in lines if are_spans(lines) else ():
+        _parse_tag(tag, f"{file}:{lines[tag]}")
+    return [
+        Record(tuple(token for _, token, _ in block), tuple(tag for _, _, tag in block), f"{file}:{block[0][0]}")
+        for block in blocks
+    ]
+
+
+def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]:
+    """(line, token, tag) of every block; tabs separate columns where there are any, else spaces."""
+    universal = file.suffix.lower() == ".conllu"
+    places = [_column(file, *given, universal) for given in (("text", text, 0), ("label", label, -1))]
+    block, width = [], 0
     for number, line in enumerate([*read_text(file, encoding).split("\n"), ""], start=1):
+        if universal and re.match(r"#|\d+[-.]\d", line):
+            continue
         if not line.strip() or line.startswith("-DOCSTART-"):
-            if tokens:
-                yield Record(tuple(tokens), to_bio2(tags), f"{file}:{begin}")
-            tokens, tags = [], []
+            if block:
+                yield block
+            block = []
             continue
         columns = line.split("\t") if "\t" in line else line.split()
-        token, tag = columns[0], columns[-1].strip()
-        if len(columns) < 2 or not token.strip() or not tag:
-            raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
         width = width or len(columns)
-        if len(columns) != width:
+        if len(columns) != width and len(columns) > 1:
             raise ValueError(f"{file}:{number}: {len(columns)} columns, not {width} as in the lines before")
-        if tag not in known:
-            _parse_tag(tag, f"{file}:{number}")
-            known.add(tag)
-        begin = begin if tokens else number
-        tokens.append(token)
-        tags.append(tag)
+        if max(places) >= len(columns):
+            raise ValueError(
+                f"{file}:{number}: {len(columns)} columns, none of which has the number {max(places)}, from 0"
+            )
+        token, tag = (columns[place].strip() for place in places)
+        if len(columns) < 2 or not token or not tag:
+            raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
+        block.append((number, token, tag))
+
+
+def _column(file, name, given, default, universal):
+    """The place of a column that data.text or data.label names by its number."""
+    if given.isdecimal():
+        return int(given)
+    if given != name:
+        raise ValueError(f"{str(file)!r}: data.{name}={given!r} is no number of a column, which count from 0")
+    if universal:
+        raise ValueError(
+            f"{str(file)!r}: data.text and data.label must be numbers of columns of CoNLL-U, counted from 0: "
+            "1 is the word, 3 its universal tag, 4 that of its language"
+        )
+    return default
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybrid_flax.data.corpora import Corpus, load_corpus
+from hybrid_flax.data.corpora import Corpus, check_test_fraction, load_corpus
 from hybrid_flax.data.examples import (
+    check_split,
     eval_examples,
     fold_records,
     label_names,
@@ -92,10 +93,10 @@ def text_source(
 def language_source(spec: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    spec: as `make_language` reads it. The test split has lengths from `length` + 1 to `test_length`, and targets under
-    every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is further examples
-    of the lengths of validation. Rows of both splits are equally wide.
-    Raises ValueError as `make_language`.
+    spec: as `make_language` reads it. The test split has lengths from the next after `length` to `test_length`, and
+    targets under every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is
+    further examples of the lengths of validation. Rows of both splits are equally wide.
+    Raises ValueError as `make_language`, and for a `test_length` that is greater but holds no longer example.
     """
     language = make_language(spec)
 
@@ -108,8 +109,14 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
     seen = (length if language.one_length else language.shortest, length)
     rows = partial(_language_batches, language, max(length, test_length))
     valid = Split(partial(rows, lengths=seen))
+    longer = (length // language.every + 1) * language.every
+    if length < test_length < longer:
+        raise ValueError(
+            f"eval.length={test_length} has no example of {spec!r} that is longer than those of data.length={length}: "
+            f"set it to {longer} or more, or to 0"
+        )
     if test_length > length:
-        test = Split(partial(rows, lengths=(length + 1, test_length), beyond=length))
+        test = Split(partial(rows, lengths=(longer, test_length), beyond=length))
     else:
         test = Split(partial(rows, lengths=seen, stream=2))
     return Source(SymbolTokenizer(language.symbols), train, {"valid": valid, "test": test})
@@ -137,7 +144,7 @@ def labelled_source(
     """Labelled examples by `read_splits` or `read_hub`; what has no splits is split at random by `split_seed`.
 
     kind: one of `examples.KINDS`. folds, fold: instead of a test fraction, as `fold_records`. word_length: characters
-    of a word that its tokens hold, 0 for none. A validation split is taken from the training one where there is none.
+    of a word that its tokens hold, 0 for none. What a data set with splits of its own has not is taken from training.
     The ratings of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those
     of a run, else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
     """
@@ -146,21 +153,30 @@ def labelled_source(
         splits = read_hub(path.removeprefix(HUB), **columns)
     else:
         splits = read_splits(path, encoding=encoding, **columns)
+    for record in (record for part in splits.values() for record in part if kind != "tags"):
+        if not isinstance(record.text, str):
+            raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text: use task.name=tag")
     if path == "vader" and kind == "class":
         splits = {name: [_by_sign(record) for record in part] for name, part in splits.items()}
     fractions = {"valid_fraction": valid_fraction, "seed": split_seed}
     if folds and "all" not in splits:
         raise ValueError(f"data.folds={folds}: {path!r} has splits of its own ({', '.join(splits)}), so set it to 0")
     if folds:
-        splits = fold_records(splits["all"], folds=folds, fold=fold, kind=kind, **fractions)
-    elif "all" in splits:
-        splits = split_records(splits["all"], test_fraction=test_fraction, **fractions)
-    elif "valid" not in splits and valid_fraction:
-        splits |= {k: v for k, v in split_records(splits["train"], test_fraction=0.0, **fractions).items() if v}
+        drawn = fold_records(splits.pop("all"), folds=folds, fold=fold, kind=kind, **fractions)
+    else:
+        check_test_fraction(path, test_fraction, splits)
+        fractions |= {"valid_fraction": 0.0} if "valid" in splits else {}
+        drawn = split_records(
+            splits.pop("all" if "all" in splits else "train"), test_fraction=test_fraction, **fractions
+        )
+    splits |= {name: part for name, part in drawn.items() if part}
+    splits = {name: splits[name] for name in Corpus._fields if name in splits}
     if isinstance(tokenizer, str):
         vocabulary = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = _tokenizer_of(tokenizer, splits["train"], kind, spells=word_length > 0, **vocabulary)
     names = label_names(splits["train"], kind) if labels is None else labels
+    if labels is None:
+        check_split(drawn, kind, names, split_seed)
     encoded = partial(make_examples, tokenizer=tokenizer, kind=kind, names=names, word_length=word_length)
     examples = {name: encoded(part) for name, part in splits.items() if part}
 

@@ -27,7 +27,7 @@ class Language(NamedTuple):
     symbols: the vocabulary, inputs and targets alike. row: (rng, length) -> (tokens, targets, scored), equally long
     sequences. total: (length) -> how long those are. shortest: the least length that has an example.
     every_symbol: whether there is a target under every symbol of the input. one_length: whether training has rows
-    of the greatest length alone.
+    of the greatest length alone. every: lengths are rounded down to multiples of it.
     """
 
     symbols: tuple[str, ...]
@@ -36,6 +36,7 @@ class Language(NamedTuple):
     shortest: int = 1
     every_symbol: bool = False
     one_length: bool = False
+    every: int = 1
 
 
 def make_language(spec: str) -> Language:
@@ -221,7 +222,8 @@ def _transduction(symbols, draw, answer, answer_length, shortest=1, every=1):
         tokens = inputs + [blank] * len(outputs)
         return tokens, [0] * len(inputs) + list(outputs), [False] * len(inputs) + [True] * len(outputs)
 
-    return Language((*symbols, BLANK), row, lambda length: length + answer_length(length), shortest)
+    total = lambda length: length + answer_length(length)  # noqa: E731
+    return Language((*symbols, BLANK), row, total, shortest, every=every)
 
 
 def reverse() -> Language:

@@ -58,12 +58,14 @@ def _pick(wanted: Sequence[str], found: dict[str, np.ndarray], path: str) -> Wor
 
 
 def _lines(path, width) -> Iterator[tuple[str, str, list[str]]]:
-    """(place, word, numbers as text) of every line; a word may hold spaces."""
+    """(place, word, numbers as text) of every line but blank ones; a word may hold spaces."""
     if not Path(path).is_file():
         raise ValueError(f"model.vectors: {missing_path(Path(path))}")
     with open(path, "rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             where = f"{path}:{number}"
+            if number > 1 and not raw.strip():
+                continue
             if len(raw) == _LONGEST_LINE:
                 raise ValueError(f"{where}: a line of {_LONGEST_LINE:,} bytes or more is no word vector")
             try:

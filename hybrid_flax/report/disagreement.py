@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hybrid_flax.data.readers import are_spans
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.folder import Run
@@ -106,7 +107,8 @@ def _words(run, batch, row, prediction) -> Said:
     if kind == "tag":
         live = batch["segment_ids"][row] > 0
         tags = [names[tag] if given else None for tag, given in zip(prediction[live], scored[live])]
-        words = _spans(run, _ids(batch, row), tags)
+        shown = _spans if are_spans(names) else _tagged_words
+        words = shown(run, _ids(batch, row), tags)
     else:
         shown = prediction[scored][:_ANSWER]
         symbols = [run.tokenizer.decode([symbol]) for symbol in shown]
@@ -134,3 +136,15 @@ def _spans(run, tokens, tags):
         if inside:
             spans[-1][0].append(token)
     return ", ".join(f"{run.tokenizer.decode(ids).strip()} {kind}" for ids, kind in spans) or "(no spans)"
+
+
+def _tagged_words(run, tokens, tags):
+    """Words with plain tags, "a/DET film/NOUN"; a token without a tag goes on the word before it."""
+    words: list[tuple[list[int], str]] = []
+    for token, tag in zip(tokens, tags):
+        if tag is not None:
+            words.append(([], tag))
+        if words:
+            words[-1][0].append(token)
+    shown = [f"{run.tokenizer.decode(ids).strip()}/{tag}" for ids, tag in words[:_ANSWER]]
+    return " ".join([*shown, *(["..."] if len(words) > _ANSWER else [])])

@@ -1,6 +1,8 @@
 """Classification of whole sequences: one class, or any number of them."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ import numpy as np
 
 from hybrid_flax.ops.losses import binary_cross_entropy, cross_entropy
 from hybrid_flax.tasks.base import Task, likeliest
+from hybrid_flax.typing import Array, Float
 
-__all__ = ["f1_scores", "make_classification"]
+__all__ = ["class_counts", "class_metrics", "f1_scores", "make_classification"]
 
 
 @functools.cache
@@ -20,8 +23,10 @@ def make_classification(multi_label: bool = False) -> Task:
     Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro and weighted.
     """
     if multi_label:
-        return Task(_binary_loss, _evaluate_binary, functools.partial(_metrics, True), _describe, _given)
-    return Task(_loss, _evaluate, functools.partial(_metrics, False), _describe, likeliest)
+        return Task(
+            _binary_loss, _evaluate_binary, functools.partial(class_metrics, all_classes=True), _describe, _given
+        )
+    return Task(_loss, _evaluate, class_metrics, _describe, likeliest)
 
 
 def f1_scores(
@@ -43,6 +48,34 @@ def f1_scores(
     }
 
 
+def class_counts(
+    predicted: Float[Array, "N C"], actual: Float[Array, "N C"], weights: Float[Array, "N"]
+) -> dict[str, Any]:
+    """What `class_metrics` and the report on classes need, from zeros and ones.
+
+    confusion[i, j]: examples of class i in whose prediction class j is.
+    """
+    confusion = jnp.einsum("ni,nj,n->ij", actual, predicted, weights)
+    right = jnp.all(predicted == actual, axis=-1)
+    return {
+        "confusion": confusion,
+        "true_positive": jnp.einsum("ni,ni,n->i", actual, predicted, weights),
+        "predicted": weights @ predicted,
+        "actual": weights @ actual,
+        "right": jnp.sum(right * weights),
+    }
+
+
+def class_metrics(sums: Mapping[str, Any], all_classes: bool = False) -> dict[str, float]:
+    """Loss, accuracy and F1 (`f1_scores`) of `class_counts` with "loss" and "count"."""
+    scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"], all_classes)
+    return {
+        "loss": sums["loss"] / sums["count"],
+        "accuracy": sums["right"] / sums["count"],
+        **scores,
+    }
+
+
 def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
     losses = cross_entropy(logits, batch["labels"], label_smoothing, z_loss)
     return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
@@ -58,39 +91,17 @@ def _evaluate(logits, batch):
     num_classes = logits.shape[-1]
     predicted = jax.nn.one_hot(likeliest(logits), num_classes)
     actual = jax.nn.one_hot(batch["labels"], num_classes)
-    return _counts(_loss(logits, batch), predicted, actual, batch["weights"])
+    return _loss(logits, batch) | class_counts(predicted, actual, batch["weights"])
 
 
 def _evaluate_binary(logits, batch):
     given = _given(logits).astype(jnp.float32)
-    return _counts(_binary_loss(logits, batch), given, batch["labels"], batch["weights"])
+    return _binary_loss(logits, batch) | class_counts(given, batch["labels"], batch["weights"])
 
 
 def _given(logits, live=None):
     del live
     return logits > 0
-
-
-def _counts(sums, predicted, actual, weights):
-    """confusion[i, j]: examples of class i in whose prediction class j is."""
-    confusion = jnp.einsum("bi,bj,b->ij", actual, predicted, weights)
-    right = jnp.all(predicted == actual, axis=-1)
-    return sums | {
-        "confusion": confusion,
-        "true_positive": jnp.einsum("bi,bi,b->i", actual, predicted, weights),
-        "predicted": weights @ predicted,
-        "actual": weights @ actual,
-        "right": jnp.sum(right * weights),
-    }
-
-
-def _metrics(all_classes, sums):
-    scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"], all_classes)
-    return {
-        "loss": sums["loss"] / sums["count"],
-        "accuracy": sums["right"] / sums["count"],
-        **scores,
-    }
 
 
 def _describe(metrics):

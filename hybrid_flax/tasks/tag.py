@@ -1,4 +1,4 @@
-"""Sequence tagging: a tag for every token, scored token by token and by whole spans."""
+"""Sequence tagging: a tag for every token, scored token by token, and by whole spans where tags mark them."""
 
 import functools
 from typing import Any
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from hybrid_flax.data.readers import are_spans
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.tasks.base import Task, likeliest
-from hybrid_flax.tasks.classify import f1_scores
+from hybrid_flax.tasks.classify import class_counts, class_metrics, f1_scores
 from hybrid_flax.typing import Array, Bool, Int
 
 __all__ = ["allowed_moves", "make_tagging", "span_counts"]
@@ -21,14 +22,17 @@ _FORBIDDEN = -1e9
 
 @functools.cache
 def make_tagging(names: tuple[str, ...]) -> Task:
-    """The task; equal arguments give the identical object. names: "O", then B- and I- of every span type.
+    """The task; equal arguments give the identical object.
+
+    names: "O", then B- and I- of every span type; or plain tags (`are_spans` tells them apart).
 
     Outputs are emissions [B, T, C], or (emissions, transitions) of a model with a CRF, whose loss is the negative log
     likelihood of the row and whose predictions are Viterbi paths; moves that BIO2 forbids are never taken.
-    Metrics: loss in nats a token, accuracy of tokens, precision, recall and F1 of spans (strict, micro over types),
-    and F1 of every type.
+    Metrics: loss in nats a token and accuracy of tokens; of spans precision, recall and F1 (strict, micro over types)
+    and F1 of every type, of plain tags F1 macro, micro and weighted.
     """
     moves = allowed_moves(names)
+    spans = are_spans(names)
 
     def loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):
         count = jnp.sum(batch["weights"])
@@ -48,15 +52,23 @@ def make_tagging(names: tuple[str, ...]) -> Task:
     def evaluate(outputs, batch):
         live = batch["weights"] > 0
         predicted = predict(outputs, live)
+        if not spans:
+            given, actual = (jax.nn.one_hot(tags.reshape(-1), len(names)) for tags in (predicted, batch["labels"]))
+            return loss(outputs, batch) | class_counts(given, actual, batch["weights"].reshape(-1))
         right = jnp.sum((predicted == batch["labels"]) & live).astype(jnp.float32)
         return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch["labels"], live, len(names) // 2)
 
+    if not spans:
+        return Task(loss, evaluate, class_metrics, _describe_tags, predict)
     return Task(loss, evaluate, functools.partial(_metrics, names), _describe, predict)
 
 
 def allowed_moves(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether BIO2 may begin with a tag [C], and go from one to the next [C, C]: I-X follows B-X or I-X alone."""
-    inside = np.array([name.startswith("I-") for name in names])
+    """Whether a row may begin with a tag [C], and go from one to the next [C, C].
+
+    I-X follows B-X or I-X alone; plain tags follow one another as they like.
+    """
+    inside = np.array([name.startswith("I-") for name in names]) & are_spans(names)
     kinds = np.array([name[2:] for name in names])
     same = (kinds[:, None] == kinds[None, :]) & np.array([name != "O" for name in names])[:, None]
     return ~inside, ~inside[None, :] | same
@@ -134,3 +146,8 @@ def _metrics(names, sums):
 def _describe(metrics):
     scores = "  ".join(f"{name} {100 * metrics[name]:.2f}" for name in ("precision", "recall", "f1"))
     return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  spans: {scores}"
+
+
+def _describe_tags(metrics):
+    f1 = " ".join(f"{how} {100 * metrics[f'f1_{how}']:.2f}" for how in ("macro", "micro", "weighted"))
+    return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"

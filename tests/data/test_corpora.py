@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_flax.data.corpora import load_corpus
+from hybrid_flax.data.corpora import load_corpus, split_of
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -59,6 +59,53 @@ def test_a_folder_with_splits_keeps_them():
     folder = data_folder("wikitext2")
     corpus = load_corpus(str(folder))
     assert corpus == tuple(((folder / f"{split}.txt").read_text(),) for split in corpus._fields)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("train.txt", "test.txt"), ("train.txt", None, "test.txt")),
+        (("train.txt", "dev.txt"), ("train.txt", "dev.txt", "")),
+        (("train.txt", "validation.txt", "test.txt", "README.txt"), ("train.txt", "validation.txt", "test.txt")),
+        (("wiki.train.txt", "wiki.val.txt", "night_train.txt"), ("wiki.train.txt", "wiki.val.txt", "")),
+        (("train_1.txt", "train_2.txt", "dev.txt"), ("train_1.txttrain_2.txt", "dev.txt", "")),
+        (
+            ("a.train.txt", "a.test.txt", "b.train.txt", "b.dev.txt"),
+            ("a.train.txtb.train.txt", "b.dev.txt", "a.test.txt"),
+        ),
+        (("train/a.txt", "train/b/c.txt", "test/a.txt"), ("train/a.txttrain/b/c.txt", None, "test/a.txt")),
+    ],
+)
+def test_a_folder_keeps_the_splits_that_it_has(names, wanted, tmp_path):
+    """No held-out text is trained on; validation is cut from training where there is none (None)."""
+    for name in names:
+        write(tmp_path / name, f"{name}")
+    train, valid, test = ("".join(part) for part in load_corpus(str(tmp_path), valid_fraction=0.4))
+    if wanted[1] is None:
+        assert valid and wanted[0] == train + valid and wanted[0].startswith(train)
+    else:
+        assert (train, valid) == wanted[:2]
+    assert test == wanted[2]
+    if test:
+        assert "has a test split of its own, so set it to 0" in error_of(ValueError, str(tmp_path), test_fraction=0.1)
+
+
+def test_a_folder_of_texts_has_no_splits(tmp_path):
+    """Names of books are no names of splits: without a series of them all texts count."""
+    for name in ("night_train.txt", "latest.txt", "the_test.txt"):
+        write(tmp_path / name, name)
+    assert sum(map(len, load_corpus(str(tmp_path), valid_fraction=0.0).train)) == 37
+
+
+def test_names_of_splits_are_whole_words():
+    splits = {
+        "train": "train wnut17train Training-set",
+        "valid": "emerging.dev devel val_2 my_test_dev",
+        "test": "a.test",
+    }
+    for split, names in splits.items():
+        assert {split_of(name) for name in names.split()} == {split}
+    assert {split_of(name) for name in ["latest", "developer_x", "interval", "trainer", "contest"]} == {None}
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,6 +164,8 @@ def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     assert "did you mean" not in error_of(FileNotFoundError, str(tmp_path / "nowhere" / "input.txt"))
     assert "'shakespeare'?" in error_of(FileNotFoundError, "shakespear")
     assert "path" in error_of(ValueError, "")
+    assert "'shakespeare' has a test split of its own" in error_of(ValueError, "shakespeare", test_fraction=0.1)
+    assert "is labelled examples, for task.name=classify" in error_of(FileNotFoundError, "vader")
 
     assert "empty" in error_of(ValueError, write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "blank" / "a.txt", "")

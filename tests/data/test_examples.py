@@ -1,6 +1,7 @@
 """Labelled examples as batches: every one of them once an epoch, a label where it belongs, none where there is none."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -78,6 +79,11 @@ def test_labels_of_every_kind():
     assert label_names([Record(("a",), ("I-Y",), ""), Record(("b",), ("B-X",), "")], "tags") == (
         "O", "B-X", "I-X", "B-Y", "I-Y",
     )  # fmt: skip
+    plain = [Record(("a", "b"), ("VERB", "O"), ""), Record(("b",), ("NOUN",), "")]
+    assert label_names(plain, "tags") == ("NOUN", "O", "VERB")
+    assert [tags.tolist() for tags in make_examples(plain, TOKENIZER, "tags", ("NOUN", "O", "VERB")).labels] == [
+        [2, -1, 1], [0],
+    ]  # fmt: skip
     assert [len(ids) for ids in make_examples(given, TOKENIZER, "classes", ("a", "b")).tokens] == [3, 4, 1]
 
 
@@ -132,6 +138,85 @@ def test_classes_that_are_numbers_or_twins():
         label_names([Record("a", "1", "file:1"), Record("b", "0.5", "file:2")], "class")
     with pytest.raises(ValueError, match="labels 'x' and 'x ' differ by white space alone"):
         label_names([Record("a", "x", ""), Record("b", "x ", "")], "class")
+
+
+def source_of(path, kind, **options):
+    given = {"text": "text", "label": "label", "valid_fraction": 0.1, "test_fraction": 0.0, "split_seed": 0}
+    given |= {"tokenizer": "word", "vocab_size": 1000, "min_count": 1}
+    return labelled_source(str(path), kind, **given | options)
+
+
+def written(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+def size(split):
+    return sum(int(batch["weights"].sum()) for batch in split.batches(8, 8, False))
+
+
+def test_a_rare_class_that_the_random_split_takes_away(tmp_path):
+    """The message says how many rows there are and what to do; another seed keeps the class in training."""
+    path = written(tmp_path / "rows.jsonl", [(f"word {i}", "rare" if i == 13 else "ab"[i % 2]) for i in range(20)])
+    refused = []
+    for seed in range(8):
+        try:
+            source = source_of(path, "class", valid_fraction=0.3, test_fraction=0.2, split_seed=seed)
+            assert source.labels == ("a", "b", "rare")
+        except ValueError as error:
+            refused.append(seed)
+            assert (
+                f"rows.jsonl:14: label 'rare' is in 1 of 20 rows, and the random split by data.split_seed={seed} puts"
+                in str(error)
+            )
+            assert "such rows, leave them out, or choose another seed" in str(error) and "\n" not in str(error)
+    assert 0 < len(refused) < 8
+
+
+def test_splits_that_are_not_there_are_taken_from_training(tmp_path):
+    rows = [(f"word {i}", "ab"[i % 2]) for i in range(20)]
+    for name in ("train", "test"):
+        written(tmp_path / "two" / f"{name}.jsonl", rows)
+    found = {name: size(split) for name, split in source_of(tmp_path / "two", "class").splits.items()}
+    assert found == {"train": 18, "valid": 2, "test": 20} and list(found) == ["train", "valid", "test"]
+    with pytest.raises(ValueError, match=r"data.test_fraction=0.1: '.*two' has a test split of its own"):
+        source_of(tmp_path / "two", "class", test_fraction=0.1)
+    for name in ("train", "dev"):
+        written(tmp_path / "dev" / f"{name}.jsonl", rows)
+    found = source_of(tmp_path / "dev", "class", test_fraction=0.1).splits
+    assert {name: size(split) for name, split in found.items()} == {"train": 18, "valid": 20, "test": 2}
+
+
+def test_several_labels_in_a_text_have_commas_between_them(tmp_path):
+    (tmp_path / "rows.csv").write_text('text,label\none,"x, y"\ntwo,y\nnone,\n')
+    source = source_of(tmp_path / "rows.csv", "classes", valid_fraction=0.0)
+    (batch,) = source.splits["train"].batches(3, 8, False)
+    assert source.labels == ("x", "y") and batch["labels"].tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert label_names([Record("a", ("x, y",), ""), Record("b", ("z",), "")], "classes") == ("x, y", "z")
+
+
+def test_labels_that_no_task_can_use(tmp_path):
+    for rows, kind, wanted in (
+        ("text,label\none,x\ntwo,\n", "class", "rows.csv:3: label '' has an empty name"),
+        ('text,label\none,"x,,y"\ntwo,y\n', "classes", "rows.csv:2: label 'x,,y' has an empty name"),
+        (
+            [("one", "x"), ("two", ["x", "y"])],
+            "class",
+            "rows.jsonl:2: label ['x', 'y'] is a list: use task.name=",
+        ),
+        ([("one", "x"), ("two", None)], "class", "rows.jsonl:2: 'label' is null"),
+        (
+            [("one", "x"), (["two"], ["y"])],
+            "class",
+            "'text' is a list of tokens, not a text: use",
+        ),
+    ):
+        path = tmp_path / ("rows.csv" if isinstance(rows, str) else "rows.jsonl")
+        path.write_text(rows) if isinstance(rows, str) else written(path, rows)
+        with pytest.raises(ValueError) as caught:
+            source_of(path, kind, valid_fraction=0.0)
+        assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_ratings_as_numbers_and_as_signs():

@@ -60,6 +60,68 @@ def test_conll(tmp_path):
     assert pairs(read_records(tokens, text="tokens", label="tags", tagged=True)) == [(("a", "b"), ("O", "B-X"))]
 
 
+def test_plain_tags_and_columns_by_number(tmp_path):
+    """Parts of speech are tags as they stand, also where one of a sentence looks like nothing else."""
+    text = "-DOCSTART- -X- O O\n\nU.N. NNP I-NP I-ORG\nofficial NN I-NP O\n\n( -LRB- O O\n"
+    path = write(tmp_path, "train.conll", text)
+    assert pairs(read_records(path, label="1", tagged=True)) == [
+        (("U.N.", "official"), ("NNP", "NN")), (("(",), ("-LRB-",)),
+    ]  # fmt: skip
+    assert pairs(read_records(path, text="1", label="2", tagged=True))[0] == (("NNP", "NN"), ("B-NP", "I-NP"))
+    message = error_of(path, label="4", tagged=True)
+    assert "train.conll:3: 4 columns, none of which has the number 4, from 0" in message
+    assert "data.label='pos' is no number of a column, which count from 0" in error_of(path, label="pos", tagged=True)
+    words = write(tmp_path, "t.jsonl", '{"text": ["a", "b"], "label": ["DET", "NOUN"]}\n')
+    assert pairs(read_records(words, tagged=True)) == [(("a", "b"), ("DET", "NOUN"))]
+
+
+def test_universal_dependencies(tmp_path):
+    """Comments, the ranges of contracted words and words that are not there are no tokens; # itself may be one."""
+    lines = [
+        "# text = al # .",
+        "1-2 al _ _",
+        "1 a el ADP",
+        "2 el el DET",
+        "2.1 x x VERB",
+        "3 # # SYM",
+        "4 New_York . PROPN",
+    ]
+    text = "\n".join("\t".join(line.split()) if line[0] != "#" else line for line in lines).replace("_York", " York")
+    path = write(tmp_path, "xx-ud-train.conllu", f"{text}\n\n# newpar\n{text}\n")
+    found = read_splits(str(tmp_path), text="1", label="3", tagged=True)["train"]
+    assert pairs(found) == [(("a", "el", "#", "New York"), ("ADP", "DET", "SYM", "PROPN"))] * 2
+    assert found[1].where.endswith(f"{path.name}:12")
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_tags_of_tables_become_bio2(ending, tmp_path):
+    rows = [(["a", "b", "c"], ["I-X", "O", "S-Y"]), ([], []), (["d", "e"], ["B-X", "E-X"])]
+    path = write(tmp_path, f"train{ending}", b"".join(b'{"text": %s, "label": %s}\n' % _json(*row) for row in rows))
+    if ending == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(dict(zip(("text", "label"), map(list, zip(*rows))))), path)
+    found = pairs(read_records(path, tagged=True))
+    assert found == [(("a", "b", "c"), ("B-X", "O", "B-Y")), (("d", "e"), ("B-X", "I-X"))]
+
+
+def _json(*values):
+    return tuple(json.dumps(value).encode() for value in values)
+
+
+def test_what_is_no_tagged_sentence(tmp_path):
+    good = '{"text": ["a"], "label": ["B-X"]}\n'
+    for bad, wanted in (
+        ('{"text": ["a"], "label": 5}', "as many tags"),
+        ('{"text": ["a"], "label": "O"}', "as many tags"),
+        ('{"text": "a", "label": ["O"]}', "as many tags"),
+        ('{"text": ["a"], "label": ["X-Y"]}', "tag 'X-Y' is neither"),
+    ):
+        message = error_of(write(tmp_path, "t.jsonl", good + bad), tagged=True)
+        assert "t.jsonl:2: " in message and wanted in message
+
+
 def test_folders(tmp_path):
     for name in ("wnut17train.csv", "emerging.dev.csv", "emerging.test.csv", "notes.csv"):
         write(tmp_path, f"splits/{name}", f"text,label\n{name},x\n")
@@ -71,6 +133,33 @@ def test_folders(tmp_path):
         write(tmp_path, f"labels/{label}/{text.strip()}.txt", text)
     found = read_splits(str(tmp_path / "labels"))
     assert pairs(found["all"]) == [("bad", "neg"), ("fine", "pos"), ("good", "pos")]
+
+
+def test_only_whole_words_name_a_split(tmp_path):
+    for name in ("train.csv", "latest.csv", "developer_x.csv", "contest-2.csv"):
+        write(tmp_path, name, f"text,label\n{name},x\n")
+    assert list(read_splits(str(tmp_path))) == ["train"]
+
+
+def test_folders_of_labels_by_split(tmp_path):
+    """The layout of the IMDB reviews: no review for testing is trained on."""
+    for split in ("train", "test"):
+        for label in ("neg", "pos"):
+            write(tmp_path, f"{split}/{label}/0_1.txt", f"{split} {label}\n")
+    found = read_splits(str(tmp_path))
+    assert {split: pairs(part) for split, part in found.items()} == {
+        split: [(f"{split} {label}", label) for label in ("neg", "pos")] for split in ("train", "test")
+    }
+    write(tmp_path, "train/unsup/0_0.txt", "no label")
+    message = error_of(tmp_path)
+    assert "test' has the folders of labels neg, pos and" in message and "train' has neg, pos, unsup" in message
+    (tmp_path / "test" / "unsup").mkdir()
+    assert len(read_splits(str(tmp_path))["train"]) == 3
+    write(tmp_path, "testing/neg/a.txt", "a")
+    assert "two folders for one split: test, testing, train" in error_of(tmp_path)
+    for label in ("train", "tram"):  # vehicles
+        write(tmp_path, f"vehicles/{label}/a.txt", label)
+    assert pairs(read_splits(str(tmp_path / "vehicles"))["all"]) == [("train", "train"), ("tram", "tram")]
 
 
 def test_embedded_ratings():
@@ -100,15 +189,22 @@ def test_what_cannot_be_read(tmp_path):
         "l.conll": ("a O\nb\n", "l.conll:2: 'b' is not a token first and a tag last"),
         "o.conll": ("a x O\nb O\n", "o.conll:2: 2 columns, not 3"),
         "p.conll": ("a O\n\nb O\nc X-Y\n", "p.conll:4: tag 'X-Y'"),
+        "m.conll": ("a X\n\nb O\nc B-Y\n", "m.conll:1: tag 'X'"),
+        "t.conll": ("a O\nb b-per\n", "t.conll:2: tag 'b-per'"),
+        "u.conllu": (
+            "1\ta\tX\n",
+            "data.text and data.label must be numbers of columns of CoNLL-U, counted from 0: 1 is",
+        ),
         "q.conll": ("\tO\n", "q.conll:1: 'O' is not"),
         "r.conll": ("\n\n", "no examples"),
         "s.conll": (b"a O\nb\0 O\n", "s.conll:2: a NUL byte"),
     }
     for name, (text, wanted) in tagged.items():
         assert wanted in error_of(write(tmp_path, name, text), tagged=True), name
-    assert "m.conll:1: tag 'X'" in error_of(write(tmp_path, "m.conll", "a X\n"), tagged=True)
     assert "as many tags" in error_of(write(tmp_path, "n.jsonl", '{"text": ["a"], "label": ["O", "O"]}\n'), tagged=True)
     assert "did you mean" in error_of(tmp_path / "a.cvs")
+    assert "data.path='shakespeare' is text without labels, for task.name=lm" in error_of("shakespeare")
+    assert "did you mean 'vader'?" in error_of("vadr")
     assert "nor a folder" in error_of(tmp_path)
     for name in ("train.csv", "training.csv"):
         write(tmp_path, f"two/{name}", "text,label\na,x\n")

@@ -166,6 +166,18 @@ def test_the_test_split_is_longer_than_training_and_has_one_shape():
         assert np.array_equal(scored, lengths - (10 if split == "test" else 0))
 
 
+def test_lengths_that_are_rounded_down_stay_longer_than_training():
+    """A string and its copy are of even length: 41 would be rounded down to 40, which was trained on."""
+    for length, shortest in ((40, 42), (41, 42)):
+        source = language_source("missing_duplicate", length=length, test_length=44)
+        batches = source.splits["test"].batches(32, 0, False)
+        assert {int(n) - 1 for batch in batches for n in np.sum(batch["segment_ids"] > 0, axis=1)} == {shortest, 44}
+    with pytest.raises(
+        ValueError, match=r"eval\.length=41 has no example of 'missing_duplicate'.*set it to 42 or more"
+    ):
+        language_source("missing_duplicate", length=40, test_length=41)
+
+
 def test_without_longer_rows_the_test_split_has_other_examples_of_the_same_lengths():
     source = language_source("mqar,pairs=2,vocab_size=32", length=20, test_length=20)
     valid, test = (source.splits[split].batches(32, 0, False) for split in ("valid", "test"))

@@ -22,6 +22,8 @@ def test_known_words_have_their_vectors(header, tmp_path):
     assert found.ids.tolist() == [1, 2, 3, 5] and found.lowered == 1
     np.testing.assert_allclose(found.rows, [[1, 2], [5, 6], [3, -0.45], [7, 8]])
     spaced = read_vectors(written(tmp_path, "dog 1 2 \r\n"), WhitespaceTokenizer(("dog",)), 2)
+    blank = read_vectors(written(tmp_path, header + LINES + "\n \r\n"), TOKENIZER, 2)
+    assert np.array_equal(blank.rows, found.rows)
     assert spaced.ids.tolist() == [1] and spaced.rows.tolist() == [[1, 2]]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from seqeval import metrics as oracle
 from seqeval.scheme import IOB2
+from sklearn import metrics as sklearn
 
 from hybrid_flax.data.readers import read_splits, to_bio2
 from hybrid_flax.ops.crf import Transitions, best_path
@@ -70,6 +71,31 @@ def test_a_crf_never_predicts_what_bio2_forbids():
     found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
     assert sums["actual"].sum() == 0 < sums["predicted"].sum() and found["f1"] == 0.0
     assert np.isfinite(found["loss"]) and found["loss"] > 0 and "\n" not in task.describe(found)
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_plain_tags_are_scored_as_scikit_learn_does(crf):
+    """Parts of speech, over two batches with gaps; with a CRF by its own path, on which every move is allowed."""
+    names = ("ADP", "I-", "NOUN", "O", "VERB")
+    assert all(moves.all() for moves in allowed_moves(names))
+    rng = np.random.default_rng(2)
+    emissions = jnp.asarray(2 * rng.standard_normal((2, 20, 9, 5)), jnp.float32)
+    transitions = Transitions(*(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((5,), (5, 5), (5,))))
+    labels, live = jnp.asarray(rng.integers(0, 4, (2, 20, 9)), jnp.int32), rng.random((2, 20, 9)) < 0.7
+    task = make_tagging(names)
+    sums, predicted = [], []
+    for e, y, m in zip(emissions, labels, live):
+        outputs, batch = (e, transitions) if crf else e, {"labels": y, "weights": jnp.asarray(m, jnp.float32)}
+        sums.append(jax.device_get(jax.jit(task.evaluate)(outputs, batch)))
+        predicted.append(np.asarray(best_path(e, jnp.asarray(m), transitions) if crf else np.argmax(e, axis=-1)))
+    total = {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]}
+    found, y, p = task.metrics(total), np.asarray(labels)[live], np.stack(predicted)[live]
+    assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(y, p))
+    for how in ("macro", "micro", "weighted"):
+        assert found[f"f1_{how}"] == pytest.approx(sklearn.f1_score(y, p, average=how))
+    assert np.array_equal(total["confusion"], sklearn.confusion_matrix(y, p, labels=range(5)))
+    assert found.keys() == {"loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted"}
+    assert found["loss"] > 0 and "\n" not in task.describe(found)
 
 
 def test_schemes_become_bio2():
