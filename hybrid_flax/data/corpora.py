@@ -22,7 +22,6 @@ EMBEDDED = {
     "shakespeare": "text without labels, for task.name=lm; others need labelled examples, such as 'vader'",
     "vader": "labelled examples, for task.name=classify or regress; lm needs text, such as 'shakespeare'",
 }
-_LONGEST_LINE = 2_000_000  # characters; more is a file without line ends, or no text at all
 
 
 class Corpus(NamedTuple):
@@ -151,10 +150,7 @@ def text_of(file: Path, encoding: str = "utf-8") -> str:
 
 
 def read_text(file: Path, encoding: str = "utf-8") -> str:
-    """The text of a file; raises ValueError with file and line for what is no text in that encoding.
-
-    Lines have 2,000,000 characters at most.
-    """
+    """The text of a file; raises ValueError with file and line for what is no text in that encoding."""
     raw = file.read_bytes()
     try:
         text = raw.decode(encoding)
@@ -172,9 +168,6 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
     if (place := text.find("\0")) >= 0:
         line = text.count("\n", 0, place) + 1
         raise ValueError(f"{file}:{line}: a NUL byte, which no text has; data.encoding={encoding} is perhaps wrong")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if len(line) > _LONGEST_LINE:
-            raise ValueError(f"{file}:{number}: a line of {len(line):,} characters, more than {_LONGEST_LINE:,}")
     return text
 
 

@@ -31,6 +31,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated", ".conllu")
 _MARKED = re.compile("([BIESLUM])-(.+)")  # a tag of a span
 _MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
+_LONGEST_LINE = 2_000_000  # characters; more is a file without line ends
 
 
 class Record(NamedTuple):
@@ -164,9 +165,21 @@ def _files_of_labels(path, encoding) -> Iterator[Record]:
         labels.append(label)
         if not Path(name).is_file():
             raise FileNotFoundError(missing_path(Path(name)))
-        for number, line in enumerate(text_of(Path(name), encoding).split("\n"), start=1):
+        lines = _lines(Path(name), encoding)
+        if not any(map(str.strip, lines)):
+            raise ValueError(f"{name!r} is empty")
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield Record(line.strip(), label, f"{name}:{number}")
+
+
+def _lines(file, encoding):
+    """The lines of a file with examples; those of running text may be as long as they like."""
+    lines = read_text(file, encoding).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"{file}:{number}: a line of {len(line):,} characters, more than {_LONGEST_LINE:,}")
+    return lines
 
 
 def _folders_of_text(place):
@@ -211,7 +224,8 @@ def _table(file, delimiter, text, label, encoding) -> Iterator[Record]:
     by_number = text.isdecimal() and label.isdecimal()
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(read_text(file, encoding)), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = (f"{line}\n" for line in _lines(file, encoding))
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     width, places = None, (int(text), int(label)) if by_number else None
     previous = csv.field_size_limit(_MOST_CHARACTERS)
     try:
@@ -247,7 +261,7 @@ def _columns(header, wanted, where):
 
 
 def _json_lines(file, text, label, encoding) -> Iterator[Record]:
-    for number, line in enumerate(read_text(file, encoding).split("\n"), start=1):
+    for number, line in enumerate(_lines(file, encoding), start=1):
         where = f"{file}:{number}"
         if not line.strip():
             continue
@@ -301,7 +315,7 @@ def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]
     universal = file.suffix.lower() == ".conllu"
     places = [_column(file, *given, universal) for given in (("text", text, 0), ("label", label, -1))]
     block, width = [], 0
-    for number, line in enumerate([*read_text(file, encoding).split("\n"), ""], start=1):
+    for number, line in enumerate([*_lines(file, encoding), ""], start=1):
         if universal and re.match(r"#|\d+[-.]\d", line):
             continue
         if not line.strip() or line.startswith("-DOCSTART-"):

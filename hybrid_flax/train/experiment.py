@@ -134,12 +134,9 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
 
 
 def missing_split(config: Any, split: str) -> str:
-    """What to say where data has no such split: raising the fraction helps only where it has no splits of its own."""
+    """What to say where there is no such split; a larger fraction cuts one also from data that has other splits."""
     key = f"{split}_fraction"
-    return (
-        f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it, or add one to data "
-        "that has splits of its own"
-    )
+    return f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it"
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:

@@ -158,6 +158,13 @@ def test_line_ends_and_byte_order_mark_are_normalised(tmp_path):
     assert load_corpus(file, valid_fraction=0.0).train == ("one\ntwo\n",)
 
 
+def test_running_text_may_be_one_long_line(tmp_path):
+    """As that of text8, 100 MB without a line end."""
+    (tmp_path / "text8").write_text("anarchism " * 300_000)
+    corpus = load_corpus(str(tmp_path / "text8"), document="file", valid_fraction=0.1, test_fraction=0.0)
+    assert sum(map(len, corpus.train)) == 2_700_000
+
+
 def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     good = write(tmp_path / "input.txt", "some text\n" * 10)
     assert "input.txt" in error_of(FileNotFoundError, str(tmp_path / "inptu.txt"))
