@@ -8,14 +8,17 @@
 Every row gets the config of the experiment and the same learning rates (that of the experiment unless --rates says
 others), steps and seeds. The figure is the accuracy in % on the test split of the best run, the one with the least
 validation loss, with that run's validation accuracy in brackets: the test rows choose nothing. Behind "of" stand the
-test figures of all runs, rate by rate, seed by seed; every run is printed to stderr, too. All are in one process, where
-a train step and an evaluation are compiled once for a row and a language.
+test figures of all runs, rate by rate, seed by seed; every run is printed to stderr, too. The runs of a row are in one
+process, where a train step and an evaluation are compiled once for a language.
 """
 
 import argparse
 import functools
+import multiprocessing
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -24,12 +27,13 @@ from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.machine import share_of, visible_gpus
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 TABLES = {
     "state_tracking": (
-        ("attn", "tanh", "lstm", "cascade:lstm+attn", "gate:lstm+attn"),
+        ("attn,attn,attn", "tanh", "lstm", "cascade:tanh+attn", "cascade:lstm+attn"),
         ("even_pairs", "parity", "cycle_navigation", "modular_arithmetic"),
     ),
     "recall": (("attn", "lstm", "deltanet", "cascade:lstm+attn"), ("mqar", "parity")),
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument("--languages", help="likewise")
     parser.add_argument("--rates", help="learning rates, separated by commas; that of the experiment unless said")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each on its share of the machine")
     parser.add_argument("--set", default="", help="overrides of every run, separated by spaces: model.width=64 ...")
     options = parser.parse_args()
     rows, languages = TABLES[options.experiment]
@@ -52,24 +57,32 @@ def main() -> None:
     rates = [f"optim.learning_rate={rate}" for rate in options.rates.split(",")] if options.rates else [""]
     said = [f"learning rates {options.rates}"] if options.rates else []
     said += [f"seeds 0 to {options.seeds - 1}", *options.set.split()]
-    print(f"With {', '.join(said)}; jax {jax.__version__} on {jax.devices()[0].device_kind}.\n")
-    print("| row | parameters | " + " | ".join(languages) + " | CPU seconds a run |")
-    print("|---|---|" + "---|" * (len(languages) + 1))
-    for row in rows:
-        since = time.process_time()
-        cells, sizes = [], {}
-        for language in languages:
-            runs = [
-                run(f"{FOLDER / options.experiment}.py:{row}@{language}", f"seed={seed} {rate} {options.set}".split())
-                for rate in rates
-                for seed in range(options.seeds)
-            ]
-            parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
-            sizes[f"{parameters:,}"] = None  # a set in order: languages may have models of their own
-            tests = ", ".join(f"{100 * made[2]['accuracy']:.2f}" for made in runs)
-            cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f}) of {tests}")
-        seconds = (time.process_time() - since) / (len(languages) * len(rates) * options.seeds)
-        print(f"| `{row}` | {', '.join(sizes)} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
+    overrides = [f"seed={seed} {rate} {options.set}".split() for rate in rates for seed in range(options.seeds)]
+    line = functools.partial(table_line, options.experiment, languages, overrides)
+    spawn = multiprocessing.get_context("spawn")
+    slots = spawn.Queue()
+    for slot in range(options.jobs):
+        slots.put(slot)
+    with ProcessPoolExecutor(options.jobs, spawn, _settle, (slots, options.jobs)) as pool:
+        print(f"With {', '.join(said)}; jax {jax.__version__} on {pool.submit(_device_kind).result()}.\n")
+        print("| row | parameters | " + " | ".join(languages) + " | CPU seconds a run |")
+        print("|---|---|" + "---|" * (len(languages) + 1), flush=True)
+        for made in pool.map(line, rows):
+            print(made, flush=True)
+
+
+def table_line(experiment: str, languages: list[str], overrides: list[list[str]], row: str) -> str:
+    """The line of a row: a run for each of `overrides` in every language."""
+    since = time.process_time()
+    cells, sizes = [], {}
+    for language in languages:
+        runs = [run(f"{FOLDER / experiment}.py:{row}@{language}", values) for values in overrides]
+        parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
+        sizes[f"{parameters:,}"] = None  # a set in order: languages may have models of their own
+        tests = ", ".join(f"{100 * made[2]['accuracy']:.2f}" for made in runs)
+        cells.append(f"{100 * test['accuracy']:.2f} ({100 * valid['accuracy']:.2f}) of {tests}")
+    seconds = (time.process_time() - since) / (len(languages) * len(overrides))
+    return f"| `{row}` | {', '.join(sizes)} | {' | '.join(cells)} | {seconds:.0f} |"
 
 
 def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[str, float]]:
@@ -103,6 +116,18 @@ def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[st
         flush=True,
     )
     return parameters, valid, test
+
+
+def _settle(slots, jobs):
+    """Let a process have its part of the machine."""
+    share = share_of(slots.get(), jobs, visible_gpus())
+    os.environ.update(share.environment)
+    if share.cores:
+        os.sched_setaffinity(0, share.cores)
+
+
+def _device_kind():
+    return jax.devices()[0].device_kind
 
 
 @functools.cache
