@@ -1,6 +1,6 @@
 """Which mechanisms learn which synthetic languages: experiments/state_tracking.py and recall.py as tables.
 
-    python benchmarks/languages.py state_tracking                        # docs/state_tracking.md
+    python benchmarks/languages.py state_tracking --seeds=1 --jobs=2     # docs/state_tracking.md
     python benchmarks/languages.py recall --rates=3e-3,1e-2              # docs/recall.md
     python benchmarks/languages.py state_tracking --rows="lstm gla" --languages=parity --seeds=1
     python benchmarks/languages.py recall --set="train.steps=2000 data.batch_size=64"
@@ -15,7 +15,6 @@ process, where a train step and an evaluation are compiled once for a language.
 import argparse
 import functools
 import multiprocessing
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,9 +24,9 @@ import jax
 
 from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.models.build import init_params
-from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.machine import share_of, visible_gpus
+from hybrid_flax.train.machine import settle, share_of, visible_gpus
+from hybrid_flax.train.session import evaluate_split
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -36,7 +35,7 @@ TABLES = {
         ("attn,attn,attn", "tanh", "lstm", "cascade:tanh+attn", "cascade:lstm+attn"),
         ("even_pairs", "parity", "cycle_navigation", "modular_arithmetic"),
     ),
-    "recall": (("attn", "lstm", "deltanet", "cascade:lstm+attn"), ("mqar", "parity")),
+    "recall": (("attn,attn", "lstm", "cascade:lstm+attn"), ("mqar", "parity")),
 }
 
 
@@ -98,16 +97,7 @@ def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[st
     state = init_train_state(params, experiment.hparams, spec_, key_steps)
     for index in range(config.train.steps):
         state, _, _ = step(state, (), experiment.batches.batch(index))
-    valid, test = (
-        evaluate(
-            model,
-            task,
-            state.params,
-            experiment.source.splits[split].batches(config.eval.batch_size, 0, False),
-            experiment.parallel,
-        )
-        for split in ("valid", "test")
-    )
+    valid, test = (evaluate_split(experiment, config, state.params, split) for split in ("valid", "test"))
     seconds = time.process_time() - since
     print(
         f"{spec.rpartition('/')[2]} {' '.join(overrides)}: valid {task.describe(valid)}; "
@@ -120,10 +110,7 @@ def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[st
 
 def _settle(slots, jobs):
     """Let a process have its part of the machine."""
-    share = share_of(slots.get(), jobs, visible_gpus())
-    os.environ.update(share.environment)
-    if share.cores:
-        os.sched_setaffinity(0, share.cores)
+    settle(share_of(slots.get(), jobs, visible_gpus()))
 
 
 def _device_kind():

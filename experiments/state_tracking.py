@@ -9,8 +9,7 @@ makes the table of all mechanisms (docs/state_tracking.md).
 
 The model is as small as the language allows, without an MLP: one layer, whose state has to be the automaton. With more
 layers or an MLP, a state that only nearly is one finds the right answers in short rows, and long ones go wrong.
-modular_arithmetic, where a product waits until it is added, needs three layers and more steps: two minutes or more. The
-rate is held until the last fifth of the steps: where it fell from the start, counts slipped in long rows.
+modular_arithmetic, where a product waits until it is added, needs three layers and more steps: two minutes or more.
 """
 
 from ml_collections import ConfigDict

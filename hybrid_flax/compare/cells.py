@@ -26,7 +26,7 @@ from hybrid_flax.config import load_module, with_values
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.folder import RunFolder, read_json
 from hybrid_flax.train.loop import Interrupted, train
-from hybrid_flax.train.machine import Share
+from hybrid_flax.train.machine import Share, settle
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = [
@@ -141,9 +141,7 @@ def run_cell(spec: str, cell: Cell, workdir: Path, settings: dict[str, Any], sha
     """
     os.setpgid(0, 0)  # Ctrl-C in the terminal is for the parent, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(share.environment)
-    if share.cores:
-        os.sched_setaffinity(0, share.cores)
+    settle(share)
     for name, value in settings.items():
         jax.config.update(name, value)
     with cell_log(cell, workdir).open("a") as log, _file(cell, workdir, "lock").open("w") as lock:

@@ -22,7 +22,7 @@ from hybrid_flax.data.readers import read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
 
-__all__ = ["SYNTHETIC", "Source", "Split", "labelled_source", "language_source", "text_source"]
+__all__ = ["SYNTHETIC", "Source", "Split", "cut_rows", "labelled_source", "language_source", "text_source"]
 
 SYNTHETIC = "synthetic:"  # what a data.path that names a language begins with
 
@@ -37,6 +37,13 @@ class Split(NamedTuple):
     batches: Callable[[int, int, bool], Sequence[dict]]
     unknown: tuple[int, int] = (0, 0)
     lengths: tuple[int, ...] = ()
+
+
+def cut_rows(split: Split, length: int) -> str:
+    """What to say of examples that do not fit into rows of `length` tokens; "" where all do."""
+    cut = sum(tokens > length for tokens in split.lengths)
+    rows = f"{cut:,} of {len(split.lengths):,} rows are cut at {length} tokens"
+    return f"{rows}, the longest has {max(split.lengths)}" if cut else ""
 
 
 class Source(NamedTuple):

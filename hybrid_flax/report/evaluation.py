@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.config import ConfigError
+from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
-from hybrid_flax.train.session import cut_rows, eval_length, split_batches
+from hybrid_flax.train.session import eval_length, split_batches
 
 __all__ = ["evaluate_run", "print_classes"]
 
@@ -47,7 +48,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     missed, total = source.splits[split].unknown
     if missed:
         print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")
-    if cut := cut_rows(source, split, length):
+    if cut := cut_rows(source.splits[split], length):
         print(cut)
     results = {}
     for name, words in how.items():

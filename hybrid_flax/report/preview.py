@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from hybrid_flax.config import ConfigError
+from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.train.experiment import Experiment
-from hybrid_flax.train.session import cut_rows, eval_length
+from hybrid_flax.train.session import eval_length
 
 __all__ = ["print_preview"]
 
@@ -32,7 +33,7 @@ def print_preview(experiment: Experiment, config: Any) -> None:
         missed, total = split.unknown
         unknown = f", {100 * missed / total:.2f} % of them unknown" if missed else ""
         print(f"\n{name}: {_rows(batches)}{unknown}")
-        if cut := cut_rows(source, name, config.data.length if name == "train" else length):
+        if cut := cut_rows(split, config.data.length if name == "train" else length):
             print(f"  {cut}")
         for line in _label_lines(batches, source.labels):
             print(f"  {line}")

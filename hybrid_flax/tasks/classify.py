@@ -12,7 +12,7 @@ from hybrid_flax.ops.losses import binary_cross_entropy, cross_entropy
 from hybrid_flax.tasks.base import Task, likeliest
 from hybrid_flax.typing import Array, Float
 
-__all__ = ["class_counts", "class_metrics", "f1_scores", "make_classification"]
+__all__ = ["class_counts", "class_metrics", "describe_classes", "f1_scores", "make_classification"]
 
 
 @functools.cache
@@ -24,9 +24,9 @@ def make_classification(multi_label: bool = False) -> Task:
     """
     if multi_label:
         return Task(
-            _binary_loss, _evaluate_binary, functools.partial(class_metrics, all_classes=True), _describe, _given
+            _binary_loss, _evaluate_binary, functools.partial(class_metrics, all_classes=True), describe_classes, _given
         )
-    return Task(_loss, _evaluate, class_metrics, _describe, likeliest)
+    return Task(_loss, _evaluate, class_metrics, describe_classes, likeliest)
 
 
 def f1_scores(
@@ -104,6 +104,7 @@ def _given(logits, live=None):
     return logits > 0
 
 
-def _describe(metrics):
+def describe_classes(metrics: Mapping[str, float], unit: str = "nats") -> str:
+    """`class_metrics` in words; unit: of the loss."""
     f1 = " ".join(f"{how} {100 * metrics[f'f1_{how}']:.2f}" for how in ("macro", "micro", "weighted"))
-    return f"loss {metrics['loss']:.4f} nats  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"
+    return f"loss {metrics['loss']:.4f} {unit}  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"

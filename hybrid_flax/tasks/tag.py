@@ -12,7 +12,7 @@ from hybrid_flax.data.readers import are_spans
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.tasks.base import Task, likeliest
-from hybrid_flax.tasks.classify import class_counts, class_metrics, f1_scores
+from hybrid_flax.tasks.classify import class_counts, class_metrics, describe_classes, f1_scores
 from hybrid_flax.typing import Array, Bool, Int
 
 __all__ = ["allowed_moves", "make_tagging", "span_counts"]
@@ -59,7 +59,7 @@ def make_tagging(names: tuple[str, ...]) -> Task:
         return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch["labels"], live, len(names) // 2)
 
     if not spans:
-        return Task(loss, evaluate, class_metrics, _describe_tags, predict)
+        return Task(loss, evaluate, class_metrics, functools.partial(describe_classes, unit="nats/token"), predict)
     return Task(loss, evaluate, functools.partial(_metrics, names), _describe, predict)
 
 
@@ -146,8 +146,3 @@ def _metrics(names, sums):
 def _describe(metrics):
     scores = "  ".join(f"{name} {100 * metrics[name]:.2f}" for name in ("precision", "recall", "f1"))
     return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  spans: {scores}"
-
-
-def _describe_tags(metrics):
-    f1 = " ".join(f"{how} {100 * metrics[f'f1_{how}']:.2f}" for how in ("macro", "micro", "weighted"))
-    return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"

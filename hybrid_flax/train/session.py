@@ -31,7 +31,6 @@ __all__ = [
     "Due",
     "Position",
     "Session",
-    "cut_rows",
     "eval_length",
     "eval_params",
     "evaluate_split",
@@ -216,13 +215,6 @@ def eval_length(config: Any, source: Source) -> int:
     """
     longest = max((length for split in source.splits.values() for length in split.lengths), default=0)
     return config.eval.length or (longest if config.task.name == "tag" else config.data.length)
-
-
-def cut_rows(source: Source, split: str, length: int) -> str:
-    """What to say of examples that do not fit into rows of `length` tokens; "" where all do."""
-    lengths = source.splits[split].lengths
-    cut = sum(tokens > length for tokens in lengths)
-    return f"{cut:,} of {len(lengths):,} rows are cut at {length} tokens, the longest has {max(lengths)}" if cut else ""
 
 
 def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[dict]:

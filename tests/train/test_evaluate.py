@@ -9,13 +9,14 @@ import pytest
 import tiny
 
 from hybrid_flax.data.pipeline import eval_stream, eval_windows, tokenize
+from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import make_parallel
-from hybrid_flax.train.session import cut_rows, eval_length, split_batches
+from hybrid_flax.train.session import eval_length, split_batches
 from hybrid_flax.typing import Segments
 
 TEXTS = ["naïve café — déjà vu, 日本語 or 🙂", "x", "", "the second one is a little longer than the first was"]
@@ -105,5 +106,5 @@ def test_tags_of_long_sentences_are_scored(tmp_path):
         rows = len(source.splits[split].lengths)
         batches = split_batches(source, config, split)
         assert sum(int(np.sum(batch["weights"])) for batch in batches) == 10 * rows
-        assert cut_rows(source, split, eval_length(config, source)) == ""
-    assert cut_rows(source, "train", 4).startswith("6 of 6 rows are cut at 4 tokens")
+        assert cut_rows(source.splits[split], eval_length(config, source)) == ""
+    assert cut_rows(source.splits["train"], 4).startswith("6 of 6 rows are cut at 4 tokens")
