@@ -63,7 +63,7 @@ def get_compare(arg: str = "smoke") -> Definition:
         rows={row: _values(causal) for row, (causal, _) in ROWS.items()},
         tasks=tasks,
         budget={"parameters": 60_000},
-        learning_rates=(1e-3, 3e-3, 1e-2) if full else (3e-3, 1e-2),
+        learning_rates=(3e-3, 1e-2, 3e-2) if full else (3e-3, 1e-2),
         seeds=5 if full else 3,
     )
 

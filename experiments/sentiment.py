@@ -62,14 +62,18 @@ def sweep_folds() -> Iterator[dict]:
 
 
 def get_compare(arg: str = "") -> Definition:
-    """Two layers read the rating: both ways by a recurrence, by attention to both sides, or one of each."""
-    shared = ["model.embedding_width=64", "mixers.attn.head_width=16", "mixers.attn.causal=false"]
+    """Two layers read the rating: both ways by a recurrence, by attention to both sides, or one of each.
+
+    arg: a file of word vectors, 100 wide, that known words start from.
+    """
+    shared = ["mixers.attn.head_width=16", "mixers.attn.causal=false"]
+    shared += [f"model.vectors={arg}", "model.embedding_width=100"] if arg else ["model.embedding_width=64"]
     patterns = ("bi:mingru,bi:mingru", "attn,attn", "bi:mingru,attn")
     return Definition(
-        title="Sentiment: a recurrence, attention, and both",
+        title=f"Sentiment: a recurrence, attention, and both{', from word vectors' if arg else ''}",
         rows={pattern: {"model.pattern": pattern, "model.depth": 2} for pattern in patterns},
         tasks={"rating": ComparedTask(apply_overrides(get_config("regress"), shared))},
-        budget={"parameters": 1_130_000},
+        budget={"parameters": 1_440_000 if arg else 1_130_000},
         learning_rates=(1e-3, 3e-3, 1e-2),
         seeds=5,
     )

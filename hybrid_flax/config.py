@@ -354,7 +354,7 @@ def validate(config: ConfigDict) -> None:
         )
     if flat["task.name"] not in TASKS:
         raise ConfigError(f"task.name={flat['task.name']!r} is none of {', '.join(TASKS)}")
-    _check_loss(flat)
+    _check_task(flat)
     modes = ("windows", "stream", "packed") if flat["task.name"] == "lm" else ("padded",)
     if flat["data.mode"] not in modes:
         raise ConfigError(
@@ -362,9 +362,17 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def _check_loss(flat):
-    """What the loss of a task does not read must be left alone."""
+def _check_task(flat):
+    """What a task and its loss do not read must be left alone."""
     task = flat["task.name"]
+    for key, default, readers in (
+        ("task.crf", False, ("tag",)),
+        ("task.pooling", "mean", ("classify", "multilabel", "regress")),
+    ):
+        if flat[key] != default and task not in readers:
+            raise ConfigError(
+                f"{key}={flat[key]} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default}"
+            )
     if task != "lm" and flat["loss.name"] != "cross_entropy":
         raise ConfigError(
             f"loss.name={flat['loss.name']!r} goes with task.name=lm, and task.name={task} has a loss of its own: "

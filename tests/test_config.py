@@ -93,6 +93,8 @@ def test_flatten():
         ),
         (["task.name=regress", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=regress: set it to 0"),
         (["task.name=multilabel", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=multilabel: set it to 0"),
+        (["task.crf=true"], "task.crf=True .* task.name=tag, not lm: leave it at False"),
+        (["task.name=tag", "task.pooling=max"], "pooling=max .*=classify or multilabel or regress, not tag: .* mean"),
         (["train.patience=3"], "train.patience=3 .* eval.best=true"),
     ],
 )

@@ -117,7 +117,9 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
     column = Column(task, config.task.name, metric, higher, budget, config.train.steps, tokens.shape[1])
     seeds = tuple(config.seed + number for number in range(definition.seeds))
     cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
-    name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{config_hash(config)}")
+    # Without the learning rate: the runs of a grid remain those of a grid with other rates beside them.
+    identity = config_hash(with_values(config, {"optim.learning_rate": 0.0}))
+    name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{identity}")
     return Cell(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
 
 

@@ -50,6 +50,15 @@ def test_a_cell_is_complete(text):
         list(make_cells(made._replace(tasks={"text": task})))
 
 
+def test_another_grid_or_more_seeds_keep_the_runs_there_are(text):
+    def name(**changes):
+        (cell,) = make_cells(definition(text, **changes))
+        return cell.name
+
+    assert name() == name(learning_rates=(3e-3, 1e-3), seeds=5) == name(task__optim__learning_rate=1.0)
+    assert name() != name(task__optim__weight_decay=0.1)
+
+
 HOSTILE = {
     "no rows": ({"rows": {}}, "rows must be a dict with something in it"),
     "no tasks": ({"tasks": {}}, "tasks must be a dict"),
