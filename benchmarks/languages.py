@@ -14,6 +14,7 @@ process, where a train step and an evaluation are compiled once for a language.
 
 import argparse
 import functools
+import itertools
 import multiprocessing
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import jax
 
-from hybrid_flax.config import apply_overrides, load_config
+from hybrid_flax.config import ConfigError, apply_overrides, load_config, validate
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.machine import settle, share_of, visible_gpus
@@ -57,6 +58,11 @@ def main() -> None:
     said = [f"learning rates {options.rates}"] if options.rates else []
     said += [f"seeds 0 to {options.seeds - 1}", *options.set.split()]
     overrides = [f"seed={seed} {rate} {options.set}".split() for rate in rates for seed in range(options.seeds)]
+    try:
+        for row, language in itertools.product(rows, languages):
+            validate(_config(options.experiment, row, language, overrides[0]))
+    except ConfigError as error:
+        parser.error(str(error))
     line = functools.partial(table_line, options.experiment, languages, overrides)
     spawn = multiprocessing.get_context("spawn")
     slots = spawn.Queue()
@@ -75,7 +81,7 @@ def table_line(experiment: str, languages: list[str], overrides: list[list[str]]
     since = time.process_time()
     cells, sizes = [], {}
     for language in languages:
-        runs = [run(f"{FOLDER / experiment}.py:{row}@{language}", values) for values in overrides]
+        runs = [run(experiment, row, language, values) for values in overrides]
         parameters, valid, test = min(runs, key=lambda made: made[1]["loss"])
         sizes[f"{parameters:,}"] = None  # a set in order: languages may have models of their own
         tests = ", ".join(f"{100 * made[2]['accuracy']:.2f}" for made in runs)
@@ -84,10 +90,12 @@ def table_line(experiment: str, languages: list[str], overrides: list[list[str]]
     return f"| `{row}` | {', '.join(sizes)} | {' | '.join(cells)} | {seconds:.0f} |"
 
 
-def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[str, float]]:
+def run(
+    experiment_name: str, row: str, language: str, overrides: list[str]
+) -> tuple[int, dict[str, float], dict[str, float]]:
     """(parameters, metrics of the validation split, of the test split) of one run."""
     since = time.process_time()
-    config = apply_overrides(load_config(spec), overrides)
+    config = _config(experiment_name, row, language, overrides)
     experiment = make_experiment(config)
     model, task, spec_ = experiment.model, experiment.task, experiment.spec
     step = _compiled(make_train_step(model, task, spec_, None))
@@ -100,12 +108,16 @@ def run(spec: str, overrides: list[str]) -> tuple[int, dict[str, float], dict[st
     valid, test = (evaluate_split(experiment, config, state.params, split) for split in ("valid", "test"))
     seconds = time.process_time() - since
     print(
-        f"{spec.rpartition('/')[2]} {' '.join(overrides)}: valid {task.describe(valid)}; "
+        f"{experiment_name}.py:{row}@{language} {' '.join(overrides)}: valid {task.describe(valid)}; "
         f"test {task.describe(test)}; {seconds:.0f} s",
         file=sys.stderr,
         flush=True,
     )
     return parameters, valid, test
+
+
+def _config(experiment, row, language, overrides):
+    return apply_overrides(load_config(f"{FOLDER / experiment}.py:{row}@{language}"), overrides)
 
 
 def _settle(slots, jobs):

@@ -3,6 +3,7 @@
     python launch.py --config=experiments/sentiment.py
     python launch.py --config=experiments/sentiment.py:regress
     python launch.py compare --config=experiments/sentiment.py --jobs=2
+    python launch.py compare --config=experiments/sentiment.py:glove.txt --jobs=2
     python launch.py sweep --config=experiments/sentiment.py --sweep=folds --config.data.encoding=latin-1
         --config.data.path=neg=FOLDER/rt-polarity.neg,pos=FOLDER/rt-polarity.pos
 
@@ -10,8 +11,9 @@ Words are read as such and by their character n-grams. 20 % test, at random (dat
 rest trains. One to two minutes on a CPU core. `regress` ends with a test r of 0.693, and the sign of its predictions is
 right for 77.0 %; `classify` ends with a test accuracy of 76.9 %. Both are of one seed.
 
-`compare` asks whether a recurrence and attention are better together (docs/sentiment.md). The sweep is a tenfold
-cross-validation of MR (Pang & Lee 2005), the same snippets with other labels, a file for each.
+`compare` asks whether a recurrence and attention are better together, from random vectors of words or those of a file
+(docs/sentiment.md). The sweep is a tenfold cross-validation of MR (Pang & Lee 2005), the same snippets with other
+labels, a file for each.
 """
 
 from collections.abc import Iterator

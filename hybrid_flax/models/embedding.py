@@ -97,19 +97,21 @@ def _spell(params, characters, spelling, dtype):
     batch, time, length = characters.shape
     characters = characters.reshape(batch * time, length)
     if spelling.kind == "ngrams":
-        return _mean_of_ngrams(params, characters, spelling).reshape(batch, time, spelling.width).astype(dtype)
-    live = characters > 0
-    x = jnp.where(live[..., None], params["embedding"][characters], 0.0).astype(dtype)
-    read = _convolve if spelling.kind == "cnn" else _recur
-    return read(params, x, live, spelling).reshape(batch, time, spelling.width).astype(dtype)
+        features = _mean_of_ngrams(params, characters, spelling)
+    else:
+        features = (_convolve if spelling.kind == "cnn" else _recur)(params, characters, spelling, dtype)
+    return features.reshape(batch, time, spelling.width).astype(dtype)
 
 
-def _convolve(params, x, live, spelling):
-    """The maximum over every window that is centred at a character; beyond the word are zeros."""
-    parts = contract(x, params["kernel"], x.dtype)
+def _convolve(params, characters, spelling, dtype):
+    """The maximum over every window that is centred at a character; beyond the word are zeros.
+
+    What a character adds to each place of a window is computed once for the alphabet and looked up.
+    """
+    parts = contract(params["embedding"], params["kernel"], dtype).at[0].set(0.0)[characters]
     before, here, after = (parts[:, :, place] for place in range(_WINDOW))
     y = here.at[:, 1:].add(before[:, :-1]).at[:, :-1].add(after[:, 1:])
-    return jnp.tanh(pool(y + params["bias"], live, "max"))
+    return jnp.tanh(pool(y + params["bias"], characters > 0, "max"))
 
 
 def _mean_of_ngrams(params, characters, spelling):
@@ -142,7 +144,9 @@ def _hash_ngrams(characters, end):
     return jnp.concatenate(buckets, axis=1).astype(jnp.int32), jnp.concatenate(live, axis=1)
 
 
-def _recur(params, x, live, spelling):
+def _recur(params, characters, spelling, dtype):
+    live = characters > 0
+    x = jnp.where(live[..., None], params["embedding"][characters], 0.0).astype(dtype)
     reader, ends = _reader(spelling), []
     for name, step in (("forward", 1), ("backward", -1)):
         ids = live[:, ::step].astype(jnp.int32)
