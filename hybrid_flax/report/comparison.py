@@ -7,6 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
@@ -209,24 +211,22 @@ def _costs(comparison):
 
 def _diagnoses(comparison, workdir) -> Iterator[str]:
     mixed = [row.name for row in comparison.rows if not row.single]
-    for column in _begun(comparison):
-        for name in mixed:
-            entry = comparison.entry(name, column.task)
-            if not entry.folders:
-                continue
-            try:
-                diagnosis = saved_diagnosis(workdir / entry.folders[0])
-            except ConfigError as error:
-                yield page.text(f"{column.task}, `{name}`: {error}")
-                continue
-            rows = [
-                [Cell(cells[0], kind="code"), *(Cell(text, value) for text, value in zip(cells[1:], _values(part)))]
-                for part in diagnosis.parts
-                for cells in [part_cells(part, diagnosis.loss)]
-            ]
-            norms = ", ".join(f"{where} {norm:.2g}" for where, norm in diagnosis.gradients.items())
-            words = f"Validation loss {diagnosis.loss:.4f}. Gradient norms: {norms}."
-            yield page.folded(f"{column.task}: {name}", _without_empty(COLUMNS, rows), page.text(words, "note"))
+    found = [comparison.entry(name, column.task) for column in _begun(comparison) for name in mixed]
+    found = [entry for entry in found if entry.folders]
+    for entry in track(found, "Diagnosing fusions", console=Console(stderr=True), transient=True):
+        try:
+            diagnosis = saved_diagnosis(workdir / entry.folders[0])
+        except ConfigError as error:
+            yield page.text(f"{entry.task}, `{entry.row}`: {error}")
+            continue
+        rows = [
+            [Cell(cells[0], kind="code"), *(Cell(text, value) for text, value in zip(cells[1:], _values(part)))]
+            for part in diagnosis.parts
+            for cells in [part_cells(part, diagnosis.loss)]
+        ]
+        norms = ", ".join(f"{where} {norm:.2g}" for where, norm in diagnosis.gradients.items())
+        words = f"Validation loss {diagnosis.loss:.4f}. Gradient norms: {norms}."
+        yield page.folded(f"{entry.task}: {entry.row}", _without_empty(COLUMNS, rows), page.text(words, "note"))
     yield page.text(
         "Of the first seed at its best checkpoint, on the first batches of the validation split. rms: of a part's "
         "output; ratio: to the part beside it; without: what the loss rises by where that output is zero; gate: the "
