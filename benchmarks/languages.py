@@ -59,8 +59,8 @@ def main() -> None:
     said += [f"seeds 0 to {options.seeds - 1}", *options.set.split()]
     overrides = [f"seed={seed} {rate} {options.set}".split() for rate in rates for seed in range(options.seeds)]
     try:
-        for row, language in itertools.product(rows, languages):
-            validate(_config(options.experiment, row, language, overrides[0]))
+        for row, language, values in itertools.product(rows, languages, overrides):
+            validate(_config(options.experiment, row, language, values))
     except ConfigError as error:
         parser.error(str(error))
     line = functools.partial(table_line, options.experiment, languages, overrides)
