@@ -195,6 +195,7 @@ def test_data_that_does_not_read(experiment, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_changed_config_in_an_existing_workdir(finished, experiment, capsys):
     err = mistake(capsys, f"--config={experiment}", f"--workdir={finished}", "--config.model.width=16")
     assert "model.width: 8 -> 16" in err and "another --workdir" in err
@@ -333,6 +334,7 @@ def test_diff(finished, copy, capsys):
     assert "train/loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_reproduce(finished, experiment, copy, capsys, tmp_path):
     """The printed command is run, and makes the run again, bit for bit."""
     changes = ["--config.model.pattern=gate:lstm+swa", "--config.optim.clip_norm=inf", "--config.model.tied=true"]

@@ -40,6 +40,7 @@ def test_rows_of_recall_are_equal_in_parameters(task):
     assert max(sizes.values()) < 1.02 * min(sizes.values()), sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_sweeps(path, monkeypatch):
     """Every sweep of an experiment can be run, at a size that says so quickly."""

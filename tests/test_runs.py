@@ -29,6 +29,7 @@ def workdir(text, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_parameters_are_the_running_mean(workdir, tmp_path):
     """And those of the best step where that is asked for; the same in a fresh process without flags."""
     latest, best = load_run(workdir), load_run(workdir, "best")

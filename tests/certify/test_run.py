@@ -28,6 +28,7 @@ def broken():
     del registry._primitives["forgetful"]
 
 
+@pytest.mark.slow
 def test_cases_are_spread_evenly():
     rows = list(certify(["conv", "tanh"], cases=41))
     totals = [sum(outcome.cases for outcome in row) for row in rows]
@@ -43,6 +44,7 @@ def test_smallest_failing_case(broken):
     assert "".join(rows).count(".") == 47 and "".join(rows).count("n") == 1
 
 
+@pytest.mark.slow
 def test_command(broken, tmp_path, capsys):
     assert main(["certify", "--mixers=conv", "--cases=20", f"--workdir={tmp_path}/good"]) == 0
     assert " 0 failures" in capsys.readouterr().out

@@ -82,6 +82,7 @@ def figures(workdir) -> list:
     return [entry._replace(cost=None, failures=()) for entry in read_comparison(workdir).entries]
 
 
+@pytest.mark.slow
 def test_whole_comparison(whole, plan):
     comparison = read_comparison(whole)
     assert comparison.finished() and comparison.title == "Tiny"

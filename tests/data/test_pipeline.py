@@ -233,6 +233,7 @@ def test_packing_fills_rows_and_is_fast_enough_to_forget():
     assert needed <= batches.steps_per_epoch < 1.01 * needed + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluate", [eval_windows, eval_stream])
 @settings(max_examples=80, deadline=None)
 @given(lengths=LENGTHS, **SIZES)

@@ -94,6 +94,7 @@ def test_blockrec_equals_its_paper(block, gate):
     check_values(mixer, loop_of(block, gate), params, x, segments_of(ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["fixed", "lstm"])
 def test_gradients_equal_finite_differences(gate):
     mixer, params, x = make(3, gate)
@@ -115,6 +116,7 @@ def test_the_state_after_a_block_is_that_of_the_loop():
         check_close(np.asarray(state["states"])[b], np.stack(states))
 
 
+@pytest.mark.slow
 def test_the_other_gate_has_the_certificate():
     mixer = blockrec(16, num_states=STATES, block=3, gate="lstm")
     subject = make_subject("blockrec", mixer, noise(mixer.init, np.random.default_rng(0)))

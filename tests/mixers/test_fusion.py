@@ -142,6 +142,7 @@ def test_a_feed_of_scale_zero_is_the_recurrence_of_a_norm():
     check_close(y, alone)
 
 
+@pytest.mark.slow
 def test_a_recurrence_over_its_own_states_forgets_beyond_its_window():
     mixer = fusion.sharnn(make_mixer("gru", WIDTH), WIDTH, window=5)
     subject = make_subject("sharnn", mixer, noise(mixer.init, np.random.default_rng(0)))

@@ -86,6 +86,7 @@ def test_chunks_do_not_change_the_numbers(options):
     check_close(*results)
 
 
+@pytest.mark.slow
 def test_gradients_of_xl_are_those_of_its_blocks():
     """One call has the gradient of a call per block with the state carried between them: memory is cut by position."""
     mixer = attention(WIDTH, block=4, memory_blocks=2, position="relative")

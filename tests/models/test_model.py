@@ -80,6 +80,7 @@ def scanned():
     return model, params, loss_and_grads(model, params)
 
 
+@pytest.mark.slow
 def test_scanned_layers_are_layers(scanned):
     model, params, (loss, grads) = scanned
     plain = make("mingru,swa", 9, mlp="relu2", mlp_ratio=1.5, scan_layers=False)
@@ -93,6 +94,7 @@ def test_scanned_layers_are_layers(scanned):
         assert_near(loss, loss_and_grads(plain, swapped)[0])
 
 
+@pytest.mark.slow
 def test_scanned_states_are_states(scanned):
     model, params, _ = scanned
     plain = make("mingru,swa", 9, mlp="relu2", mlp_ratio=1.5, scan_layers=False)
@@ -118,6 +120,7 @@ CARRIED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "depth"), CARRIED)
 def test_state_carried_through_the_model(pattern, depth):
     """One call, two calls of unequal length, and token by token: the same outputs, and the same last state."""

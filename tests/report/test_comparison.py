@@ -85,6 +85,7 @@ def test_the_same_difference_at_every_seed_is_said_to_be_no_test(tmp_path):
     assert len(records) == 2 and all(r["p"] == r["p_corrected"] == r["difference_half"] == "" for r in records)
 
 
+@pytest.mark.slow
 def test_tasks_with_like_names_have_pictures_of_their_own(tmp_path):
     names = ("a b", "a_b", "a/b")
     comparison = made_up(tmp_path)

@@ -40,6 +40,7 @@ def nbytes(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_real_arrays(experiment):
     model, length = experiment.model, 16
     plan = make_plan(experiment, 10)
@@ -68,6 +69,7 @@ def test_rows_sum_to_the_whole(experiment):
     assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.layers[0] in printed.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [8, 20])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_forward_flops_within_five_percent_of_the_unrolled_program(pattern, length, text, monkeypatch):

@@ -72,6 +72,7 @@ def train_all(folders, tmp_path, num_lanes=8, choice=None, monkeypatch=None):
     return reports, measured
 
 
+@pytest.mark.slow
 def test_programs_in_turn(folders, tmp_path, monkeypatch):
     """Two programs of three trials: each is measured once, also where the sweep is started again."""
     reports, measured = train_all(folders, tmp_path, 8, "lanes", monkeypatch)
@@ -91,6 +92,7 @@ def test_programs_in_turn(folders, tmp_path, monkeypatch):
     assert measured == [] and [report["code"] for report in reports if "ended" in report] == [0] * 6
 
 
+@pytest.mark.slow
 def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
     train_all(folders[:3], tmp_path / "a", 2, "lanes", monkeypatch)
     values = [read_status(folder.path, "loss").value for folder in folders[:3]]
@@ -104,6 +106,7 @@ def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
     assert [read_status(folder.path, "loss").value for folder in folders[:3]] == pytest.approx(values, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", [3, 11, 25, 100])
 def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
     """What has trained alone goes on as a lane from an evaluation; trials that end meanwhile need none."""
@@ -139,6 +142,7 @@ def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
     assert (tmp_path / "lanes.jsonl").exists() == (far < 100)
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit(folders, tmp_path, monkeypatch):
     def prepare(experiment, config, lanes):
         raise lanes_process.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte\nmore")

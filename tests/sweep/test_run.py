@@ -177,6 +177,7 @@ def test_pruning_needs_evaluations(experiment, tmp_path):
         go(read_sweep(experiment, []), tmp_path / "other", pruner="hyper")
 
 
+@pytest.mark.slow
 def test_searches_are_repeatable_and_go_on(experiment, tmp_path):
     """The trials of a seed do not depend on interruptions."""
     for method in ("random", "tpe"):

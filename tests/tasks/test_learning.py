@@ -32,6 +32,7 @@ def tagged(words, good, bad):
     return [*words, *person, "at", *place], ["O"] * len(words) + marks + ["O"] + ["B-LOC"] * len(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "rule", "metric", "above"),
     [

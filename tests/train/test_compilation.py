@@ -22,6 +22,7 @@ def num_compilations(action) -> int:
     return len(_compilations) - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap", "shard_map"])
 def test_second_trial_compiles_nothing(kind, text, tmp_path):
     """A whole run, evaluation included, with other values of what may change from trial to trial."""

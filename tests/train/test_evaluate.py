@@ -61,6 +61,7 @@ def run(case, task=TASK, *, carried=False, max_batches=0, **sizes):
     return evaluate(model, task, params, batches, PARALLEL, carried=carried, max_batches=max_batches)
 
 
+@pytest.mark.slow
 def test_carried_is_every_document_as_a_whole(case):
     """One stream, or a window that holds the text: the sums of documents read alone."""
     nats, count, right, chars, num_bytes = direct(*case)

@@ -34,6 +34,7 @@ def assert_finite(tree):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_exploding_learning_rate(text, tmp_path, capsys):
     experiment = tiny.write_experiment(tmp_path, text, **EXPLODES)
     workdir = tmp_path / "run"
@@ -48,6 +49,7 @@ def test_exploding_learning_rate(text, tmp_path, capsys):
         assert_finite(run.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["windows", "stream"])
 def test_the_step_and_the_last_good_checkpoint(mode, text, tmp_path, monkeypatch):
     """A weight of infinity in the batch of the sixth update: five updates are kept."""
@@ -94,6 +96,7 @@ def test_nothing_moves_from_the_failed_step_on(text):
         jax.tree.map(np.testing.assert_array_equal, other_carry, carry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad_layer", "remat"), [(0, True), (5, False), (8, True), ("head", False)])
 def test_the_first_layer_is_named(bad_layer, remat, text):
     """Four scanned repeats of two layers and one left over; an infinity in one of them."""

@@ -122,6 +122,7 @@ def program(request, text, tmp_path_factory):
     return configs, folder / "alone", folder / "lanes"
 
 
+@pytest.mark.slow
 def test_a_lane_is_the_run_alone(program):
     """After 100 steps: parameters, optimizer, running mean, carry, key, sums, and every row of metrics."""
     configs, alone, lanes = program
@@ -133,6 +134,7 @@ def test_a_lane_is_the_run_alone(program):
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
 
 
+@pytest.mark.slow
 def test_lanes_do_not_matter(program, tmp_path):
     """The same runs two at a time, then the others: data and initial parameters are a lane's own."""
     configs, _, lanes = program
@@ -152,6 +154,7 @@ def small(text):
     return lambda count, **changes: [tiny.tiny_config(text, **(fixed | changes), seed=seed) for seed in range(count)]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_lane_and_alone(small, tmp_path):
     """Cancelled in its lane, a run is saved; it goes on in a lane or by `train`, to the same end."""
     configs = small(3)
@@ -177,6 +180,7 @@ def test_a_run_goes_on_in_another_lane_and_alone(small, tmp_path):
         assert_same_rows(one, other, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_lane_that_fails_is_alone_in_it(small, tmp_path):
     configs = small(3, optim__name="sgd", optim__clip_norm=1e30)
     configs[1].optim.learning_rate = 1e30
@@ -188,6 +192,7 @@ def test_a_lane_that_fails_is_alone_in_it(small, tmp_path):
     assert_same_rows(tmp_path / "run2", tmp_path / "alone", 1e-5)
 
 
+@pytest.mark.slow
 def test_lanes_are_filled_again(small, tmp_path):
     """With patience every lane ends when it will; the best checkpoint is judged, as alone."""
     configs = small(6, train__patience=1, eval__best=True, optim__name="sgd", eval__every=5)
@@ -206,6 +211,7 @@ def test_lanes_are_filled_again(small, tmp_path):
     assert len(ends) > 1
 
 
+@pytest.mark.slow
 def test_one_compilation_for_all(small, tmp_path):
     """Twelve runs, three rounds of four lanes: the step and the evaluation are compiled once each."""
     names = []

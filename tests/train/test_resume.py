@@ -121,6 +121,7 @@ def quick(text, mode, **changes):
     return tiny.tiny_config(text, **MODES[mode] | {"data__mode": mode, "train__steps": 9} | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_crash_and_signal_in_one_process(mode, text, tmp_path, monkeypatch):
     config = quick(text, mode, eval__every=4)

@@ -47,6 +47,7 @@ def stream_config(text, **changes):
     return tiny.tiny_config(text, **changes, train__log_every=3, schedule__name="constant")
 
 
+@pytest.mark.slow
 def test_accumulated_parts_are_the_whole(text, whole):
     """Also with dropout, whose masks go by row or by step, and with a carry, whose rows come back in order."""
     _, parts = run(stream_config(text, optim__accumulate=4), 3)
@@ -92,6 +93,7 @@ def test_learning_rate_and_schedule_scale_the_update(text):
         assert_near(states[index + 1].params, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_label_smoothing_and_z_loss_enter_the_loss(text):
     config = tiny.tiny_config(text, loss__label_smoothing=0.1, loss__z_loss=0.01)
     experiment, states = run(config, 1)
@@ -123,6 +125,7 @@ def dropped(whole):
     return outputs, batch, keys
 
 
+@pytest.mark.slow
 def test_dropout_goes_by_row(dropped):
     """Rows alone, or in another order, lose the same entries; other keys and steps lose others."""
     outputs, batch, keys = dropped
