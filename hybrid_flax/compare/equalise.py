@@ -77,18 +77,22 @@ def _count(model, kind, shape) -> float:
 
 
 def _bracket(make_model, measure, amount):
-    """Two valid widths with their counts, the first at most `amount` (or 0, with nothing), the second above it."""
+    """Two valid widths with their counts, the first at most `amount` (or 0, with nothing), the second above it.
+
+    Where none is above it, the second is the widest, if that is near enough.
+    """
     low, width = (0, 0.0), 16
-    while width < _WIDEST:
-        valid = _valid(make_model, width, low[0], width + _GAP)
-        if valid is None:
-            make_model(width)  # says what is wrong with it
-            raise ValueError(f"no model.width from {low[0] + 1} to {width + _GAP} fits this model")
+    while (valid := _valid(make_model, width, low[0], min(width + _GAP, _WIDEST))) is not None:
         count = measure(valid)
         if count > amount:
             return low, (valid, count)
         low = (valid, count)
-        width = valid + max(1, round(valid * (1.2 * math.sqrt(amount / count) - 1)))
+        width = min(valid + max(1, round(valid * (1.2 * math.sqrt(amount / count) - 1))), _WIDEST - 1)
+    if width < _WIDEST - 1:
+        make_model(width)  # says what is wrong with it
+        raise ValueError(f"no model.width from {low[0] + 1} to {width + _GAP} fits this model")
+    if abs(low[1] - amount) <= TOLERANCE * amount:
+        return (0, 0.0), low
     raise ValueError(f"even at model.width={low[0]} this model stays below {amount:,.0f}: {low[1]:,.0f}")
 
 

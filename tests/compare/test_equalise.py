@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hybrid_flax.compare import equalise
@@ -73,6 +73,9 @@ class Counted:
     step=st.sampled_from([1, 2, 8, 24]),
     amount=st.floats(1e3, 1e8),
 )
+@example(coefficients=(0, 232, 0), step=1, amount=15.1e6)  # the widest but a few
+@example(coefficients=(0, 232, 0), step=24, amount=15.3e6)  # the widest is near enough, and below
+@example(coefficients=(0, 232, 0), step=24, amount=15.6e6)  # the widest is not
 def test_solved_or_truly_without_solution(coefficients, step, amount):
     made = Counted(coefficients, step)
     with pytest.MonkeyPatch.context() as patch:
