@@ -18,6 +18,7 @@ os.environ.setdefault("XLA_FLAGS", _FLAGS)
 jaxtyping.install_import_hook("hybrid_flax", "beartype.beartype")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import engines  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -35,6 +36,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("house")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--engines", default="", help="engines that are here, so that no test may skip for want of them")
+
+
+def pytest_configure(config):
+    engines.wanted.update(filter(None, config.getoption("engines").lower().split(",")))
 
 
 @pytest.fixture(autouse=True, scope="module")

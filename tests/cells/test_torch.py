@@ -1,11 +1,12 @@
 """The classical cells against torch, where it is installed (extra "oracles"): values and gradients in float64."""
 
+import engines
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = engines.library("torch")
 
 from cells.oracle import BATCH, LENGTH, WIDTH, widen  # noqa: E402
 

@@ -1,6 +1,6 @@
-import os
 from pathlib import Path
 
+import engines
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +12,6 @@ def write(path: Path, text: str | bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return str(path)
-
-
-def data_folder(name: str) -> Path:
-    if "HYBRID_FLAX_DATA" not in os.environ:
-        pytest.skip("HYBRID_FLAX_DATA does not name the folder of data sets")
-    return Path(os.environ["HYBRID_FLAX_DATA"]) / name
 
 
 def error_of(kind: type[Exception], *args, **kwargs) -> str:
@@ -44,19 +38,19 @@ def test_shakespeare_is_split_by_work():
 
 
 def test_embedded_works_are_the_originals():
-    originals = sorted(data_folder("shakespeare-complete").glob("works/*.txt"))
+    originals = sorted(engines.data_sets("shakespeare-complete").glob("works/*.txt"))
     assert sorted(sum(load_corpus("shakespeare"), ())) == sorted(file.read_text() for file in originals)
 
 
 def test_tiny_shakespeare_has_its_usual_split():
-    file = data_folder("tinyshakespeare") / "input.txt"
+    file = engines.data_sets("tinyshakespeare") / "input.txt"
     corpus = load_corpus(str(file))
     assert [sum(map(len, part)) for part in corpus] == [1_003_854, 111_540, 0]
     assert corpus.train[0] + corpus.valid[0] == file.read_text()
 
 
 def test_a_folder_with_splits_keeps_them():
-    folder = data_folder("wikitext2")
+    folder = engines.data_sets("wikitext2")
     corpus = load_corpus(str(folder))
     assert corpus == tuple(((folder / f"{split}.txt").read_text(),) for split in corpus._fields)
 

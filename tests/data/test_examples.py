@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import engines
 import numpy as np
 import pytest
 
@@ -60,7 +61,7 @@ def test_tags_stand_where_their_word_begins():
 @pytest.mark.parametrize("name", ["byte", "bpe", "whitespace", "word"])
 def test_tags_of_odd_words(name):
     if name == "bpe":
-        pytest.importorskip("tokenizers", reason="bpe needs tokenizers")
+        engines.library("tokenizers")
     record = Record(("U.N.", "\u00a0", "", "\u00e9t\u00e9", "don't"), ("B-X", "O", "O", "I-X", "B-X"), "")
     tokenizer = make_tokenizer(name, ["U.N. \u00e9t\u00e9 don't " * 3], vocab_size=270)
     tokens, labels = make_examples([record], tokenizer, "tags", ("O", "B-X", "I-X"))

@@ -2,9 +2,10 @@
 
 import json
 
+import engines
 import pytest
 
-datasets = pytest.importorskip("datasets", reason="data sets of the hub need datasets")
+datasets = engines.library("datasets")
 
 from hybrid_flax.data.hub import read_hub, read_hub_text  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import json
 
+import engines
 import pytest
 
 from hybrid_flax.data.readers import read_records, read_splits
@@ -43,7 +44,7 @@ def test_tables(tmp_path):
 
 
 def test_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+    pyarrow = engines.library("pyarrow")
     from pyarrow import parquet
 
     path = tmp_path / "t.parquet"
@@ -98,7 +99,7 @@ def test_tags_of_tables_become_bio2(ending, tmp_path):
     rows = [(["a", "b", "c"], ["I-X", "O", "S-Y"]), ([], []), (["d", "e"], ["B-X", "E-X"])]
     path = write(tmp_path, f"train{ending}", b"".join(b'{"text": %s, "label": %s}\n' % _json(*row) for row in rows))
     if ending == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+        pyarrow = engines.library("pyarrow")
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.table(dict(zip(("text", "label"), map(list, zip(*rows))))), path)

@@ -1,9 +1,8 @@
 import importlib.util
 import json
-import os
 import re
-from pathlib import Path
 
+import engines
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -189,10 +188,9 @@ def test_whitespace_reads_wikitext():
     assert tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict()))) == tokenizer
 
 
-@pytest.mark.skipif("HYBRID_FLAX_DATA" not in os.environ, reason="HYBRID_FLAX_DATA is unset")
 def test_whitespace_counts_of_wikitext2():
     """The published counts, line ends included: 2,088,628 tokens of 33,278 kinds (Merity et al. 2017, table 1)."""
-    text = (Path(os.environ["HYBRID_FLAX_DATA"]) / "wikitext2" / "train.txt").read_text(encoding="utf-8")
+    text = (engines.data_sets("wikitext2") / "train.txt").read_text(encoding="utf-8")
     tokenizer = make_tokenizer("whitespace", [text], vocab_size=100_000)
     assert tokenizer.vocab_size == 33_278
     assert len(tokenizer.encode(text)) == 2_088_628

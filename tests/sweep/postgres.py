@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import engines
 
 __all__ = ["server"]
 
@@ -15,11 +15,11 @@ __all__ = ["server"]
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """The URL of a fresh server on a socket in `folder`; skips where there is none to start."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    engines.library("psycopg")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     found = programs[-1] if programs else shutil.which("pg_ctl")
     if not found:
-        pytest.skip("PostgreSQL's server is not installed")
+        engines.absent("PostgreSQL", "no pg_ctl is installed")
     found, data = Path(found), folder / "data"
     user = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}  # the server refuses to be root's
     if user:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import engines
 import pytest
 
 __all__ = ["cluster"]
@@ -61,7 +62,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     programs = {name: shutil.which(name, path=_PATH) for name in _PROGRAMS}
     missing = [name for name, path in programs.items() if path is None]
     if missing:
-        pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
+        engines.absent("SLURM", f"no {', '.join(missing)}")
     for name in ("state", "spool"):
         (folder / name).mkdir()
     conf, key = folder / "slurm.conf", folder / "munge.key"

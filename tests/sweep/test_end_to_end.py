@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import engines
 import pytest
 import tiny
 
@@ -101,7 +102,7 @@ def test_killed_twice(experiment, cache, tmp_path):
 
 def test_a_preempted_job(experiment, cache, tmp_path, monkeypatch):
     """submitit without a cluster: on its signal the trial saves, is queued again, and goes on under the same handle."""
-    pytest.importorskip("submitit")
+    engines.library("submitit")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     executor = SlurmExecutor(tmp_path, 1, {"timeout_min": 10}, cluster="local")

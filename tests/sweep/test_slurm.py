@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import engines
 import pytest
 import tiny
 from sweep import slurm_cluster
@@ -19,7 +20,7 @@ from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
 from hybrid_flax.sweep.trials import TrialFolder
 from hybrid_flax.train.writers import read_jsonl
 
-pytest.importorskip("submitit")
+engines.library("submitit")
 
 SWEEP = """
 from hybrid_flax.sweep.space import axis

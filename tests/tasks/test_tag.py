@@ -1,9 +1,8 @@
 """Spans against seqeval's strict scorer, and tagging with a CRF against its definition."""
 
 import itertools
-import os
-from pathlib import Path
 
+import engines
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,10 +107,9 @@ def test_schemes_become_bio2():
         to_bio2(("O", "X"), "file:3")
 
 
-@pytest.mark.skipif("HYBRID_FLAX_DATA" not in os.environ, reason="HYBRID_FLAX_DATA names no folder of data sets")
 def test_published_scores_of_wnut17():
     """The seven systems of the shared task (Derczynski et al. 2017, table 4), to the second decimal."""
-    folder = Path(os.environ["HYBRID_FLAX_DATA"]) / "wnut17"
+    folder = engines.data_sets("wnut17")
     (gold,) = (v for k, v in read_splits(str(folder), tagged=True).items() if k == "test")
     published = {
         "uh_ritual": 41.86, "spinningbytes.txt": 40.78, "sjtu_adapt.txt": 40.42, "arcada": 39.98,

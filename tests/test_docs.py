@@ -1,0 +1,68 @@
+"""Every block of Python in the README and in docs/ runs, and does what the text around it says."""
+
+import re
+import runpy
+
+import pytest
+import tiny
+
+from hybrid_flax import registered_mixers
+from hybrid_flax.certify.run import certify
+from hybrid_flax.config import apply_overrides
+from hybrid_flax.mixers import registry
+from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.train.loop import train
+
+PAGES = [tiny.ROOT / "README.md", tiny.ROOT / "CONTRIBUTING.md", *sorted((tiny.ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(text: str) -> list[str]:
+    """The sources of the blocks of Python in a page of Markdown."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = {
+    f"{page.relative_to(tiny.ROOT)}:{number}": source
+    for page in PAGES
+    for number, source in enumerate(blocks(page.read_text(encoding="utf-8")), 1)
+}
+
+
+@pytest.fixture(autouse=True)
+def _names_are_given_back(monkeypatch):
+    monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
+    monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished run in runs/RUN, as the README calls it."""
+    folder = tmp_path_factory.mktemp("docs")
+    train(tiny.tiny_config(tiny.write_text(folder)), folder / "runs" / "RUN")
+    return folder
+
+
+@pytest.mark.parametrize("place", BLOCKS)
+def test_block_runs(place, finished, monkeypatch, tmp_path):
+    known = set(registered_mixers())
+    path = tmp_path / "block.py"
+    path.write_text(BLOCKS[place], encoding="utf-8")
+    monkeypatch.chdir(finished)
+    found = runpy.run_path(str(path))
+    text = finished / "text.txt"
+    if "get_config" in found:
+        config = found["get_config"]()
+        train(apply_overrides(config, tiny.overrides_of(text, model__pattern=config.model.pattern)), tmp_path / "run")
+    if "sweep" in found or "sweep_search" in found:
+        experiment = str(tiny.write_experiment(tmp_path, text, head=BLOCKS[place]))
+        assert "sweep" not in found or read_sweep(experiment, []).trials
+        assert "sweep_search" not in found or read_sweep(experiment, [], ["search"], "random", 3).num_trials == 3
+    for name in sorted(set(registered_mixers()) - known):
+        (outcomes,) = certify([name], cases=40)
+        assert [outcome for outcome in outcomes if outcome.failure is not None] == []
+
+
+def test_blocks_are_found():
+    text = "a\n```python\nx = 1\n\ny = 2\n```\n```\nno\n```\n```python\nz = 3\n```\n"
+    assert blocks(text) == ["x = 1\n\ny = 2\n", "z = 3\n"]
+    assert sum(place.startswith("README") for place in BLOCKS) >= 3
