@@ -39,7 +39,7 @@ from typing import NamedTuple
 __all__ = ["NO_FAULT", "ROOT", "Fault", "mutated", "read_faults", "stages"]
 
 ROOT = Path(__file__).parents[1]
-_THIS_LIST = "tests/test_faults.py"  # it would notice every fault, by its text
+_TEST_OF_LIST = "tests/test_faults.py"  # it would notice every fault, by its text
 _SHOW_ORIGIN = "import importlib.util; print(importlib.util.find_spec('hybrid_flax').origin)"
 
 
@@ -109,7 +109,8 @@ def choose(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
     """Those of the names, files and folders given, or all. Raises ValueError for what is none of these."""
     chosen = []
     for name in names:
-        found = [f for f in [*faults, NO_FAULT] if f.name == name or Path(f.file).is_relative_to(name)]
+        found = [fault for fault in faults if fault.name == name or Path(fault.file).is_relative_to(name)]
+        found += [NO_FAULT] if name == NO_FAULT.name else []
         if not found:
             near = difflib.get_close_matches(name, [fault.name for fault in faults], n=3, cutoff=0.3)
             raise ValueError(f"no fault {name!r}; nearest: {', '.join(near) or 'none'}")
@@ -135,7 +136,7 @@ def stages(fault: Fault, tree: Path) -> Iterator[tuple[str, list[str]]]:
         path for pattern in (f"test_{stem}.py", f"test_{stem}_*.py") for path in sorted((tree / folder).glob(pattern))
     ]
     certified = folders[:1] in (["cells"], ["mixers"])
-    left_out = [_THIS_LIST]
+    left_out = [_TEST_OF_LIST]
     for stage, paths in (
         ("file", [str(path.relative_to(tree)) for path in own]),
         ("folder", [str(folder)] if folders and (tree / folder).is_dir() else []),
@@ -154,8 +155,10 @@ def run(faults: Sequence[Fault], options: argparse.Namespace) -> list[Result]:
     """
     for fault in faults:
         mutated(fault, (ROOT / fault.file).read_text(encoding="utf-8"))
-    held = {row.name: row for row in _read_results(options.out) if row.marks == options.marks}
-    killers = {row.name: row.by for row in _read_results(options.first) if "/" in row.by}
+    earlier = _read_results(options.out) if options.out.exists() else []
+    held = {result.name: result for result in earlier if result.marks == options.marks}
+    before = _read_results(options.first) if options.first else []
+    killers = {result.name: result.by for result in before if "/" in result.by}
     stop, slots = threading.Event(), itertools.count()
     with (
         options.out.open("a", encoding="utf-8") as out,
@@ -216,11 +219,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _read_results(path: Path | None) -> list[Result]:
-    if path is None or (path.name and not path.exists()):
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Result(**row) for row in rows]
+def _read_results(path: Path) -> list[Result]:
+    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _take_core(slots: Iterator[int], jobs: int) -> None:
