@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jaxtyping
 
-# Programs of tests take seconds to compile and milliseconds to run, so XLA is told not to try. The processes that
-# `tiny.start` starts compile as users do, and `XLA_FLAGS= pytest` makes every test do so.
-_FLAGS = "--xla_backend_optimization_level=0"
+# Programs of tests take seconds to compile and milliseconds to run, so XLA is told not to try, also in the processes
+# that tests start. `XLA_FLAGS= pytest` compiles as users do.
+_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if metadata.version("jaxlib").startswith("0.10."):  # later ones know no other emitter, and refuse the flag
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
@@ -22,8 +22,10 @@ import engines  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+import tiny  # noqa: E402
 
 from hybrid_flax.certify import subjects  # noqa: E402
+from hybrid_flax.cli import main  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
 
@@ -44,6 +46,36 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     engines.wanted.update(filter(None, config.getoption("engines").lower().split(",")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _processes_share_a_compile_cache(tmp_path_factory):
+    """One folder for the processes that this session starts, whichever worker starts them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "popen-" in base.name else base) / "compiled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """The text that tiny runs learn from."""
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def experiment(text, tmp_path_factory) -> Path:
+    """The experiment file of the tiny run as it stands."""
+    return tiny.write_experiment(tmp_path_factory.mktemp("experiment"), text)
+
+
+@pytest.fixture(scope="session")
+def finished(experiment, tmp_path_factory) -> Path:
+    """A finished run of `experiment`, to be read; whoever changes it makes a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "runs" / "RUN"
+    assert main(["train", f"--config={experiment}", f"--workdir={folder}"]) == 0
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="module")

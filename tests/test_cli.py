@@ -12,25 +12,6 @@ import tiny
 from hybrid_flax import cli
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return tiny.write_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def experiment(text, tmp_path_factory):
-    """An experiment file of a tiny run."""
-    return tiny.write_experiment(tmp_path_factory.mktemp("experiment"), text)
-
-
-@pytest.fixture(scope="module")
-def finished(experiment, tmp_path_factory):
-    """The folder of a finished run of `experiment`."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    assert cli.main([f"--config={experiment}", f"--workdir={workdir}"]) == 0
-    return workdir
-
-
 def mistake(capsys, *argv) -> str:
     """The one line on stderr that a wrong call prints."""
     capsys.readouterr()
@@ -270,7 +251,7 @@ def test_corrupted_arrays_leave_one_line_on_the_screen(copy, tmp_path):
     """In a process of its own, where loggers and warnings would show."""
     for path in (copy / "checkpoints" / "6").rglob("d/*"):
         path.write_bytes(b"spoilt")
-    code, out, err = tiny.python(tiny.ROOT / "launch.py", "generate", f"--workdir={copy}", cache=tmp_path / "compiled")
+    code, out, err = tiny.python(tiny.ROOT / "launch.py", "generate", f"--workdir={copy}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: checkpoint ") and "cannot be read" in err
 

@@ -34,22 +34,14 @@ def _names_are_given_back(monkeypatch):
     monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with a finished run in runs/RUN, as the README calls it."""
-    folder = tmp_path_factory.mktemp("docs")
-    train(tiny.tiny_config(tiny.write_text(folder)), folder / "runs" / "RUN")
-    return folder
-
-
 @pytest.mark.parametrize("place", BLOCKS)
-def test_block_runs(place, finished, monkeypatch, tmp_path):
+def test_block_runs(place, finished, text, monkeypatch, tmp_path):
+    """Where a finished run lies in runs/RUN."""
     known = set(registered_mixers())
     path = tmp_path / "block.py"
     path.write_text(BLOCKS[place], encoding="utf-8")
-    monkeypatch.chdir(finished)
+    monkeypatch.chdir(finished.parents[1])
     found = runpy.run_path(str(path))
-    text = finished / "text.txt"
     if "get_config" in found:
         config = found["get_config"]()
         train(apply_overrides(config, tiny.overrides_of(text, model__pattern=config.model.pattern)), tmp_path / "run")

@@ -1,11 +1,11 @@
 """The direction of imports, and what the package costs to import."""
 
-import ast
 import subprocess
 import sys
 
 import pytest
 import tiny
+from touched import imports
 
 PACKAGE = tiny.ROOT / "hybrid_flax"
 
@@ -51,18 +51,6 @@ HOLDERS = {
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def imports(source: str) -> set[str]:
-    """Dotted names of all modules that a source imports, also inside functions."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def wrong_imports(place: str, source: str) -> list[str]:

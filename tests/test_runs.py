@@ -16,11 +16,6 @@ from hybrid_flax.train.writers import read_jsonl
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return tiny.write_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
 def workdir(text, tmp_path_factory):
     """A finished run with a running mean; its learning rate makes it worse in the end."""
     folder = tmp_path_factory.mktemp("runs") / "ema"
@@ -44,7 +39,7 @@ def test_parameters_are_the_running_mean(workdir, tmp_path):
     )
     code_path = tmp_path / "load.py"
     code_path.write_text(code)
-    status, out, err = tiny.python(code_path, workdir, cache=tmp_path / "compiled")
+    status, out, err = tiny.python(code_path, workdir)
     assert status == 0, err
     sums = [float(abs(leaf).sum()) for leaf in jax.tree.leaves(latest.params)]
     np.testing.assert_allclose(json.loads(out), sums, rtol=1e-6)
@@ -107,14 +102,14 @@ def test_a_cell_of_ones_own_from_config_to_text(text, tmp_path):
     """An experiment file registers it; training, evaluation and text need no more than the run folder."""
     changes = {"model__pattern": "cascade:leaky+swa", "data__mode": "stream", "train__steps": 4}
     experiment = tiny.write_experiment(tmp_path, text, head=OWN_CELL, **changes)
-    workdir, cache = tmp_path / "run", tmp_path / "compiled"
+    workdir = tmp_path / "run"
     launch = tiny.ROOT / "launch.py"
     override = "--config.mixers.leaky.rate=0.25"
-    status, out, err = tiny.python(launch, f"--config={experiment}", override, f"--workdir={workdir}", cache=cache)
+    status, out, err = tiny.python(launch, f"--config={experiment}", override, f"--workdir={workdir}")
     assert (status, err) == (0, "")
-    status, out, err = tiny.python(launch, "generate", f"--workdir={workdir}", "--tokens=5", cache=cache)
+    status, out, err = tiny.python(launch, "generate", f"--workdir={workdir}", "--tokens=5")
     assert (status, err) == (0, "")
-    status, out, err = tiny.python(launch, "eval", f"--workdir={workdir}", cache=cache)
+    status, out, err = tiny.python(launch, "eval", f"--workdir={workdir}")
     assert (status, err) == (0, "") and "carried" in out
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["mixers"]["leaky"]["rate"] == 0.25

@@ -82,12 +82,11 @@ def write_experiment(folder: Path, text_file: Path, head: str = "", **changes: A
     return path
 
 
-def start(*arguments: Any, cache: Path, num_devices: int = 1, output: Any = subprocess.PIPE) -> subprocess.Popen:
-    """A fresh Python with warnings as errors, on the CPU as `num_devices` devices, with a compile cache of its own."""
+def start(*arguments: Any, num_devices: int = 1, output: Any = subprocess.PIPE) -> subprocess.Popen:
+    """A fresh Python with warnings as errors, on the CPU as `num_devices` devices, which compiles as the tests do."""
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}",
         "PYTHONPATH": str(ROOT),
         "MPLBACKEND": "agg",
     }
@@ -106,9 +105,9 @@ def finish(process: subprocess.Popen, timeout: float = 1200) -> tuple[int, str, 
     return process.returncode, out, err
 
 
-def python(*arguments: Any, cache: Path, num_devices: int = 1, timeout: float = 1200) -> tuple[int, str, str]:
+def python(*arguments: Any, num_devices: int = 1, timeout: float = 1200) -> tuple[int, str, str]:
     """`finish` of `start`."""
-    return finish(start(*arguments, cache=cache, num_devices=num_devices), timeout)
+    return finish(start(*arguments, num_devices=num_devices), timeout)
 
 
 class Crash(Exception):

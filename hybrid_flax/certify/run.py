@@ -73,11 +73,13 @@ class Outcome(NamedTuple):
     failure: Failure | None
 
 
-def certify(names: Sequence[str] = (), cases: int = 2000, seed: int = 0) -> Iterator[list[Outcome]]:
+def certify(
+    names: Sequence[str] = (), cases: int = 2000, seed: int = 0, properties: Sequence[str] = tuple(PROPERTIES)
+) -> Iterator[list[Outcome]]:
     """Prove the properties of mixers by random cases; gives the outcomes of one mixer at a time.
 
     names: layers, all `registered_instances()` by default. cases: their number in all, spread evenly over the
-    mixers; every property is asked once, as far as they go, before one is asked again.
+    mixers; every property is asked once, as far as they go, before one is asked again. properties: of `PROPERTIES`.
     Raises ValueError for an unknown name.
     """
     names = list(names) or registered_instances()
@@ -85,7 +87,7 @@ def certify(names: Sequence[str] = (), cases: int = 2000, seed: int = 0) -> Iter
         parse_layer(name)
     for place, name in enumerate(names):
         share = cases * (place + 1) // len(names) - cases * place // len(names)
-        yield _certify_mixer(name, share, np.random.default_rng([seed, place]))
+        yield _certify_mixer(name, properties, share, np.random.default_rng([seed, place]))
 
 
 def prove(name: str, property: str, **arguments: Any) -> float:
@@ -95,8 +97,9 @@ def prove(name: str, property: str, **arguments: Any) -> float:
     return entry.prove(subject, **arguments)
 
 
-def _certify_mixer(name, share, rng):
-    asked = [key for key, entry in PROPERTIES.items() if entry.kind in _kinds(name)]
+def _certify_mixer(name, properties, share, rng):
+    kinds = _kinds(name)
+    asked = [key for key in properties if PROPERTIES[key].kind in kinds]
     varied = [key for key in asked if _varies(key)]
     order = asked[:share] + [varied[index % len(varied)] for index in range(share - len(asked))]
     outcomes = []

@@ -1,8 +1,11 @@
 """The certificate over the registry: a name added to it is tested here without another line."""
 
+from collections.abc import Collection, Sequence
+
 import jax
 import numpy as np
 import pytest
+from touched import sources, touched
 
 from hybrid_flax import make_mixer, registered_mixers
 from hybrid_flax.cells import diagonal, gated, minimal
@@ -14,6 +17,11 @@ from hybrid_flax.typing import Segments
 
 ROWS = ("..n..p..p.n....p", "pp.........n....", "n....p.....ppp..")
 DECODE = (1,) * subjects.LENGTH
+# One of every family of the registry; the others are slow tests.
+FAMILIES = (
+    "lstm", "slstm", "mingru", "sru", "rglru", "lru", "gla", "mlstm", "gdn", "conv", "swa", "xl", "sha", "blockrec",
+    "gate:lstm+attn", "bi:attn", "feed:swa+mingru",
+)  # fmt: skip
 # Options that make another recurrence of a registered cell.
 VARIANTS = {
     "lstm-peephole-norm": (gated.lstm, {"peephole": True, "layer_norm": True}),
@@ -32,18 +40,39 @@ def _programs_of_a_mixer_are_dropped():
     subjects.registered_cell.cache_clear()
 
 
-@pytest.mark.parametrize("name", registered_instances())
+def sampled(names: Sequence[str], sample: Collection[str]) -> list:
+    """Parameters of a test: those of the sample, and those that the working tree touches, are not slow."""
+    fast = {*sample, *touched()}
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", sampled(registered_instances(), FAMILIES))
 def test_registered(name):
     """Random cases, and decoding token by token, with the programs of one subject."""
-    (outcomes,) = certify([name], cases=40)
+    (outcomes,) = certify([name], cases=40, properties=[key for key in PROPERTIES if key != "jit"])
     assert [(outcome.property, outcome.failure) for outcome in outcomes if outcome.failure is not None] == []
     asked = {outcome.property for outcome in outcomes}
-    assert asked >= PROPERTIES.keys() - {"split", "cut", "state", "bits", "forms", "refuse"}
+    assert asked >= PROPERTIES.keys() - {"split", "cut", "state", "bits", "forms", "refuse", "jit"}
     if "split" in asked:
         prove(name, "split", rows=ROWS, split=DECODE, seed=0)
     if "bits" in asked:
         prove(name, "bits", form="sequential", rows=ROWS, split=DECODE, seed=0)
     assert make_mixer(name, subjects.WIDTH, **subjects.narrowed(name)) is subjects.registered(name).mixer
+
+
+@pytest.mark.parametrize("name", sampled(registered_instances(), ("lstm", "swa", "gate:lstm+attn")))
+def test_compiled_programs_compute_what_single_operations_do(name):
+    prove(name, "jit", seed=0)
+
+
+def test_what_a_change_touches():
+    """Every module that mixers are made in has a mixer in the sample; a mixer is touched through what it imports."""
+    cell, fusion = sources("lru"), sources("gate:lstm+attn")
+    assert {"hybrid_flax/cells/diagonal.py", "hybrid_flax/mixers/recurrent.py", "hybrid_flax/ops/scan.py"} <= cell
+    assert {"hybrid_flax/cells/gated.py", "hybrid_flax/mixers/attention.py", "hybrid_flax/mixers/fusion.py"} <= fusion
+    assert not {"hybrid_flax/cells/gated.py", "hybrid_flax/mixers/attention.py"} & cell
+    everything = set().union(*map(sources, registered_instances()))
+    assert everything == set().union(*map(sources, FAMILIES))
 
 
 def test_cells_and_causal_mixers_are_asked_what_they_should_be():
@@ -53,6 +82,7 @@ def test_cells_and_causal_mixers_are_asked_what_they_should_be():
     assert all(("anticausal" in kind) == name.startswith("bi:") for name, kind in kinds.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name, monkeypatch):
     monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))

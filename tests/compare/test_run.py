@@ -268,25 +268,25 @@ def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
 
     Jobs share the cores: all read the file of the comparison, which notes where.
     """
-    cache, workdir, cores = tmp_path / "cache", tmp_path / "cut", tmp_path / "cores"
+    workdir, cores = tmp_path / "cut", tmp_path / "cores"
     note = f"\nimport os\nprint(*sorted(os.sched_getaffinity(0)), file=open({str(cores)!r}, 'a'))\n"
     comparison_file = tmp_path / comparison_file.name
     comparison_file.write_text(comparisons.write_comparison_file(tmp_path).read_text() + note)
     start = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", "--jobs=2")
-    code, _, err = tiny.python(*start, f"--workdir={tmp_path / 'whole'}", cache=cache)
+    code, _, err = tiny.python(*start, f"--workdir={tmp_path / 'whole'}")
     assert code == 0, err
     mine = sorted(os.sched_getaffinity(0))
     wanted = [mine, mine[::2], mine[1::2] or mine]
     assert {*cores.read_text().splitlines()} == {" ".join(map(str, some)) for some in wanted}
     command = (*start, f"--workdir={workdir}")
     for number, code, results in ((signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 128 + signal.SIGTERM, 4)):
-        process = tiny.start(*command, cache=cache)
+        process = tiny.start(*command)
         wait_for_results(process, workdir, results)
         process.send_signal(number)
         assert tiny.finish(process)[0] == code
         assert_nothing_runs(workdir)
         assert len(list(workdir.glob("runs/*/results.json"))) < 12
-    code, out, err = tiny.python(*command, cache=cache)
+    code, out, err = tiny.python(*command)
     assert code == 0, err
     assert figures(workdir) == figures(tmp_path / "whole") and "12/12 runs" in out
 

@@ -13,7 +13,7 @@ from hybrid_flax.typing import Segments
 WIDTH = 64  # below that, XLA's count of cumulative sums, quadratic in the length, outweighs a mixer as small as conv
 
 
-@pytest.mark.parametrize("length", [8, 20])
+@pytest.mark.parametrize("length", [pytest.param(8, marks=pytest.mark.slow), 20])
 @pytest.mark.parametrize("name", registered_mixers())
 def test_forward_flops_within_five_percent_of_the_unrolled_program(name, length, monkeypatch):
     mixer = make_mixer(name, WIDTH, **narrowed(name))
@@ -36,7 +36,7 @@ def test_forward_flops_within_five_percent_of_the_unrolled_program(name, length,
 def test_sizes_are_those_of_real_arrays(name):
     mixer = make_mixer(name, WIDTH, **narrowed(name))
     cost = mixer_cost(mixer, WIDTH, 24)
-    params = mixer.init(jax.random.key(0))
+    params = jax.eval_shape(mixer.init, jax.random.key(0))
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert cost.train_flops > 2 * cost.forward_flops > 0
     if not mixer.traits.causal:

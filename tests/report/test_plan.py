@@ -22,11 +22,6 @@ PATTERNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return tiny.write_text(tmp_path_factory.mktemp("text"))
-
-
 def make(pattern, text, **changes):
     return make_experiment(tiny.tiny_config(text, model__pattern=pattern, **PATTERNS.get(pattern, {}), **changes))
 

@@ -253,7 +253,7 @@ def test_a_sweep_that_trains(tmp_path):
     experiment = tiny.write_experiment(tmp_path, tiny.write_text(tmp_path), head, eval__every=2, train__steps=6)
     workdir = tmp_path / "sweep"
     command = (tiny.ROOT / "launch.py", "sweep", f"--config={experiment}", f"--workdir={workdir}")
-    code, out, err = tiny.python(*command, cache=tmp_path / "compiled")
+    code, out, err = tiny.python(*command)
     assert code == 0, out + err
     text, tags = read((workdir / "sweep.html").read_text(encoding="utf-8"))
     losses = {

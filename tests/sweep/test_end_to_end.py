@@ -27,20 +27,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment")
     changes = {"train__steps": STEPS, "train__checkpoint_every": 40, "eval__every": 50, "train__dropout": 0.1}
     return tiny.write_experiment(folder, tiny.write_text(folder), SWEEP, **changes)
 
 
-def start(experiment, workdir, cache) -> subprocess.Popen:
+def start(experiment, workdir) -> subprocess.Popen:
     command = ("sweep", f"--config={experiment}", "--jobs=2", f"--workdir={workdir}")
-    return tiny.start(tiny.ROOT / "launch.py", *command, cache=cache)
+    return tiny.start(tiny.ROOT / "launch.py", *command)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -66,19 +61,19 @@ def wait_for(condition, seconds=600.0):
         time.sleep(0.02)
 
 
-def test_killed_twice(experiment, cache, tmp_path):
-    code, out, err = tiny.finish(start(experiment, tmp_path / "whole", cache))
+def test_killed_twice(experiment, tmp_path):
+    code, out, err = tiny.finish(start(experiment, tmp_path / "whole"))
     assert code == 0, err
 
     rng = random.Random(0)
     for part in (0.1, 0.5):
-        process = start(experiment, tmp_path / "cut", cache)
+        process = start(experiment, tmp_path / "cut")
         wanted = (part + rng.uniform(0, 0.2)) * 6 * STEPS
         wait_for(lambda wanted=wanted, p=process: steps_done(tmp_path / "cut") > wanted or p.poll() is not None)
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    code, out, err = tiny.finish(start(experiment, tmp_path / "cut", cache))
+    code, out, err = tiny.finish(start(experiment, tmp_path / "cut"))
     assert code == 0, err
     assert not processes_of(tmp_path / "cut")
 
@@ -92,7 +87,7 @@ def test_killed_twice(experiment, cache, tmp_path):
     assert "going on from the checkpoint of step" in logs
 
     # Ctrl-C leaves nothing running, and what it stopped is saved.
-    process = start(experiment, tmp_path / "stopped", cache)
+    process = start(experiment, tmp_path / "stopped")
     wait_for(lambda: steps_done(tmp_path / "stopped") > 0)
     process.send_signal(signal.SIGINT)
     code, out, err = tiny.finish(process)
@@ -100,10 +95,9 @@ def test_killed_twice(experiment, cache, tmp_path):
     assert not processes_of(tmp_path / "stopped")
 
 
-def test_a_preempted_job(experiment, cache, tmp_path, monkeypatch):
+def test_a_preempted_job(experiment, tmp_path, monkeypatch):
     """submitit without a cluster: on its signal the trial saves, is queued again, and goes on under the same handle."""
     engines.library("submitit")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     executor = SlurmExecutor(tmp_path, 1, {"timeout_min": 10}, cluster="local")
     trial = read_sweep(str(experiment), []).trials[0]

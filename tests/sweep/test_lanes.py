@@ -174,7 +174,6 @@ def wait_for(condition, seconds=300.0):
 @pytest.mark.slow
 def test_the_process(experiment, tmp_path, monkeypatch):
     """Cancelled, killed, closed: what had begun says why it ended, what waited is trained by the next process."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     plan = read_sweep(str(experiment), ["train.steps=100000"])
     folders = [TrialFolder(tmp_path / trial.name) for trial in plan.trials]
@@ -219,18 +218,18 @@ def test_the_process(experiment, tmp_path, monkeypatch):
 def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
     """By launch.py: Ctrl-C leaves nothing running; the figures are those of trials in processes of their own."""
     arguments = (tiny.ROOT / "launch.py", "sweep", f"--config={experiment}")
-    cache, folder = tmp_path / "cache", tmp_path / "lanes"
-    code, _, err = tiny.python(*arguments, f"--workdir={tmp_path / 'local'}", cache=cache)
+    folder = tmp_path / "lanes"
+    code, _, err = tiny.python(*arguments, f"--workdir={tmp_path / 'local'}")
     assert code == 0, err
     trials = read_sweep(str(experiment), []).trials
     lanes = (*arguments, f"--workdir={folder}", "--executor=lanes")
-    process = tiny.start(*lanes, cache=cache)
+    process = tiny.start(*lanes)
     wait_for(lambda: any((folder / trial.name / "metrics.jsonl").exists() for trial in trials) or process.poll())
     process.send_signal(signal.SIGINT)
     code, out, err = tiny.finish(process)
     assert (code, err) == (130, ""), out
     assert not any(is_locked(TrialFolder(folder / trial.name).lock) for trial in trials)
-    code, out, err = tiny.python(*lanes, cache=cache)
+    code, out, err = tiny.python(*lanes)
     assert code == 0, (out, err, (folder / "lanes.log").read_text())
     for trial in trials:
         one, other = (read_status(tmp_path / where / trial.name, "loss") for where in ("lanes", "local"))

@@ -119,8 +119,7 @@ def test_stopped_by_slurm(slurm, experiment, tmp_path):
     trials = read_sweep(str(experiment), []).trials
     folders = [TrialFolder(tmp_path / "swept" / trial.name) for trial in trials]
     command = ("sweep", f"--config={experiment}", "--executor=slurm", "--jobs=2", "--slurm=partition=normal")
-    cache = tmp_path / "compiled"
-    process = tiny.start(tiny.ROOT / "launch.py", *command, f"--workdir={tmp_path / 'swept'}", cache=cache)
+    process = tiny.start(tiny.ROOT / "launch.py", *command, f"--workdir={tmp_path / 'swept'}")
 
     def wait_until_trained(*some):
         while not all(folder.metrics.exists() and read_jsonl(folder.metrics) for folder in some):
@@ -144,7 +143,7 @@ def test_stopped_by_slurm(slurm, experiment, tmp_path):
 
     alone = [tmp_path / "alone" / trial.name for trial in trials]
     pairs = [path for folder, path in zip(folders, alone) for path in (folder.trial, path)]
-    code, out, err = tiny.python("-c", ALONE, *pairs, cache=cache)
+    code, out, err = tiny.python("-c", ALONE, *pairs)
     assert code == 0, err
     for folder, path in zip(folders, alone):
         for name in ("metrics.jsonl", "results.json", "config.json"):

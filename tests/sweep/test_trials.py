@@ -19,11 +19,6 @@ from hybrid_flax.sweep.trials import (
 )
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return tiny.write_text(tmp_path_factory.mktemp("text"))
-
-
 @pytest.fixture
 def experiment(text, tmp_path):
     """body -> the path of a tiny experiment with this code beside its get_config."""

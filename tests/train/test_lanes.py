@@ -257,7 +257,7 @@ def test_paces(small):
 def test_devices_share_the_lanes(num_devices, text, tmp_path):
     """`pmap` of `vmap`: the runs are those of one device, also where the lanes do not divide over the devices."""
     script = Path(__file__).with_name("lanes_script.py")
-    code, out, err = tiny.python(script, text, tmp_path, cache=tmp_path / "cache", num_devices=num_devices)
+    code, out, err = tiny.python(script, text, tmp_path, num_devices=num_devices)
     assert code == 0, err
     said = json.loads(out.splitlines()[-1])
     assert said["devices"] == num_devices and min(said["paces"]) > 0

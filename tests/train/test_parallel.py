@@ -13,9 +13,9 @@ SCRIPT = tiny.ROOT / "tests" / "train" / "maps_script.py"
 
 
 @pytest.fixture(scope="module", params=["windows", "stream"])
-def report(request, text, cache):
+def report(request, text):
     """What `maps_script` found, in one mode of data."""
-    code, out, err = tiny.python(SCRIPT, text, request.param, cache=cache, num_devices=4)
+    code, out, err = tiny.python(SCRIPT, text, request.param, num_devices=4)
     assert code == 0, err
     return json.loads(out.splitlines()[-1]) | {"mode": request.param}
 
@@ -40,7 +40,7 @@ def test_maps_agree_over_two_hundred_steps(report):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["packed", "stream"])
-def test_two_processes_learn_the_same(mode, text, cache, tmp_path):
+def test_two_processes_learn_the_same(mode, text, tmp_path):
     """launch.py twice, with a coordinator: metrics as one process has them, a checkpoint, and one finish."""
     changes = {"data__mode": mode, "train__steps": 12, "train__dropout": 0.2, "eval__every": 6}
     experiment = tiny.write_experiment(tmp_path, text, **changes)
@@ -52,8 +52,7 @@ def test_two_processes_learn_the_same(mode, text, cache, tmp_path):
         free.bind(("localhost", 0))
         coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
     processes = [
-        tiny.start(*command("two"), coordinator, "--num_processes=2", f"--process_id={index}", cache=cache)
-        for index in range(2)
+        tiny.start(*command("two"), coordinator, "--num_processes=2", f"--process_id={index}") for index in range(2)
     ]
     try:
         for process in processes:
@@ -62,7 +61,7 @@ def test_two_processes_learn_the_same(mode, text, cache, tmp_path):
     finally:
         for process in processes:
             process.kill()
-    code, _, err = tiny.python(*command("one"), cache=cache)
+    code, _, err = tiny.python(*command("one"))
     assert code == 0, err
     one, two = (read_jsonl(tmp_path / workdir / "metrics.jsonl") for workdir in ("one", "two"))
     assert len(one) == len(two) == 8
@@ -74,11 +73,11 @@ def test_two_processes_learn_the_same(mode, text, cache, tmp_path):
     assert (tmp_path / "two" / "checkpoints" / "12").is_dir()
 
 
-def test_batches_that_do_not_divide(text, cache, tmp_path):
+def test_batches_that_do_not_divide(text, tmp_path):
     """On four devices: one line with the nearest sizes that do."""
     experiment = tiny.write_experiment(tmp_path, text)
     command = (tiny.ROOT / "launch.py", "plan", f"--config={experiment}")
-    code, _, err = tiny.python(*command, "--config.data.batch_size=6", cache=cache, num_devices=4)
+    code, _, err = tiny.python(*command, "--config.data.batch_size=6", num_devices=4)
     assert (code, err.count("\n")) == (2, 1)
     assert "data.batch_size=6 does not divide over 4 devices: use 4 or 8" in err
     four = make_parallel("jit")._replace(num_devices=4)

@@ -63,7 +63,7 @@ def assert_same_run(config, one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_killed_five_times(mode, text, cache, tmp_path):
+def test_killed_five_times(mode, text, tmp_path):
     """SIGKILL at five random moments of training, in the middle of a save for every second one."""
     changes = MODES[mode] | {"data__mode": mode, "train__steps": 150, "train__checkpoint_every": 4}
     changes |= {"train__log_every": 7}
@@ -73,14 +73,14 @@ def test_killed_five_times(mode, text, cache, tmp_path):
     def command(workdir):
         return (tiny.ROOT / "launch.py", f"--config={experiment}", f"--workdir={workdir}")
 
-    code, _, err = tiny.python(*command(tmp_path / "whole"), cache=cache)
+    code, _, err = tiny.python(*command(tmp_path / "whole"))
     assert code == 0, err
 
     rng = random.Random(mode)
     checkpoints = tmp_path / "cut" / "checkpoints"
     in_save = 0
     for cut in range(5):
-        process = tiny.start(*command(tmp_path / "cut"), cache=cache)
+        process = tiny.start(*command(tmp_path / "cut"))
         wait_for_step(process, checkpoints, 24 * cut + rng.randint(4, 20))
         if cut % 2:
             in_save += wait_for_save(process, checkpoints)
@@ -90,7 +90,7 @@ def test_killed_five_times(mode, text, cache, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert in_save
-    code, _, err = tiny.python(*command(tmp_path / "cut"), cache=cache)
+    code, _, err = tiny.python(*command(tmp_path / "cut"))
     assert code == 0, err
     assert_same_run(config, tmp_path / "whole", tmp_path / "cut")
 
@@ -182,14 +182,14 @@ def test_all_that_moves_is_restored(forgotten, whole_and_cut, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_stopped_by_signals(text, cache, tmp_path):
+def test_stopped_by_signals(text, tmp_path):
     """SIGTERM, then Ctrl-C: 128 + n, a message, the checkpoint; the same command goes on to the end."""
     experiment = tiny.write_experiment(tmp_path, text, train__steps=400, train__log_every=1)
     workdir = tmp_path / "run"
     command = (tiny.ROOT / "launch.py", f"--config={experiment}", f"--workdir={workdir}")
     last = 0
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = tiny.start(*command, cache=cache)
+        process = tiny.start(*command)
         wait_for_step(process, workdir / "checkpoints", last + 20)
         process.send_signal(number)
         code, out, err = tiny.finish(process)
@@ -198,7 +198,7 @@ def test_stopped_by_signals(text, cache, tmp_path):
         assert out.endswith(f"after step {step}, which is saved; run the same command to go on\n")
         assert list_names(workdir / "checkpoints") == [str(step)] and step > last
         last = step
-    code, out, err = tiny.python(*command, cache=cache)
+    code, out, err = tiny.python(*command)
     assert (code, err) == (0, "")
     assert f"going on from the checkpoint of step {last}" in out
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

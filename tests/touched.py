@@ -1,0 +1,62 @@
+"""Which mixers a change touches: the fast suite certifies these in full, whatever it samples otherwise."""
+
+import ast
+import functools
+import subprocess
+
+import tiny
+
+from hybrid_flax.mixers import registry
+
+__all__ = ["changed_files", "imports", "sources", "touched"]
+
+
+def touched() -> set[str]:
+    """The registered instances with a source that differs from the last commit."""
+    changed = changed_files()
+    return {name for name in registry.registered_instances() if changed & sources(name)} if changed else set()
+
+
+def changed_files() -> set[str]:
+    """Files that differ from the last commit, by their paths from the root; none where there is no git."""
+    command = ["git", "diff", "--name-only", "HEAD", "--", "hybrid_flax"]
+    try:
+        done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return set()
+    return set(done.stdout.splitlines())
+
+
+def sources(name: str) -> set[str]:
+    """The files that the mixer `name` is made by: those of its parts and its fusion, and what these import."""
+    fusion, parts = registry.parse_layer(name)
+    builders = [registry._primitives[part].source for part in parts]
+    if fusion is not None:
+        builders.append(registry._fusions[fusion].source)
+    modules = [builder.rpartition(".")[0] for builder in builders]
+    if any(registry._primitives[part].build_cell for part in parts):
+        modules.append("hybrid_flax.mixers.recurrent")
+    return {file for module in modules for file in _closure(module)}
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names of all modules that a source imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@functools.cache
+def _closure(module):
+    found, waiting = set(), [module]
+    while waiting:
+        path = f"{waiting.pop().replace('.', '/')}.py"
+        if path not in found and (tiny.ROOT / path).is_file():
+            found.add(path)
+            waiting += imports((tiny.ROOT / path).read_text(encoding="utf-8"))
+    return frozenset(found)
