@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.train.folder import Run
-from hybrid_flax.typing import Array, Float, Int, Key, Segments
+from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
 __all__ = ["generate", "sample_token"]
 
@@ -48,9 +48,9 @@ def generate(
 def sample_token(
     key: Key[Array, ""],
     logits: Float[Array, "V"],
-    temperature: Float[Array, ""],
+    temperature: Scalar,
     top_k: Int[Array, ""],
-    top_p: Float[Array, ""],
+    top_p: Scalar,
 ) -> Int[Array, ""]:
     """One token of softmax(logits / temperature) cut to the top k and to the top p; all three may be traced."""
     vocab_size = logits.shape[0]

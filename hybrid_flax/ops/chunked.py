@@ -11,22 +11,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Array, Bool, Float, state_dtype
+from hybrid_flax.typing import Array, Float, Heads, HeadStates, HeadValues, TokenMask, state_dtype
 
 __all__ = ["decay_rule", "delta_rule"]
 
 
 def decay_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H N"],
+    q: Heads,
+    k: Heads,
+    v: HeadValues,
     log_a: Float[Array, "B T H A"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
-    state: Float[Array, "B H K N"],
+    reset: TokenMask,
+    hold: TokenMask,
+    state: HeadStates,
     *,
     chunk: int = 64,
-) -> tuple[Float[Array, "B T H N"], Float[Array, "B H K N"]]:
+) -> tuple[HeadValues, HeadStates]:
     """S_t = diag(exp(log_a_t)) S_tm1 + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks (Yang et al. 2024, section 4).
 
     log_a: at most 0, one per head (A = 1) or one per key feature (A = K), in the dtype of the state.
@@ -38,18 +38,18 @@ def decay_rule(
 
 
 def delta_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H N"],
-    p: Float[Array, "B T H K"],
-    r: Float[Array, "B T H K"],
+    q: Heads,
+    k: Heads,
+    v: HeadValues,
+    p: Heads,
+    r: Heads,
     log_a: Float[Array, "B T H A"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
-    state: Float[Array, "B H K N"],
+    reset: TokenMask,
+    hold: TokenMask,
+    state: HeadStates,
     *,
     chunk: int = 64,
-) -> tuple[Float[Array, "B T H N"], Float[Array, "B H K N"]]:
+) -> tuple[HeadValues, HeadStates]:
     """S_t = diag(exp(log_a_t)) S_tm1 + p_t (r_tᵀ S_tm1) + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks.
 
     With z_t = S_tm1ᵀ r_t this is a decay rule that also writes p_t z_tᵀ; inside a chunk the z solve a unit lower

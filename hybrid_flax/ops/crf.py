@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Array, Bool, Float, Int
+from hybrid_flax.typing import Array, Float, TokenIds, TokenMask
 
 __all__ = ["Transitions", "best_path", "log_likelihood", "log_partition", "path_score"]
 
@@ -23,15 +23,13 @@ class Transitions(NamedTuple):
 
 
 def log_likelihood(
-    emissions: Float[Array, "B T C"], tags: Int[Array, "B T"], live: Bool[Array, "B T"], transitions: Transitions
+    emissions: Float[Array, "B T C"], tags: TokenIds, live: TokenMask, transitions: Transitions
 ) -> Float[Array, "B"]:
     """log p(tags | emissions) of every row; 0 for a row without live places."""
     return path_score(emissions, tags, live, transitions) - log_partition(emissions, live, transitions)
 
 
-def log_partition(
-    emissions: Float[Array, "B T C"], live: Bool[Array, "B T"], transitions: Transitions
-) -> Float[Array, "B"]:
+def log_partition(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Transitions) -> Float[Array, "B"]:
     """log of the summed exponentials of the scores of all paths (forward algorithm); 0 without live places."""
 
     def step(carry, xs):
@@ -48,7 +46,7 @@ def log_partition(
 
 
 def path_score(
-    emissions: Float[Array, "B T C"], tags: Int[Array, "B T"], live: Bool[Array, "B T"], transitions: Transitions
+    emissions: Float[Array, "B T C"], tags: TokenIds, live: TokenMask, transitions: Transitions
 ) -> Float[Array, "B"]:
     """The score of one path of every row."""
 
@@ -65,9 +63,7 @@ def path_score(
     return jnp.where(begun, score + transitions.end[last], 0.0)
 
 
-def best_path(
-    emissions: Float[Array, "B T C"], live: Bool[Array, "B T"], transitions: Transitions
-) -> Int[Array, "B T"]:
+def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Transitions) -> TokenIds:
     """The path of the highest score of every row (Viterbi 1967); 0 at places that are not live."""
     num_tags = emissions.shape[-1]
     stay = jnp.arange(num_tags, dtype=jnp.int32)

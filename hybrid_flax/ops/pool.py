@@ -3,16 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Bool, Float, state_dtype
+from hybrid_flax.typing import Array, Float, Hidden, TokenMask, state_dtype
 
 __all__ = ["POOLINGS", "pool"]
 
 POOLINGS = ("last", "mean", "max", "attention")
 
 
-def pool(
-    x: Float[Array, "B T D"], live: Bool[Array, "B T"], kind: str, scores: Float[Array, "B T"] | None = None
-) -> Float[Array, "B D"]:
+def pool(x: Hidden, live: TokenMask, kind: str, scores: Float[Array, "B T"] | None = None) -> Float[Array, "B D"]:
     """The last live token of each row, the mean or the maximum of all, or their mean weighted by softmax(scores).
 
     A row without live tokens gives zero. scores: for "attention" (Yang et al. 2016, section 2.2, its last step).

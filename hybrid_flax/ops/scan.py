@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Any, Array, Bool, Float, Inexact, Params, State
+from hybrid_flax.typing import Any, Array, Float, Inexact, Params, State, TokenMask
 
 __all__ = ["affine_scan", "affine_step", "maximum_scan", "unroll", "unroll_deferred"]
 
@@ -21,8 +21,8 @@ def unroll(
     initial: State,
     state: State,
     u: Any,
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
 ) -> tuple[Any, State]:
     """Run `step` over axis 1 of every leaf of u: h_t, y_t = step(h_tm1, u_t).
 
@@ -46,8 +46,8 @@ def unroll_deferred(
     initial: State,
     state: State,
     u: Any,
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
 ) -> tuple[Any, State]:
     """`unroll` of update(params, h, u_t, recur(params, h)) whose gradient defers that of `recur`.
 
@@ -123,8 +123,8 @@ def affine_step(
 def affine_scan(
     decay: Inexact[Array, "B T *N"],
     increment: Inexact[Array, "B T *N"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
     initial: Inexact[Array, "B *N"],
     state: Inexact[Array, "B *N"],
     *,
@@ -185,8 +185,8 @@ def _solve_affine(parallel, decay, increment, state, reverse=False):
 def maximum_scan(
     decay: Float[Array, "B T *N"],
     increment: Float[Array, "B T *N"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
     state: Float[Array, "B *N"],
 ) -> Float[Array, "B T *N"]:
     """All h_t = max(decay_t + h_tm1, increment_t) in O(log T) depth; a reset puts h = 0 in front of its token."""
