@@ -73,7 +73,8 @@ def _generate(run, tokens, num_tokens, choice, key):
         chunk = tokens[start : start + _CHUNK]
         live = np.arange(_CHUNK) < len(chunk)
         padded = np.where(live, np.pad(chunk, (0, _CHUNK - len(chunk))), 0)
-        segments = Segments(live.astype(np.int32)[None], np.where(live, start + np.arange(_CHUNK), 0)[None])
+        positions = np.where(live, start + np.arange(_CHUNK), 0)
+        segments = Segments._make((live.astype(np.int32)[None], positions[None]))  # of numpy until they are read
         logits, state = read(run.params, padded[None], segments, state, len(chunk) - 1)
     decode = stream_decoder(run.tokenizer)
     position = len(tokens)

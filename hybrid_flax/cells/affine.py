@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hybrid_flax.ops.scan import affine_scan, affine_step, unroll
-from hybrid_flax.typing import Cell, Mixer, Params
+from hybrid_flax.typing import Cell, CellForm, Mixer, Params
 
 __all__ = ["make_affine_cell"]
 
@@ -52,7 +52,7 @@ def make_affine_cell(
         initial = jax.tree.map(lambda h, leaf: h.astype(leaf.dtype), init_state(reset.shape[0]), state)
         return unroll(partial(step, params), initial, state, u, reset, hold)
 
-    forms = {"associative": partial(whole, True), "scan": partial(whole, False)}
+    forms: dict[str, CellForm] = {"associative": partial(whole, True), "scan": partial(whole, False)}
     if chunk is not None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")

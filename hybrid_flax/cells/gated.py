@@ -6,6 +6,7 @@ Each is a recurrent product `recur(params, state)` and an `update` around it, th
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def lstm(
     state_width = state_width or width
 
     def init(key):
-        params = {"recurrent_kernel": orthogonal_gates(key, (state_width, 4, state_width))}
+        params: dict[str, Any] = {"recurrent_kernel": orthogonal_gates(key, (state_width, 4, state_width))}
         if peephole:
             params["peephole"] = {"scale": jnp.zeros((3, state_width))}
         if layer_norm:

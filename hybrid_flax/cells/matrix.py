@@ -69,7 +69,7 @@ def make_matrix_cell(
 def matrix_step(s: Array, terms: Terms) -> tuple[Array, Array]:
     """(S_t, S_tᵀ q) of one token per row."""
     after = jnp.exp(terms.log_a)[..., None] * s + terms.k[..., None] * terms.v[..., None, :]
-    if terms.p is not None:
+    if terms.p is not None and terms.r is not None:
         after = after + terms.p[..., None] * _read(terms.r, s)[..., None, :]
     return after, _read(terms.q, after)
 
@@ -77,7 +77,7 @@ def matrix_step(s: Array, terms: Terms) -> tuple[Array, Array]:
 def matrix_chunks(terms: Terms, reset: Array, hold: Array, s: Array, chunk: int, dtype: Any) -> tuple[Array, Array]:
     """(S_tᵀ q of all tokens, S after the last one) by the rules of `ops.chunked`, products in `dtype`."""
     q, k, v = (part.astype(dtype) for part in terms[:3])
-    if terms.p is None:
+    if terms.p is None or terms.r is None:
         return decay_rule(q, k, v, terms.log_a, reset, hold, s, chunk=chunk)
     p, r = terms.p.astype(dtype), terms.r.astype(dtype)
     return delta_rule(q, k, v, p, r, terms.log_a, reset, hold, s, chunk=chunk)

@@ -1,5 +1,7 @@
 """Attention primitives: how queries, keys and values are made of tokens, and how they meet."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -108,9 +110,15 @@ def attention(
         )
         return project(context.reshape(*context.shape[:2], -1), params["output"]["kernel"])
 
-    shapes = {"key": (groups, head_width), "value": (groups, head_width)}
-    reach = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks, "chunk": chunk}
-    return make_attention(init, read, write, shapes, causal=causal, **reach)
+    shapes: dict[str, tuple[int, ...]] = {"key": (groups, head_width), "value": (groups, head_width)}
+    reach: dict[str, Any] = {
+        "window": window,
+        "sinks": sinks,
+        "block": block,
+        "memory_blocks": memory_blocks,
+        "chunk": chunk,
+    }
+    return make_attention(init, read, write, shapes, causal=causal, chunk=chunk, **reach)
 
 
 def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") -> Mixer:

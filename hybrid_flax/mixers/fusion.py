@@ -127,7 +127,8 @@ def reverse(a: Mixer) -> Mixer:
     def init_state(batch_size, capacity):
         raise ValueError("a reversed mixer reads the future and has no state to carry")
 
-    watched = a.traits.watched and (lambda watch: reverse(a.traits.watched(watch)))
+    inner = a.traits.watched
+    watched = None if inner is None else (lambda watch: reverse(inner(watch)))
     return Mixer(a.init, init_state, apply, Traits(False, (("a", a),), ("reverse",), watched=watched))
 
 

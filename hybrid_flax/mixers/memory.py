@@ -5,6 +5,7 @@ Documents, padding, windows, sinks, blocks, caches and the computation in chunks
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,7 @@ def make_attention(
             return write(params, query, seen, queries, keys, mask, see)
 
         if banded:
+            assert chunk is not None and reach is not None
             bands = _bands(before, memory, segments, chunk, -(-(reach - 1) // chunk))
             y = _chunkwise(lambda query, queries, band: mix(query, queries, written(*band)), chunk, length)(
                 (query, segments), bands
@@ -116,7 +118,7 @@ def make_attention(
                 wide = [(promote_state(memory, x.dtype), keys, rule) for memory, keys, rule in sources]
                 y = _chunkwise(lambda query, queries: mix(query, queries, wide), chunk, length)((query, segments))
         y = jnp.where(live, y, 0)
-        if state is None:
+        if after is None:
             return y, None
         slots = after["ids"].shape[1]
         if reach is None or slots < reach:
@@ -126,7 +128,7 @@ def make_attention(
 
     def watched(watch):
         """In one piece, whose weights are there to be seen."""
-        where = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
+        where: dict[str, Any] = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
         return make_attention(init, read, write, memory_shapes, causal=causal, **where, watch=watch)
 
     return Mixer(init, init_state, apply, Traits(causal, (), ("attention", reach), watched=watched))

@@ -35,7 +35,7 @@ class Dropout(NamedTuple):
         kept = jax.vmap(keep_row)(self.keys)
         return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros_like(x))
 
-    def mask_shape(self, x: Hidden) -> tuple[int, int]:
+    def mask_shape(self, x: Hidden) -> tuple[int, ...]:
         """Of the mask of one row."""
         return x.shape[1:]
 
@@ -45,7 +45,7 @@ class LockedDropout(Dropout):
 
     __slots__ = ()
 
-    def mask_shape(self, x: Hidden) -> tuple[int, int]:
+    def mask_shape(self, x: Hidden) -> tuple[int, ...]:
         return 1, x.shape[2]
 
 

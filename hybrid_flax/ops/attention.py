@@ -1,10 +1,11 @@
 """Scaled dot-product attention and the masks it runs under."""
 
+from typing import Any, Literal, cast
+
 import jax
 import jax.numpy as jnp
 
 from hybrid_flax.typing import (
-    Any,
     Array,
     AttentionMask,
     AttentionScores,
@@ -68,8 +69,14 @@ def attend(
         context = _attend_einsum(query, key, value, mask, scale, bias, soft_cap)
     else:
         context = jax.nn.dot_product_attention(
-            query, key, value, bias, mask[:, None], scale=scale, implementation=implementation
-        )
+            query,
+            key,
+            value,
+            bias,
+            mask[:, None],
+            scale=scale,
+            implementation=cast(Literal["xla", "cudnn"], implementation),
+        )  # jax refuses other names
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
 

@@ -22,7 +22,11 @@ def pool(x: Hidden, live: TokenMask, kind: str, scores: Float[Array, "B T"] | No
         pooled = jnp.max(jnp.where(live[..., None], x, jnp.finfo(x.dtype).min), axis=1)
     else:
         dtype = state_dtype(x.dtype)
-        scores = jnp.zeros(live.shape, dtype) if kind == "mean" else scores.astype(dtype)
+        if kind == "mean":
+            scores = jnp.zeros(live.shape, dtype)
+        else:
+            assert scores is not None, "attention needs scores"
+            scores = scores.astype(dtype)
         weights = jax.nn.softmax(jnp.where(live, scores, jnp.finfo(dtype).min), axis=1)
         pooled = jnp.einsum("bt,btd->bd", weights, jnp.where(live[..., None], x, 0).astype(dtype)).astype(x.dtype)
     return jnp.where(jnp.any(live, axis=1)[:, None], pooled, jnp.zeros_like(pooled))

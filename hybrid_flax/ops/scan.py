@@ -6,12 +6,13 @@ Documents and padding reach a recurrence in these two masks and nowhere else.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Any, Array, Float, Inexact, Params, State, TokenMask
+from hybrid_flax.typing import Array, Float, Inexact, Params, State, TokenMask
 
 __all__ = ["affine_scan", "affine_step", "maximum_scan", "unroll", "unroll_deferred"]
 

@@ -61,6 +61,7 @@ def apply_model(
     before = None if carry == () else carry
     if noise == NO_NOISE:
         return model.apply({"params": params}, batch["tokens"], segments, before, **options)
+    assert state is not None, "noise needs the keys of a train state"
     hparams, tokens = state.hparams, batch["tokens"]
     step_key = jax.random.fold_in(state.key, state.step)
     keys = row_keys(state.key, state.step, batch["row"])
