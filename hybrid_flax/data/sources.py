@@ -210,13 +210,13 @@ def _labelled_split(examples, unknown_id):
 
 def _tokenizer_of(name: str, records: Sequence[Record], kind: str, **options: Any) -> Tokenizer:
     """Words of tagged sentences are as the file has them; other tokenizers see spaces between them."""
+    texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
     if name != "word":
         options.pop("spells")
-        texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
         return make_tokenizer(name, texts, **options)
     if kind == "tags":
         return make_tokenizer(name, (word for r in records for word in r.text), cut="token", **options)
-    return make_tokenizer(name, (r.text for r in records), cut="sentence", **options)
+    return make_tokenizer(name, texts, cut="sentence", **options)
 
 
 def _by_sign(record):

@@ -5,16 +5,7 @@ from typing import Any, Literal, cast
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.typing import (
-    Array,
-    AttentionMask,
-    AttentionScores,
-    Float,
-    Heads,
-    HeadValues,
-    Segments,
-    state_dtype,
-)
+from hybrid_flax.typing import Array, AttentionMask, AttentionScores, Float, Heads, HeadValues, Segments, state_dtype
 
 __all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "attention_weights", "visible"]
 
@@ -87,7 +78,15 @@ def attention_weights(query: Heads, key: Float[Array, "B S G K"], mask: Attentio
     return jnp.swapaxes(attend(query, key, one_hot, mask, **how | {"implementation": "einsum"}), 1, 2)
 
 
-def _attend_einsum(query, key, value, mask, scale, bias, soft_cap):
+def _attend_einsum(
+    query: Heads,
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G N"],
+    mask: AttentionMask,
+    scale: float,
+    bias: AttentionScores | None,
+    soft_cap: float | None,
+) -> HeadValues:
     dtype = state_dtype(query.dtype)
     batch, length, heads, width = query.shape
     groups = key.shape[2]

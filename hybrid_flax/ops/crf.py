@@ -3,7 +3,7 @@
 A row is the sequence of its live places; what stands between them is skipped.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ from jax import lax
 from hybrid_flax.typing import Array, Float, TokenIds, TokenMask
 
 __all__ = ["Transitions", "best_path", "log_likelihood", "log_partition", "path_score"]
+
+
+_Three: TypeAlias = tuple[Array, Array, Array]
 
 
 class Transitions(NamedTuple):
@@ -32,7 +35,7 @@ def log_likelihood(
 def log_partition(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Transitions) -> Float[Array, "B"]:
     """log of the summed exponentials of the scores of all paths (forward algorithm); 0 without live places."""
 
-    def step(carry, xs):
+    def step(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         alpha, begun = carry
         emission, live_t = xs
         onward = jax.nn.logsumexp(alpha[:, :, None] + transitions.between, axis=1)
@@ -50,7 +53,7 @@ def path_score(
 ) -> Float[Array, "B"]:
     """The score of one path of every row."""
 
-    def step(carry, xs):
+    def step(carry: _Three, xs: _Three) -> tuple[_Three, None]:
         score, last, begun = carry
         emission, tag, live_t = xs
         move = jnp.where(begun, transitions.between[last, tag], transitions.start[tag])
@@ -68,7 +71,7 @@ def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Tr
     num_tags = emissions.shape[-1]
     stay = jnp.arange(num_tags, dtype=jnp.int32)
 
-    def forward(carry, xs):
+    def forward(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         best, begun = carry
         emission, live_t = xs
         onward = best[:, :, None] + transitions.between
@@ -77,7 +80,7 @@ def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Tr
         pointers = jnp.where((live_t & begun)[:, None], came_from, stay)
         return (jnp.where(live_t[:, None], new, best), begun | live_t), pointers
 
-    def backward(tag, pointers):
+    def backward(tag: Array, pointers: Array) -> tuple[Array, Array]:
         return jnp.take_along_axis(pointers, tag[:, None], axis=1)[:, 0], tag
 
     first = (jnp.zeros((emissions.shape[0], num_tags), emissions.dtype), jnp.zeros(emissions.shape[0], bool))

@@ -58,7 +58,7 @@ def permute(x: Shaped[Array, "B T *rest"], order: TokenIds, inverse: TokenIds) -
     return _gather(x, order)
 
 
-def _gather(x, order):
+def _gather(x: Array, order: TokenIds) -> Array:
     return jax.vmap(lambda row, places: row[places])(x, order)
 
 
