@@ -59,15 +59,10 @@ def attend(
     if implementation == "einsum":
         context = _attend_einsum(query, key, value, mask, scale, bias, soft_cap)
     else:
+        library = cast(Literal["xla", "cudnn"], implementation)  # jax refuses other names
         context = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            bias,
-            mask[:, None],
-            scale=scale,
-            implementation=cast(Literal["xla", "cudnn"], implementation),
-        )  # jax refuses other names
+            query, key, value, bias, mask[:, None], scale=scale, implementation=library
+        )
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
 
