@@ -149,8 +149,8 @@ class MixerApply(Protocol):
     """
 
     def __call__(
-        self, params: Params, x: Any, segments: Segments, /, state: State | None = None
-    ) -> tuple[Any, State | None]: ...
+        self, params: Params, x: PyTree[Shaped[Array, "B T ..."]], segments: Segments, /, state: State | None = None
+    ) -> tuple[PyTree[Shaped[Array, "B T ..."]], State | None]: ...
 
 
 class Mixer(NamedTuple):
@@ -182,7 +182,9 @@ class CellStep(Protocol):
     u_t is what the cell's input map made of the token: a pytree of [B,...].
     """
 
-    def __call__(self, params: Params, state: State, u_t: Any, /) -> tuple[State, Array]: ...
+    def __call__(
+        self, params: Params, state: State, u_t: PyTree[Shaped[Array, "B ..."]], /
+    ) -> tuple[State, Float[Array, "B N"]]: ...
 
 
 @runtime_checkable
@@ -194,15 +196,17 @@ class CellForm(Protocol):
     """
 
     def __call__(
-        self, params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State, /
-    ) -> tuple[Array, State]: ...
+        self, params: Params, u: PyTree[Shaped[Array, "B T ..."]], reset: TokenMask, hold: TokenMask, state: State, /
+    ) -> tuple[Float[Array, "B T N"], State]: ...
 
 
 @runtime_checkable
 class CellFinish(Protocol):
     """(params, u, y[B,T,N]) -> y[B,T,N], token by token, behind the norm of each head."""
 
-    def __call__(self, params: Params, u: Any, y: Array, /) -> Array: ...
+    def __call__(
+        self, params: Params, u: PyTree[Shaped[Array, "B T ..."]], y: Float[Array, "B T N"], /
+    ) -> Float[Array, "B T N"]: ...
 
 
 class Cell(NamedTuple):

@@ -224,9 +224,13 @@ def _files_of_splits(folder, tagged):
 def _table(file, delimiter, text, label, encoding) -> Iterator[Record]:
     by_number = text.isdecimal() and label.isdecimal()
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
-    quoting: Any = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     lines = (f"{line}\n" for line in _lines(file, encoding))
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
     width, places = None, (int(text), int(label)) if by_number else None
     previous = csv.field_size_limit(_MOST_CHARACTERS)
     try:
@@ -296,9 +300,8 @@ def _record(value, text, label, where):
             near = difflib.get_close_matches(key, value, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
             raise ValueError(f"{where}: no {key!r}{hint}")
-    held = (tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label]))
-    text_held, label_held = held
-    return Record(text_held, label_held, where)
+    given = [tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])]
+    return Record(given[0], given[1], where)
 
 
 def _conll(file, text, label, encoding) -> list[Record]:

@@ -1,12 +1,11 @@
 """Attention primitives: how queries, keys and values are made of tokens, and how they meet."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.mixers.memory import Memory, make_attention
+from hybrid_flax.mixers.memory import Attend, Memory, make_attention
 from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
@@ -100,7 +99,7 @@ def attention(
         queries: Segments,
         keys: Segments,
         mask: AttentionMask,
-        attend: Callable[..., Array],
+        attend: Attend,
     ) -> Hidden:
         key, bias = memory["key"], None
         if relative:
@@ -120,14 +119,8 @@ def attention(
         return project(context.reshape(*context.shape[:2], -1), params["output"]["kernel"])
 
     shapes: dict[str, tuple[int, ...]] = {"key": (groups, head_width), "value": (groups, head_width)}
-    reach: dict[str, Any] = {
-        "window": window,
-        "sinks": sinks,
-        "block": block,
-        "memory_blocks": memory_blocks,
-        "chunk": chunk,
-    }
-    return make_attention(init, read, write, shapes, causal=causal, **reach)
+    reach: dict[str, Any] = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
+    return make_attention(init, read, write, shapes, causal=causal, chunk=chunk, **reach)
 
 
 def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") -> Mixer:
@@ -151,7 +144,7 @@ def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") ->
         queries: Segments,
         keys: Segments,
         mask: AttentionMask,
-        attend: Callable[..., Array],
+        attend: Attend,
     ) -> Hidden:
         del params, queries, keys
         value = memory["value"]
@@ -196,7 +189,7 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
         queries: Segments,
         keys: Segments,
         mask: AttentionMask,
-        attend: Callable[..., Array],
+        attend: Attend,
     ) -> Hidden:
         del queries, keys
         states = memory["value"]

@@ -27,15 +27,16 @@ from hybrid_flax.typing import (
     promote_state,
 )
 
-__all__ = ["Memory", "Ring", "fresh_ring", "in_chunks", "make_attention", "remember", "same_block"]
+__all__ = ["Attend", "Memory", "Ring", "fresh_ring", "in_chunks", "make_attention", "remember", "same_block"]
 
-Memory: TypeAlias = dict[str, Array]  # what attention keeps of tokens, [B,S,...] by name
-Ring: TypeAlias = dict[
-    str, Any
-]  # memory, ids and positions of the last tokens of each row, and count: see `fresh_ring`
-_Source: TypeAlias = tuple[
-    Memory, Segments, Callable[[Segments, Segments], AttentionMask]
-]  # keys, and who may read them
+# What attention keeps of tokens: [B,S,...] by name.
+Memory: TypeAlias = dict[str, Array]
+# The memory, ids and positions of the last tokens of each row, and their count: see `fresh_ring`.
+Ring: TypeAlias = dict[str, Any]
+# `ops.attention.attend`, or one that is watched.
+Attend: TypeAlias = Callable[..., Array]
+# Memory, its tokens, and the rule by which (queries, keys) are masked.
+_Source: TypeAlias = tuple[Memory, Segments, Callable[[Segments, Segments], AttentionMask]]
 
 
 def make_attention(
