@@ -6,7 +6,6 @@ LENGTH. seed: parameters and inputs.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from hybrid_flax.certify.subjects import (
     plain,
     segments_of,
 )
-from hybrid_flax.typing import LEAF_KINDS, Segments
+from hybrid_flax.typing import LEAF_KINDS, Mixer, Segments, State
 
 __all__ = [
     "any_split",
@@ -288,7 +287,7 @@ def refuses_state(subject: Subject) -> float:
     return 0.0
 
 
-def _state_of_parts(mixer: Any):
+def _state_of_parts(mixer: Mixer) -> State:
     """What a caller might think that the state of `mixer` is."""
     if mixer.traits.causal:
         return mixer.init_state(1, LENGTH)
