@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -38,7 +38,7 @@ __all__ = [
 
 
 T = TypeVar("T")
-Values = Mapping[str, Any] | ConfigDict  # nested, by name
+Values: TypeAlias = Mapping[str, Any] | ConfigDict  # nested, by name
 
 
 class ConfigError(ValueError):
@@ -203,6 +203,8 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
         hint = f"; nearest: {', '.join(str(folder / n) for n in near)}" if near else ""
         raise ConfigError(f"no config file {name!r}{hint}")
     module_spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"config file {name!r} does not load: its name does not end in .py")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
     try:
@@ -276,7 +278,7 @@ def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 def flatten(config: Values, prefix: str = "") -> dict[str, Any]:
     """{"a.b": value} of a nested config."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in (config.to_dict() if isinstance(config, ConfigDict) else config).items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")

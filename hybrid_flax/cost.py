@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters.partial_eval import dce_jaxpr
@@ -103,7 +104,7 @@ def _jaxpr_flops(jaxpr: Jaxpr, known: Mapping[Var, Any]) -> int | float:
 
 def _inner_flops(inner: Jaxpr | ClosedJaxpr, invars=(), known: Mapping[Var, Any] | None = None) -> int | float:
     """FLOPs of a jaxpr inside an equation; the values of `invars` that are constants stay known inside."""
-    inside = {}
+    inside: dict[Var, Any] = {}
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
     if isinstance(inner, ClosedJaxpr):
         inside.update(zip(jaxpr.constvars, inner.consts, strict=True))
@@ -140,7 +141,7 @@ def _eqn_flops(eqn: JaxprEqn, known: Mapping[Var, Any]) -> int | float:
         return _inner_flops(params["jaxprs"].solve)
     if inner := _jaxprs_in(params):
         return sum(_inner_flops(j, eqn.invars, known) for j in inner)
-    return sum(v.aval.size for v in eqn.outvars if _is_inexact(v.aval))
+    return sum(_aval(v).size for v in eqn.outvars if _is_inexact(v.aval))
 
 
 def _jaxprs_in(params: Mapping[str, Any]) -> list[Jaxpr | ClosedJaxpr]:
@@ -224,7 +225,7 @@ def _source(var: Var, jaxpr: Jaxpr) -> Var | None:
         if isinstance(at, Literal):
             return None
         source = _source(at, body)
-        if source in body.invars:
+        if source is not None and source in body.invars:
             outer = eqn.invars[body.invars.index(source)]
             return None if isinstance(outer, Literal) else _source(outer, jaxpr)
         return None if source in body.constvars else source
@@ -235,23 +236,28 @@ def _source(var: Var, jaxpr: Jaxpr) -> Var | None:
 
 
 def _out_size(eqn: JaxprEqn) -> int:
-    return eqn.outvars[0].aval.size
+    return _aval(eqn.outvars[0]).size
+
+
+def _aval(var: Var | Literal) -> Any:
+    """What the rules below count: an array, or a reference to one, with its shape, size and dtype."""
+    return var.aval
 
 
 def _is_inexact(aval: Any) -> bool:
-    return hasattr(aval, "dtype") and jax.dtypes.issubdtype(aval.dtype, np.inexact)
+    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, np.inexact)
 
 
 def _dot_flops(eqn: JaxprEqn) -> int | float:
     (contracting, _), _ = eqn.params["dimension_numbers"]
-    lhs = eqn.invars[0].aval.shape
+    lhs = _aval(eqn.invars[0]).shape
     return 2 * _out_size(eqn) * math.prod(lhs[d] for d in contracting)
 
 
 def _conv_flops(eqn: JaxprEqn) -> int | float:
     """2 · valid (output, tap) pairs · output features · input features a group · batch, as XLA does."""
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
-    lhs, rhs, out = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    lhs, rhs, out = (_aval(var).shape for var in (*eqn.invars[:2], eqn.outvars[0]))
     pairs = 1
     for axis in range(len(numbers.lhs_spec) - 2):
         size, taps = lhs[numbers.lhs_spec[2 + axis]], rhs[numbers.rhs_spec[2 + axis]]
@@ -259,13 +265,13 @@ def _conv_flops(eqn: JaxprEqn) -> int | float:
         stretch = p["lhs_dilation"][axis]
         starts = np.arange(outputs) * p["window_strides"][axis] - p["padding"][axis][0]
         at = starts[:, None] + np.arange(taps) * p["rhs_dilation"][axis]
-        pairs *= np.count_nonzero((at >= 0) & (at <= (size - 1) * stretch) & (at % stretch == 0))
+        pairs *= int(np.count_nonzero((at >= 0) & (at <= (size - 1) * stretch) & (at % stretch == 0)))
     batch = lhs[numbers.lhs_spec[0]] // p["batch_group_count"]
-    return 2 * int(pairs) * batch * rhs[numbers.rhs_spec[0]] * rhs[numbers.rhs_spec[1]]
+    return 2 * pairs * batch * rhs[numbers.rhs_spec[0]] * rhs[numbers.rhs_spec[1]]
 
 
 def _reduce_flops(eqn: JaxprEqn, each: int | float = 1) -> int | float:
-    return each * (eqn.invars[0].aval.size - _out_size(eqn))
+    return each * (_aval(eqn.invars[0]).size - _out_size(eqn))
 
 
 def _generic_reduce_flops(eqn: JaxprEqn) -> int | float:
@@ -278,12 +284,12 @@ def _window_flops(eqn: JaxprEqn) -> int | float:
 
 
 def _sort_flops(eqn: JaxprEqn) -> int | float:
-    size = eqn.invars[0].aval.size
+    size = _aval(eqn.invars[0]).size
     return size * math.ceil(math.log2(max(size, 1)))
 
 
 def _scatter_flops(eqn: JaxprEqn) -> int | float:
-    return eqn.invars[2].aval.size
+    return _aval(eqn.invars[2]).size
 
 
 def _integer_pow_flops(eqn: JaxprEqn) -> int | float:
@@ -296,7 +302,7 @@ def _integer_pow_flops(eqn: JaxprEqn) -> int | float:
 def _random_bits_flops(eqn: JaxprEqn) -> int | float:
     # A word of threefry is 20 rounds of 5 integer operations, 6 key injections and its counter; the hardware
     # generators (rbg) are about one operation a word.
-    each = 121 if "fry" in str(eqn.invars[0].aval.dtype) else 1
+    each = 121 if "fry" in str(_aval(eqn.invars[0]).dtype) else 1
     return each * _out_size(eqn)
 
 
@@ -305,11 +311,11 @@ def _threefry_flops(eqn: JaxprEqn) -> int | float:
 
 
 def _triangular_solve_flops(eqn: JaxprEqn) -> int | float:
-    return eqn.invars[0].aval.shape[-1] * eqn.invars[1].aval.size
+    return _aval(eqn.invars[0]).shape[-1] * _aval(eqn.invars[1]).size
 
 
 def _factorise_flops(eqn: JaxprEqn, share: float) -> int | float:
-    matrix = eqn.invars[0].aval
+    matrix = _aval(eqn.invars[0])
     return share * matrix.shape[-1] * matrix.size
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.train.folder import Run
-from hybrid_flax.typing import Array, Float, Int, Key, Segments
+from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
 __all__ = ["generate", "sample_token"]
 
@@ -48,9 +48,9 @@ def generate(
 def sample_token(
     key: Key[Array, ""],
     logits: Float[Array, "V"],
-    temperature: Float[Array, ""],
+    temperature: Scalar,
     top_k: Int[Array, ""],
-    top_p: Float[Array, ""],
+    top_p: Scalar,
 ) -> Int[Array, ""]:
     """One token of softmax(logits / temperature) cut to the top k and to the top p; all three may be traced."""
     vocab_size = logits.shape[0]
@@ -73,7 +73,8 @@ def _generate(run, tokens, num_tokens, choice, key):
         chunk = tokens[start : start + _CHUNK]
         live = np.arange(_CHUNK) < len(chunk)
         padded = np.where(live, np.pad(chunk, (0, _CHUNK - len(chunk))), 0)
-        segments = Segments(live.astype(np.int32)[None], np.where(live, start + np.arange(_CHUNK), 0)[None])
+        positions = np.where(live, start + np.arange(_CHUNK), 0)
+        segments = Segments._make((live.astype(np.int32)[None], positions[None]))  # of numpy until they are read
         logits, state = read(run.params, padded[None], segments, state, len(chunk) - 1)
     decode = stream_decoder(run.tokenizer)
     position = len(tokens)

@@ -45,7 +45,7 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
     examples = _encode(run, texts, kind)
     length = max(_SHORTEST, 1 << (max(map(len, examples.tokens)) - 1).bit_length())
     apply = _make_apply(run.model, make_task(run.config, run.labels))
-    found = []
+    found: list[Prediction] = []
     for batch in eval_examples(examples, batch_size=batch_size, length=length):
         predicted, confidence = jax.device_get(apply(run.params, batch))
         for row in range(batch_size):
@@ -61,9 +61,11 @@ def _encode(run, texts, kind) -> Examples:
     stand_in = {"class": run.labels[:1] and run.labels[0], "classes": (), "number": "0"}
     records = []
     for place, text in enumerate(texts, start=1):
-        words = tuple(text.split())
-        given = (words, run.labels[:1] * len(words)) if kind == "tags" else (text, stand_in[kind])
-        records.append(Record(*given, f"text {place}"))
+        words, where = tuple(text.split()), f"text {place}"
+        if kind == "tags":
+            records.append(Record(words, run.labels[:1] * len(words), where))
+        else:
+            records.append(Record(text, stand_in[kind], where))
     word_length = 0 if run.config.model.characters == "none" else run.config.data.word_length
     return make_examples(records, run.tokenizer, kind, run.labels, word_length)
 

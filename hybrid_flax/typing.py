@@ -13,7 +13,7 @@ Dims, the same letters in annotations, einsums (lower case) and names:
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +22,54 @@ from jaxtyping import Array, Bool, Float, Inexact, Int, Key, PyTree, Shaped
 __all__ = [
     "LEAF_KINDS",
     "Array",
+    "AttentionMask",
+    "AttentionScores",
     "Bool",
     "Cell",
+    "CellFinish",
+    "CellForm",
+    "CellInitState",
+    "CellStep",
     "Float",
+    "HeadStates",
+    "HeadValues",
+    "Heads",
+    "Hidden",
     "Inexact",
+    "Init",
     "Int",
     "Key",
     "Mixer",
+    "MixerApply",
+    "MixerInitState",
     "Params",
     "PyTree",
+    "RowIds",
+    "Scalar",
     "Segments",
     "Shaped",
     "State",
+    "TokenIds",
+    "TokenMask",
     "Traits",
     "promote_state",
     "state_dtype",
 ]
 
-Params = PyTree  # nested dict of arrays whose innermost names are in LEAF_KINDS
-State = PyTree  # axis 0 of every leaf is the batch
+Params: TypeAlias = PyTree  # nested dict of arrays whose innermost names are in LEAF_KINDS
+State: TypeAlias = PyTree  # axis 0 of every leaf is the batch
+
+# The shapes that the package speaks of most; others are written out where they stand.
+Scalar: TypeAlias = Float[Array, ""]  # one number: a rate, a loss, a sum
+TokenMask: TypeAlias = Bool[Array, "B T"]  # yes or no for every token: is it live, reset, held
+TokenIds: TypeAlias = Int[Array, "B T"]  # an integer for every token: its id, document, tag or place
+RowIds: TypeAlias = Int[Array, "B"]  # an integer for every row: its number, its document
+Hidden: TypeAlias = Float[Array, "B T D"]  # the vectors of all tokens, of model width
+Heads: TypeAlias = Float[Array, "B T H K"]  # queries or keys of all tokens, one per head
+HeadValues: TypeAlias = Float[Array, "B T H N"]  # values of all tokens, or what was read of them, one per head
+HeadStates: TypeAlias = Float[Array, "B H K N"]  # the matrix that every head of a row remembers
+AttentionMask: TypeAlias = Bool[Array, "B T S"]  # which tokens of the source each query may read
+AttentionScores: TypeAlias = Float[Array, "B H T S"]  # a number for every pair of query and key, one per head
 
 LEAF_KINDS: dict[str, str] = {
     "kernel": "matrix",
@@ -68,8 +97,8 @@ class Segments(NamedTuple):
     positions: place of the token inside its own document, counted from 0 over live tokens.
     """
 
-    ids: Int[Array, "B T"]
-    positions: Int[Array, "B T"]
+    ids: TokenIds
+    positions: TokenIds
 
     @classmethod
     def single(cls, batch_size: int, length: int, offset: int = 0) -> "Segments":
@@ -96,21 +125,88 @@ class Traits(NamedTuple):
     watched: Callable[[Callable[..., None]], "Mixer"] | None = None
 
 
+@runtime_checkable
+class Init(Protocol):
+    """Draws params, a nested dict of arrays, which knows nothing of the depth it stands at."""
+
+    def __call__(self, key: Array, /) -> Params: ...
+
+
+@runtime_checkable
+class MixerInitState(Protocol):
+    """The state before the first token; `capacity` is the number of live tokens a row can cache."""
+
+    def __call__(self, batch_size: int, capacity: int, /) -> State: ...
+
+
+@runtime_checkable
+class MixerApply(Protocol):
+    """(params, x[B,T,D], segments, state=None) -> (y[B,T,D], state or None).
+
+    A whole sequence, a chunk of a prompt and one decoded token are the same call with another T. `state=None` means
+    that nothing came before and that no state is wanted. Gradients stop at a state that is passed in.
+    An input map of a cell reads and returns any pytree of [B,T,...] in place of x and y.
+    """
+
+    def __call__(
+        self, params: Params, x: PyTree[Shaped[Array, "B T ..."]], segments: Segments, /, state: State | None = None
+    ) -> tuple[PyTree[Shaped[Array, "B T ..."]], State | None]: ...
+
+
 class Mixer(NamedTuple):
     """Mixes information along time: four values, closed under the combinators of `mixers.fusion`.
 
-    init: (key) -> params, a nested dict of arrays that knows nothing of the depth it stands at.
-    init_state: (batch_size, capacity) -> state; `capacity` is the number of live tokens a row can cache.
-    apply: (params, x[B,T,D], segments, state=None) -> (y[B,T,D], state or None). A whole sequence, a chunk
-        of a prompt and one decoded token are the same call with another T. `state=None` means that nothing
-        came before and that no state is wanted. Gradients stop at a state that is passed in.
+    init: (key) -> params.
+    init_state: (batch_size, capacity) -> state.
+    apply: (params, x[B,T,D], segments, state=None) -> (y[B,T,D], state or None).
     traits: what it is.
     """
 
-    init: Callable[[Array], Params]
-    init_state: Callable[[int, int], State]
-    apply: Callable[..., tuple[Any, State]]
+    init: Init
+    init_state: MixerInitState
+    apply: MixerApply
     traits: Traits
+
+
+@runtime_checkable
+class CellInitState(Protocol):
+    """The state in front of the first token of a document: float32 or complex64, not necessarily zero."""
+
+    def __call__(self, batch_size: int, /) -> State: ...
+
+
+@runtime_checkable
+class CellStep(Protocol):
+    """(params, state, u_t) -> (state, y_t[B,N]), one token of every row; knows nothing of padding or documents.
+
+    u_t is what the cell's input map made of the token: a pytree of [B,...].
+    """
+
+    def __call__(
+        self, params: Params, state: State, u_t: PyTree[Shaped[Array, "B ..."]], /
+    ) -> tuple[State, Float[Array, "B N"]]: ...
+
+
+@runtime_checkable
+class CellForm(Protocol):
+    """(params, u, reset[B,T], hold[B,T], state) -> (y[B,T,N], state): the steps of a whole sequence at once.
+
+    u: a pytree of [B,T,...]. reset: the cell's first state stands in front of the token. hold: the token leaves the
+    state alone, and its y is not read.
+    """
+
+    def __call__(
+        self, params: Params, u: PyTree[Shaped[Array, "B T ..."]], reset: TokenMask, hold: TokenMask, state: State, /
+    ) -> tuple[Float[Array, "B T N"], State]: ...
+
+
+@runtime_checkable
+class CellFinish(Protocol):
+    """(params, u, y[B,T,N]) -> y[B,T,N], token by token, behind the norm of each head."""
+
+    def __call__(
+        self, params: Params, u: PyTree[Shaped[Array, "B T ..."]], y: Float[Array, "B T N"], /
+    ) -> Float[Array, "B T N"]: ...
 
 
 class Cell(NamedTuple):
@@ -118,23 +214,22 @@ class Cell(NamedTuple):
 
     input: a mixer x[B,T,D] -> u, a pytree of [B,T,...]: every input map, before the scan.
     init: (key) -> params of the recurrence.
-    init_state: (batch_size) -> state, float32 or complex64, not necessarily zero.
-    step: (params, state, u_t) -> (state, y_t[B,N]); knows nothing of padding or documents.
+    init_state: (batch_size) -> state.
+    step: (params, state, u_t) -> (state, y_t[B,N]).
     width: N, the width of y_t; `recurrent` maps it back to D.
-    forms: other ways to compute the same recurrence over a whole sequence, by name:
-        (params, u, reset[B,T], hold[B,T], state) -> (y[B,T,N], state).
+    forms: other ways to compute the same recurrence over a whole sequence, by name.
     heads: how many equal parts y_t consists of, each normalised on its own.
-    finish: (params, u, y[B,T,N]) -> y[B,T,N], what comes behind that norm, token by token; None for nothing.
+    finish: what comes behind that norm; None for nothing.
     """
 
     input: Mixer
-    init: Callable[[Array], Params]
-    init_state: Callable[[int], State]
-    step: Callable[[Params, State, Any], tuple[State, Any]]
+    init: Init
+    init_state: CellInitState
+    step: CellStep
     width: int
-    forms: Mapping[str, Callable[..., tuple[Any, State]]] = MappingProxyType({})
+    forms: Mapping[str, CellForm] = MappingProxyType({})
     heads: int = 1
-    finish: Callable[[Params, Any, Any], Any] | None = None
+    finish: CellFinish | None = None
 
 
 def state_dtype(dtype: Any) -> Any:
@@ -145,7 +240,7 @@ def state_dtype(dtype: Any) -> Any:
 def promote_state(state: State, dtype: Any) -> State:
     """Raise the inexact leaves of `state` to `state_dtype(dtype)` (complex stays complex)."""
 
-    def promote(leaf):
+    def promote(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         return leaf.astype(jnp.promote_types(leaf.dtype, state_dtype(dtype)))

@@ -131,3 +131,10 @@ def test_an_experiment_takes_an_argument(tmp_path):
     )
     assert load_config(f"{path}:cascade:lstm+attn").model.pattern == "cascade:lstm+attn"
     assert load_config(str(path)).model.pattern == "gru"
+
+
+def test_a_config_file_is_a_python_file(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("model.width=64")
+    with pytest.raises(ConfigError, match=r"notes\.txt' does not load: its name does not end in \.py"):
+        load_config(str(path))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hybrid_flax.ops.scan import affine_scan, affine_step, unroll
-from hybrid_flax.typing import Cell, Mixer, Params
+from hybrid_flax.typing import Array, Cell, CellForm, Init, Mixer, Params, State, TokenMask
 
 __all__ = ["make_affine_cell"]
 
@@ -18,7 +18,7 @@ def make_affine_cell(
     input: Mixer,
     coefficients: Callable[[Params, Any], tuple[Any, Any]],
     state_shape: tuple[int, ...],
-    init: Callable[..., Params] = lambda key: {},
+    init: Init = lambda key: {},
     *,
     readout: Callable[[Params, Any, Any], Any] = lambda params, h, u: h,
     width: int | None = None,
@@ -34,25 +34,27 @@ def make_affine_cell(
     in chunks. Raises ValueError for a chunk below 1.
     """
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         return {"h": jnp.zeros((batch_size, *state_shape), dtype)}
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         decay, increment = coefficients(params, u_t)
         h = affine_step(decay, state["h"], increment)
         return {"h": h}, readout(params, h, u_t)
 
-    def whole(parallel, params, u, reset, hold, state):
+    def whole(
+        parallel: bool, params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State
+    ) -> tuple[Array, State]:
         decay, increment = coefficients(params, u)
         initial = init_state(reset.shape[0])["h"].astype(state["h"].dtype)
         h = affine_scan(decay, increment, reset, hold, initial, state["h"], parallel=parallel)
         return readout(params, h, u), {"h": h[:, -1]}
 
-    def stepwise(params, u, reset, hold, state):
+    def stepwise(params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State) -> tuple[Array, State]:
         initial = jax.tree.map(lambda h, leaf: h.astype(leaf.dtype), init_state(reset.shape[0]), state)
         return unroll(partial(step, params), initial, state, u, reset, hold)
 
-    forms = {"associative": partial(whole, True), "scan": partial(whole, False)}
+    forms: dict[str, CellForm] = {"associative": partial(whole, True), "scan": partial(whole, False)}
     if chunk is not None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk} must be at least 1")
@@ -62,18 +64,20 @@ def make_affine_cell(
     return Cell(input, init, init_state, step, width or state_shape[-1], forms)
 
 
-def _in_chunks(form, chunk, params, u, reset, hold, state):
+def _in_chunks(
+    form: CellForm, chunk: int, params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State
+) -> tuple[Array, State]:
     """`form`, over `chunk` tokens at a time; what is missing in the last chunk is held."""
     length = reset.shape[1]
     if length <= chunk:
         return form(params, u, reset, hold, state)
 
-    def split(leaf, fill=0):
+    def split(leaf: Array, fill: bool | int = 0) -> Array:
         widths = ((0, 0), (0, -length % chunk)) + ((0, 0),) * (leaf.ndim - 2)
         padded = jnp.pad(leaf, widths, constant_values=fill)
         return jnp.swapaxes(padded.reshape(leaf.shape[0], -1, chunk, *leaf.shape[2:]), 0, 1)
 
-    def body(state, xs):
+    def body(state: State, xs: tuple[Any, TokenMask, TokenMask]) -> tuple[State, Array]:
         y, state = form(params, *xs, state)
         return state, y
 

@@ -4,6 +4,8 @@ S_t = diag(a_t) S_tm1 + p_t (r_tᵀ S_tm1) + k_t v_tᵀ, y_t = S_tᵀ q_t for ev
 those of `cells.linear_attention`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ from hybrid_flax.cells.inputs import chain, conv, fork, linear, shift
 from hybrid_flax.cells.linear_attention import log_uniform_step
 from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, unit
 from hybrid_flax.ops.initializers import fan_in_normal
-from hybrid_flax.typing import Cell, Mixer, Traits, state_dtype
+from hybrid_flax.typing import Array, Cell, Mixer, Params, Segments, State, Traits, state_dtype
 
 __all__ = ["deltanet", "gdn", "rwkv7"]
 
@@ -37,7 +39,7 @@ def deltanet(
     """
     sizes = heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         del params
         q, k, v = _short_heads(u[0], heads, keys)
         k_beta = _beta(u[1], negative_eigenvalues) * k
@@ -65,14 +67,14 @@ def gdn(
     """
     sizes = heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_decay, key_step = jax.random.split(key)
         return {
             "decay": jnp.log(jax.random.uniform(key_decay, (heads,), minval=1.0, maxval=16.0)),
             "timescale": log_uniform_step(key_step, heads),
         }
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         q, k, v = _short_heads(u[0], heads, keys)
         k_beta = _beta(u[1][..., 1, :], negative_eigenvalues) * k
         rate = u[1][..., 0, :].astype(k.dtype) + params["timescale"]
@@ -104,7 +106,7 @@ def rwkv7(
     heads, width_k, _ = head_sizes(width, num_heads, None, head_width)
     inner = heads * width_k
 
-    def init(key):
+    def init(key: Array) -> Params:
         del key
         return {
             "removal": {"scale": jnp.full((heads, width_k), 0.85)},
@@ -112,21 +114,21 @@ def rwkv7(
             "bonus": {"scale": jnp.full((heads, width_k), 0.1)},
         }
 
-    def split(u):
+    def split(u: tuple[Array, Array]) -> Array:
         dtype = state_dtype(u[0].dtype)
         parts = jnp.concatenate(u, axis=-2).astype(dtype)
         return jnp.moveaxis(parts.reshape(*parts.shape[:-1], heads, width_k), -3, 0)
 
-    def replaced(params, k, a):
+    def replaced(params: Params, k: Array, a: Array) -> Array:
         return k * (1.0 + params["replacement"]["scale"] * (a - 1.0))
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         r, k, v, d, a, _ = split(u)
         a = jax.nn.sigmoid(a)
         removed = unit(k * params["removal"]["scale"])
         return Terms(r, replaced(params, k, a), v, _LOG_DECAY_FLOOR * jax.nn.sigmoid(d), -a * removed, removed)
 
-    def finish(params, u, y):
+    def finish(params: Params, u: Any, y: Array) -> Array:
         r, k, v, _, a, g = split(u)
         weight = jnp.sum(r * params["bonus"]["scale"] * replaced(params, k, jax.nn.sigmoid(a)), axis=-1, keepdims=True)
         return (g * (y.reshape(v.shape) + weight * v)).reshape(y.shape)
@@ -136,10 +138,10 @@ def rwkv7(
     return cell._replace(finish=finish)
 
 
-def _six_maps(width, out, rank):
+def _six_maps(width: int, out: int, rank: int) -> Mixer:
     """x[B,T,6,D] -> r, k, v [B,T,3,N] and d, a, g [B,T,3,N] of low rank."""
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_full, key_down, key_up = jax.random.split(key, 3)
         return {
             "full": {"kernel": fan_in_normal(key_full, (width, 3, out))},
@@ -147,10 +149,10 @@ def _six_maps(width, out, rank):
             "up": {"kernel": fan_in_normal(key_up, (rank, 3, out)), "bias": jnp.zeros((2, out))},
         }
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Array, segments: Segments, state: State | None = None) -> tuple[Any, State | None]:
         del segments
 
-        def each(x, kernel):
+        def each(x: Array, kernel: Array) -> Array:
             wide = jnp.dtype(state_dtype(x.dtype))
             return jnp.einsum("btid,dio->btio", x, kernel.astype(x.dtype), preferred_element_type=wide)
 
@@ -163,19 +165,19 @@ def _six_maps(width, out, rank):
     return Mixer(init, lambda batch_size, capacity: (), apply, Traits(spec=("six_maps", width, out, rank)))
 
 
-def _short_features(width, features, taps):
+def _short_features(width: int, features: int, taps: int | None) -> Mixer:
     mapped = linear(width, (features,), bias=None)
     return mapped if taps is None else chain(mapped, conv(features, taps=taps))
 
 
-def _short_heads(u, heads, keys):
+def _short_heads(u: Array, heads: int, keys: int) -> tuple[Array, Array, Array]:
     """Unit q, k and v of silu(u[..., H (2K + N)])."""
     x = jax.nn.silu(u.astype(state_dtype(u.dtype))).reshape(*u.shape[:-1], heads, -1)
     q, k, v = jnp.split(x, (keys, 2 * keys), axis=-1)
     return unit(q), unit(k), v
 
 
-def _beta(u, negative_eigenvalues):
+def _beta(u: Array, negative_eigenvalues: bool) -> Array:
     """β[..., H, 1] in (0, 1), or (0, 2)."""
     beta = jax.nn.sigmoid(u.astype(state_dtype(u.dtype)))[..., None]
     return 2.0 * beta if negative_eigenvalues else beta

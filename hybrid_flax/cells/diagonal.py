@@ -1,6 +1,8 @@
 """Cells with a diagonal recurrence: real or complex, fixed (`lru`, `s5`) or read off the input (the others)."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import activate, block_linear, chain, conv, fork, keep, linear
 from hybrid_flax.ops.initializers import fan_in_normal, unit_interval_radius
 from hybrid_flax.ops.linear import contract
-from hybrid_flax.typing import Cell, state_dtype
+from hybrid_flax.typing import Array, Cell, Init, Params, state_dtype
 
 __all__ = ["hgrn", "lru", "rglru", "s5", "s6"]
 
@@ -27,11 +29,11 @@ def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: 
     """
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         radius = unit_interval_radius(key, (state_width,), 0.9, 0.999)
         return {"decay": jnp.log(jnp.expm1(-jnp.log(radius) / _DECAY_POWER))}
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         x, gates = u
         dtype = state_dtype(x.dtype)
         r, i = jnp.moveaxis(jax.nn.sigmoid(gates.astype(dtype)), -2, 0)
@@ -59,11 +61,11 @@ def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0
         raise ValueError(f"lower_bound={lower_bound} must be in [0, 1)")
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         del key
         return {"phase": 1e4 ** (-jnp.arange(state_width) / state_width)} if use_phase else {}
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         pre = u.astype(state_dtype(u.dtype))
         forget = lower_bound + (1.0 - lower_bound) * jax.nn.sigmoid(pre[..., 0, :])
         write = (1.0 - lower_bound) * jax.nn.sigmoid(-pre[..., 0, :])
@@ -110,7 +112,7 @@ def s6(
         raise ValueError(f"expansion={expansion}, state_size={state_size} and rank={rank} must be at least 1")
     channels = expansion * width
 
-    def init(key):
+    def init(key: Array) -> Params:
         step = jnp.exp(_log_uniform(key, (channels,), 1e-3, 1e-1))
         rates = jnp.log(jnp.arange(1.0, state_size + 1.0))
         return {
@@ -119,13 +121,13 @@ def s6(
             "scale": jnp.ones(channels),
         }
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         x, (delta, (b, _)) = _selected(u)
         delta = jax.nn.softplus(delta + params["timescale"].astype(delta.dtype))
         log_a = -jnp.exp(params["decay"].astype(delta.dtype)) * delta[..., None]
         return jnp.exp(log_a), (delta * x)[..., None] * b[..., None, :]
 
-    def readout(params, h, u):
+    def readout(params: Params, h: Array, u: Any) -> Array:
         x, (_, (_, c)) = _selected(u)
         return jnp.sum(h * c[..., None, :], axis=-1) + params["scale"].astype(x.dtype) * x
 
@@ -166,7 +168,7 @@ def lru(
         )
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_radius, key_phase, key_readout, key_skip = jax.random.split(key, 4)
         log_radius = jnp.log(unit_interval_radius(key_radius, (state_width,), max(min_radius, 1e-6), max_radius))
         phase = jax.random.uniform(key_phase, (state_width,), minval=1e-6 * max_phase, maxval=max_phase)
@@ -178,10 +180,10 @@ def lru(
             "skip": {"scale": jax.random.normal(key_skip, (width,))},
         }
 
-    def transition(timescale, phase, scale):
+    def transition(timescale: Array, phase: Array, scale: Array) -> tuple[Array, Array]:
         return _polar(jnp.exp(-jnp.exp(timescale)), jnp.exp(phase)), jnp.exp(scale)
 
-    def init_kernel(key):
+    def init_kernel(key: Array) -> Array:
         return fan_in_normal(key, (width, 2, state_width), 2 * width)
 
     return _invariant_cell(width, state_width, ("timescale", "phase", "scale"), transition, init, init_kernel)
@@ -211,7 +213,7 @@ def s5(
     if not 0.0 < min_step <= max_step:
         raise ValueError(f"min_step={min_step}, max_step={max_step}: want 0 < min_step <= max_step")
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_step, key_readout, key_skip = jax.random.split(key, 3)
         rates, vectors = _hippo_normal(state_width, blocks)
         basis = jnp.asarray(np.concatenate([vectors.real, -vectors.imag], axis=1), jnp.float32)
@@ -224,12 +226,12 @@ def s5(
             "skip": {"scale": jax.random.normal(key_skip, (width,))},
         }
 
-    def transition(decay, phase, timescale):
+    def transition(decay: Array, phase: Array, timescale: Array) -> tuple[Array, Array]:
         step = jnp.exp(timescale)
         rate = lax.complex(-jnp.exp(decay), phase)
         return _polar(jnp.exp(rate.real * step), phase * step), _complex_expm1(rate * step) / rate
 
-    def init_kernel(key):
+    def init_kernel(key: Array) -> Array:
         _, vectors = _hippo_normal(state_width, blocks)
         basis = jnp.asarray(np.stack([vectors.real, -vectors.imag], axis=1), jnp.float32)
         return jnp.einsum("dp,pgn->dgn", fan_in_normal(key, (width, 2 * state_width)), basis)
@@ -237,10 +239,17 @@ def s5(
     return _invariant_cell(width, state_width, ("decay", "phase", "timescale"), transition, init, init_kernel)
 
 
-def _invariant_cell(width, state_width, leaves, transition, init, init_kernel) -> Cell:
+def _invariant_cell(
+    width: int,
+    state_width: int,
+    leaves: tuple[str, ...],
+    transition: Callable[..., tuple[Array, Array]],
+    init: Init,
+    init_kernel: Callable[[Array], Array],
+) -> Cell:
     """h_t = λ h_tm1 + γ B x_t, y_t = Re(C h_t) + D x_t with λ, γ = transition(*leaves), the same for all tokens."""
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         _, mapped = u
         dtype = state_dtype(mapped.dtype)
         decay, gain = transition(*(params[leaf].astype(dtype) for leaf in leaves))
@@ -248,7 +257,7 @@ def _invariant_cell(width, state_width, leaves, transition, init, init_kernel) -
         increment = gain * lax.complex(mapped[..., 0, :], mapped[..., 1, :])
         return jnp.broadcast_to(decay, increment.shape), increment
 
-    def readout(params, h, u):
+    def readout(params: Params, h: Array, u: Any) -> Array:
         x, _ = u
         y = contract(_parts(h), params["kernel"], x.dtype)
         return y + params["skip"]["scale"].astype(y.dtype) * x.astype(y.dtype)
@@ -266,7 +275,7 @@ def _invariant_cell(width, state_width, leaves, transition, init, init_kernel) -
 
 
 @functools.cache
-def _hippo_normal(state_width, blocks):
+def _hippo_normal(state_width: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """Imaginary parts of the eigenvalues -1/2 + iω, ω > 0, of blocks of HiPPO-N [2 N, 2 N], and their eigenvectors."""
     size = state_width // blocks
     root = np.sqrt(np.arange(2 * size) + 0.5)
@@ -276,28 +285,28 @@ def _hippo_normal(state_width, blocks):
     return np.tile(rates[size:], blocks), np.kron(np.eye(blocks), vectors[:, size:])
 
 
-def _selected(u):
+def _selected(u: Any) -> tuple[Array, tuple[Array, tuple[Array, Array]]]:
     """x', (W_up W_down x', (B, C)) of `s6`, in the dtype of states."""
     x, (delta, maps) = jax.tree.map(lambda leaf: leaf.astype(state_dtype(leaf.dtype)), u)
     return x, (delta, (maps[..., 0, :], maps[..., 1, :]))
 
 
-def _log_uniform(key, shape, low, high):
+def _log_uniform(key: Array, shape: tuple[int, ...], low: float, high: float) -> Array:
     """Logarithms, uniform between those of `low` and `high`."""
     return jax.random.uniform(key, shape, minval=np.log(low), maxval=np.log(high))
 
 
-def _polar(radius, angle):
+def _polar(radius: Array, angle: Array) -> Array:
     """radius exp(i angle)."""
     return lax.complex(radius * jnp.cos(angle), radius * jnp.sin(angle))
 
 
-def _parts(h):
+def _parts(h: Array) -> Array:
     """[Re h, Im h]."""
     return jnp.concatenate([h.real, h.imag], axis=-1)
 
 
-def _complex_expm1(z):
+def _complex_expm1(z: Array) -> Array:
     """exp(z) - 1 without cancellation near 0."""
     real = jnp.expm1(z.real) * jnp.cos(z.imag) - 2.0 * jnp.square(jnp.sin(0.5 * z.imag))
     return lax.complex(real, jnp.exp(z.real) * jnp.sin(z.imag))

@@ -4,8 +4,9 @@ Each is a recurrent product `recur(params, state)` and an `update` around it, th
 `ops.scan.unroll_deferred` needs for a backward pass without one small weight gradient per step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from hybrid_flax.ops.initializers import fan_in_normal, orthogonal_gates
 from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.scan import unroll_deferred
-from hybrid_flax.typing import Cell
+from hybrid_flax.typing import Array, Cell, Float, Init, Mixer, Params, State, TokenMask
 
 __all__ = ["elman", "gru", "lstm", "lstmp", "mgu", "slstm"]
 
@@ -36,12 +37,12 @@ def elman(width: int, *, state_width: int | None = None, activation: str = "tanh
     state_width = state_width or width
     activate = _ACTIVATIONS[activation]
 
-    def init(key):
+    def init(key: Array) -> Params:
         if activation == "relu":
             return {"recurrent_kernel": jnp.eye(state_width)[:, None, :]}
         return {"recurrent_kernel": orthogonal_gates(key, (state_width, 1, state_width))}
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         del params, state
         h = activate(u_t + product)[:, 0]
         return {"h": h}, h
@@ -73,8 +74,8 @@ def lstm(
     """
     state_width = state_width or width
 
-    def init(key):
-        params = {"recurrent_kernel": orthogonal_gates(key, (state_width, 4, state_width))}
+    def init(key: Array) -> Params:
+        params: dict[str, Any] = {"recurrent_kernel": orthogonal_gates(key, (state_width, 4, state_width))}
         if peephole:
             params["peephole"] = {"scale": jnp.zeros((3, state_width))}
         if layer_norm:
@@ -82,7 +83,7 @@ def lstm(
             params["memory_norm"] = {"scale": jnp.ones(state_width), "bias": jnp.zeros(state_width)}
         return params
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         c, h = _lstm_gates(params, u_t + product, state["c"])
         return {"c": c, "h": h}, h
 
@@ -109,14 +110,14 @@ def lstmp(
     state_width = state_width or width
     projection = projection or max(1, state_width // 2)
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_recurrent, key_projection = jax.random.split(key)
         return {
             "recurrent_kernel": fan_in_normal(key_recurrent, (projection, 4, state_width)),
             "kernel": fan_in_normal(key_projection, (state_width, projection)),
         }
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         c, wide = _lstm_gates({}, u_t + product, state["c"])
         h = contract(wide, params["kernel"], u_t.dtype)
         return {"c": c, "h": h}, h
@@ -140,7 +141,7 @@ def gru(width: int, *, state_width: int | None = None, reset_after: bool = True)
     """
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         if not reset_after:
             return _two_stage_kernels(key, 2, state_width)
         return {
@@ -148,7 +149,7 @@ def gru(width: int, *, state_width: int | None = None, reset_after: bool = True)
             "recurrent_bias": jnp.zeros(state_width),
         }
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         r, z = _squash(u_t[:, :2] + product[:, :2], (True, True))
         if reset_after:
             inner = r * (product[:, 2] + params["recurrent_bias"])
@@ -174,10 +175,10 @@ def mgu(width: int, *, state_width: int | None = None) -> Cell:
     """
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         return _two_stage_kernels(key, 1, state_width)
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         f = jax.nn.sigmoid(u_t[:, 0] + product[:, 0])
         n = jnp.tanh(u_t[:, 1] + _recur(u_t.dtype, params["candidate"], {"h": f * state["h"]})[:, 0])
         h = (1.0 - f) * state["h"] + f * n
@@ -217,13 +218,13 @@ def slstm(
         raise ValueError(f"forget_gate={forget_gate!r} is none of {', '.join(_FORGET_GATES)}")
     head_width = state_width // num_heads
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"recurrent_kernel": fan_in_normal(key, (head_width, num_heads, 4, head_width))}
 
-    def recur(dtype, params, state):
+    def recur(dtype: Any, params: Params, state: State) -> Array:
         return contract_blocks(state["h"], params["recurrent_kernel"], dtype)
 
-    def update(params, state, u_t, product):
+    def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         del params
         pre = u_t + product
         z, o = _squash(pre[:, 2:], (False, True))
@@ -247,7 +248,7 @@ def slstm(
     )
 
 
-def _lstm_gates(params, pre, c):
+def _lstm_gates(params: Params, pre: Array, c: Array) -> tuple[Array, Array]:
     """c_t and h_t from the gates' arguments and c_tm1."""
     if "peephole" in params:
         p_i, p_f, p_o = params["peephole"]["scale"]
@@ -261,7 +262,7 @@ def _lstm_gates(params, pre, c):
     return c, o * jnp.tanh(seen)
 
 
-def _squash(pre, sigmoid):
+def _squash(pre: Float[Array, "B gates N"], sigmoid: tuple[bool, ...]) -> Float[Array, "gates B N"]:
     """tanh of every gate of pre[B, gates, N], σ where `sigmoid` says so: [gates, B, N].
 
     σ(x) = (1 + tanh(x / 2)) / 2, and one vectorised tanh over all gates takes half the time of a function each.
@@ -270,7 +271,7 @@ def _squash(pre, sigmoid):
     return jnp.moveaxis(half * jnp.tanh(half * pre) + (1.0 - half), 1, 0)
 
 
-def _two_stage_kernels(key, gates, state_width):
+def _two_stage_kernels(key: Array, gates: int, state_width: int) -> Params:
     """Kernels of a cell whose candidate reads a gated h_tm1, in a product of its own."""
     key_gates, key_candidate = jax.random.split(key)
     return {
@@ -279,27 +280,35 @@ def _two_stage_kernels(key, gates, state_width):
     }
 
 
-def _recur(dtype, params, state):
+def _recur(dtype: Any, params: Params, state: State) -> Array:
     """R h_tm1 for the state entry "h", in `dtype`, normalised where there is a gain for it."""
     product = contract(state["h"], params["recurrent_kernel"], dtype)
     return layer_norm(product, params["recurrent_norm"]["scale"]) if "recurrent_norm" in params else product
 
 
 def _gated_cell(
-    *, input, init, state_shape, update, width, recur=_recur, start: Mapping[str, float] = {}, heads=1
+    *,
+    input: Mixer,
+    init: Init,
+    state_shape: Mapping[str, tuple[int, ...]],
+    update: Callable[[Params, State, Any, Any], tuple[State, Array]],
+    width: int,
+    recur: Callable[[Any, Params, State], Array] = _recur,
+    start: Mapping[str, float] = {},
+    heads: int = 1,
 ) -> Cell:
     """A cell of update(params, state, u_t, recur(dtype, params, state)); state entries begin at `start`, else at 0."""
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         return {
             name: jnp.full((batch_size, *shape), start.get(name, 0.0), jnp.float32)
             for name, shape in state_shape.items()
         }
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         return update(params, state, u_t, recur(u_t.dtype, params, state))
 
-    def deferred(params, u, reset, hold, state):
+    def deferred(params: Params, u: Array, reset: TokenMask, hold: TokenMask, state: State) -> tuple[Array, State]:
         initial = jax.tree.map(lambda h, leaf: h.astype(leaf.dtype), init_state(u.shape[0]), state)
         return unroll_deferred(partial(recur, u.dtype), update, params, initial, state, u, reset, hold)
 

@@ -13,7 +13,7 @@ from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.rope import rope
 from hybrid_flax.ops.segments import FRESH, compaction, permute
-from hybrid_flax.typing import Mixer, Traits, promote_state, state_dtype
+from hybrid_flax.typing import Array, Hidden, Mixer, Params, Segments, State, Traits, promote_state, state_dtype
 
 __all__ = ["activate", "block_linear", "chain", "conv", "fork", "keep", "linear", "rotary", "shift", "window_linear"]
 
@@ -28,7 +28,7 @@ def linear(
     Parameters: kernel [D, *features], bias [*features], scale [*features] where normalised.
     """
 
-    def init(key):
+    def init(key: Array) -> Params:
         params = {"kernel": fan_in_normal(key, (width, *features))}
         if bias is not None:
             start = jnp.asarray(bias).reshape(-1, *([1] * (len(features) - 1)))
@@ -37,7 +37,7 @@ def linear(
             params["scale"] = jnp.ones(features)
         return params
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         u = contract(x, params["kernel"], x.dtype)
         if normalised:
             u = layer_norm(u, params["scale"])
@@ -57,10 +57,10 @@ def conv(width: int, *, taps: int = 4) -> Mixer:
     if taps < 2:
         raise ValueError(f"conv needs at least 2 taps, got {taps}")
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"depthwise_kernel": fan_in_normal(key, (taps, width)), "bias": jnp.zeros(width)}
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         tokens, restore, state = _look_back(x, segments, state, taps - 1)
         dtype = state_dtype(x.dtype)
         y = jnp.broadcast_to(params["bias"].astype(dtype), x.shape)
@@ -83,7 +83,7 @@ def window_linear(
         raise ValueError(f"a window needs at least 1 token, got {taps}")
     mapped = linear(taps * width, features, bias=bias)
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         tokens, restore, state = _look_back(x, segments, state, taps - 1)
         return restore(mapped.apply(params, jnp.concatenate(tokens, axis=-1), segments)[0]), state
 
@@ -98,10 +98,10 @@ def shift(width: int, num: int) -> Mixer:
     Parameters: scale [num, D] (μ), uniform in [0, 1] at first. State: as `conv` with two taps.
     """
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"scale": jax.random.uniform(key, (num, width))}
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         (_, before), restore, state = _look_back(x, segments, state, 1)
         wide = x.astype(state_dtype(x.dtype))[:, :, None]
         u = wide + params["scale"] * (restore(before)[:, :, None] - wide)
@@ -120,23 +120,23 @@ def fork(first: Mixer, second: Mixer) -> Mixer:
     return _pair("fork", first, second, lambda x, run_first, run_second: (run_first(x), run_second(x)))
 
 
-def _pair(name, first, second, combine):
+def _pair(name: str, first: Mixer, second: Mixer, combine: Callable[..., Any]) -> Mixer:
     """A mixer of two, each run once by `combine(x, run_first, run_second)`; run_* hide params and states."""
     parts = {"a": first, "b": second}
     causal = first.traits.causal and second.traits.causal
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {part: mixer.init(part_key) for (part, mixer), part_key in zip(parts.items(), jax.random.split(key))}
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         return {part: mixer.init_state(batch_size, capacity) for part, mixer in parts.items()}
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Any, segments: Segments, state: State | None = None) -> tuple[Any, State | None]:
         if state is not None and not causal:
             raise ValueError(f"a {name} of mixers of which one reads the future takes no state")
-        after = {}
+        after: dict[str, State] = {}
 
-        def run(part, x):
+        def run(part: str, x: Any) -> Any:
             y, after[part] = parts[part].apply(params[part], x, segments, None if state is None else state[part])
             return y
 
@@ -149,7 +149,7 @@ def _pair(name, first, second, combine):
 def keep(mixer: Mixer) -> Mixer:
     """u = (x, mixer(x)): for a cell that reads both a token and a map of it."""
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Any, segments: Segments, state: State | None = None) -> tuple[Any, State | None]:
         y, state = mixer.apply(params, x, segments, state)
         return (x, y), state
 
@@ -159,7 +159,7 @@ def keep(mixer: Mixer) -> Mixer:
 def activate(function: Callable[[Any], Any]) -> Mixer:
     """u = function(x), entry by entry."""
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Any, segments: Segments, state: State | None = None) -> tuple[Any, State | None]:
         del params, segments
         return function(x), state
 
@@ -174,7 +174,7 @@ def rotary(key_width: int, *, base: float = 10_000.0) -> Mixer:
     if key_width % 2:
         raise ValueError(f"rotary needs an even key width, got {key_width}")
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Array, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         del params
         q, k, rest = jnp.split(x, (key_width, 2 * key_width), axis=-1)
         turned = (rope(part, segments.positions, base) for part in (q, k))
@@ -193,17 +193,17 @@ def block_linear(width: int, features: tuple[int, int], blocks: int) -> Mixer:
     if width % blocks or out % blocks:
         raise ValueError(f"blocks={blocks} must divide the widths {width} and {out}")
 
-    def init(key):
+    def init(key: Array) -> Params:
         shape = (width // blocks, blocks, gates, out // blocks)
         return {"kernel": fan_in_normal(key, shape), "bias": jnp.zeros((gates, out))}
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         return (contract_blocks(x, params["kernel"], x.dtype) + params["bias"]).astype(x.dtype), state
 
     return Mixer(init, _no_state, apply, Traits(spec=("block_linear", width, features, blocks)))
 
 
-def _past(width, memory, batch_size, capacity):
+def _past(width: int, memory: int, batch_size: int, capacity: int) -> State:
     """The state of `_look_back` before anything came."""
     del capacity
     return {
@@ -212,7 +212,9 @@ def _past(width, memory, batch_size, capacity):
     }
 
 
-def _look_back(x, segments, state, memory):
+def _look_back(
+    x: Hidden, segments: Segments, state: State | None, memory: int
+) -> tuple[list[Hidden], Callable[[Array], Array], State | None]:
     """([x_t, x_{t-1}, ..., x_{t-memory}], restore, state): live tokens moved to the front, zeros for other documents.
 
     restore(y) puts what was made of them back into the order of x, zero in padding.
@@ -224,12 +226,12 @@ def _look_back(x, segments, state, memory):
     inputs = jnp.concatenate([before["inputs"].astype(x.dtype), permute(x, order, inverse)], axis=1)
     ids = jnp.concatenate([before["ids"], permute(segments.ids, order, inverse)], axis=1)
 
-    def read(back):
+    def read(back: int) -> Hidden:
         places = slice(memory - back, memory - back + length)
         same = ids[:, places] == ids[:, memory:]
         return jnp.where(same[..., None], inputs[:, places], 0)
 
-    def restore(y):
+    def restore(y: Array) -> Array:
         mask = live.reshape(live.shape + (1,) * (y.ndim - 2))
         return jnp.where(mask, permute(y, inverse, order), 0)
 
@@ -243,6 +245,6 @@ def _look_back(x, segments, state, memory):
     return [read(back) for back in range(memory + 1)], restore, state
 
 
-def _no_state(batch_size, capacity):
+def _no_state(batch_size: int, capacity: int) -> State:
     del batch_size, capacity
     return ()

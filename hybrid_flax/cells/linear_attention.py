@@ -4,13 +4,15 @@ Options of all: num_heads; head_width, the width of a head's values; key_width, 
 the tokens that the chunked form does at once. Each raises ValueError for sizes that do not fit together.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from hybrid_flax.cells.inputs import chain, conv, fork, linear, rotary
 from hybrid_flax.cells.matrix import Terms, check_chunk, head_sizes, make_matrix_cell, matrix_chunks, matrix_step
 from hybrid_flax.ops.scan import maximum_scan
-from hybrid_flax.typing import Cell, state_dtype
+from hybrid_flax.typing import Array, Cell, Float, Params, State, TokenMask, state_dtype
 
 __all__ = ["gla", "hgrn2", "linattn", "log_uniform_step", "mlstm", "retnet", "ssd"]
 
@@ -30,18 +32,18 @@ def linattn(
     """
     heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         del params
         q, k, v = _split_heads(u, keys)
         ones = jnp.ones((*v.shape[:-1], 1), v.dtype)
         log_a = jnp.zeros_like(ones)
         return Terms(_elu_plus_one(q), _elu_plus_one(k), jnp.concatenate([v, ones], axis=-1), log_a)
 
-    def read(params, u, y):
+    def read(params: Params, u: Any, y: Array) -> Array:
         del params, u
         return y[..., :-1] / (y[..., -1:] + 1e-6)
 
-    def enter(s):
+    def enter(s: Array) -> Array:
         # z is a sum of positive features, also in a state that somebody made up.
         return jnp.concatenate([s[..., :-1], jnp.abs(s[..., -1:])], axis=-1)
 
@@ -67,7 +69,7 @@ def retnet(
     heads, keys, _ = head_sizes(width, num_heads, key_width, key_width)
     values = 2 * keys if head_width is None else head_width
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         del params
         q, k, v = _split_heads(u, keys)
         gamma = jnp.log1p(-(2.0 ** (-5.0 - jnp.arange(heads, dtype=q.dtype))))
@@ -95,7 +97,7 @@ def gla(
     """
     sizes = heads, keys, values = head_sizes(width, num_heads, key_width, head_width, 0.5)
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         del params
         q, k, v = _split_heads(u[0], keys)
         return Terms(q * keys**-0.5, k, v, jax.nn.log_sigmoid(_wide(u[1])) / temperature)
@@ -124,7 +126,7 @@ def hgrn2(
         raise ValueError(f"lower_bound={lower_bound} must be in [0, 1)")
     sizes = heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         del params
         o, f, i = _split_heads(u, keys)
         k = (1.0 - lower_bound) * jax.nn.sigmoid(-f)
@@ -156,7 +158,7 @@ def ssd(
         raise ValueError(f"groups={groups} must divide num_heads={num_heads}")
     heads, keys, values = head_sizes(2 * width, num_heads, state_width, head_width)
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_decay, key_step = jax.random.split(key)
         return {
             "decay": jnp.log(jax.random.uniform(key_decay, (heads,), minval=1.0, maxval=16.0)),
@@ -164,18 +166,18 @@ def ssd(
             "scale": jnp.ones(heads),
         }
 
-    def channels(u):
+    def channels(u: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         lead = u[0].shape[:-1]
         x, b, c = jnp.split(jax.nn.silu(_wide(u[0])), (heads * values, heads * values + groups * keys), axis=-1)
         b, c = (jnp.repeat(part.reshape(*lead, groups, keys), heads // groups, axis=-2) for part in (b, c))
         return x.reshape(*lead, heads, values), b, c
 
-    def terms(params, u):
+    def terms(params: Params, u: Any) -> Terms:
         x, b, c = channels(u)
         delta = jax.nn.softplus(_wide(u[1]) + params["timescale"])[..., None]
         return Terms(c, b, delta * x, -delta * jnp.exp(params["decay"])[:, None])
 
-    def read(params, u, y):
+    def read(params: Params, u: Any, y: Array) -> Array:
         return y + params["scale"][:, None] * channels(u)[0]
 
     num_channels = heads * values + 2 * groups * keys
@@ -204,15 +206,15 @@ def mlstm(
     check_chunk(chunk)
     heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         shapes = {"c": (heads, keys, values), "n": (heads, keys), "m": (heads,)}
         return {name: jnp.zeros((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
 
-    def gates(u):
+    def gates(u: tuple[Array, Array]) -> tuple[Array, Array]:
         i, f = jnp.moveaxis(_wide(u[1]), -2, 0)
         return i, jax.nn.log_sigmoid(f)
 
-    def terms(u, m_before):
+    def terms(u: tuple[Array, Array], m_before: Array) -> Terms:
         q, k, v = _split_heads(u[0], keys)
         i, log_f = gates(u)
         kept = log_f + m_before
@@ -220,27 +222,27 @@ def mlstm(
         ones = jnp.ones((*v.shape[:-1], 1), v.dtype)
         return Terms(q, written, jnp.concatenate([v, ones], axis=-1), jnp.minimum(kept - i, 0.0)[..., None])
 
-    def read(y, m):
+    def read(y: Array, m: Array) -> Array:
         # |n·q| against exp(-m), both times exp(min(m, 0)) so that nothing overflows; the floor keeps 0/0 away.
         size = jnp.exp(jnp.minimum(m, 0.0))[..., None]
         y = size * y
         y = y[..., :-1] / jnp.maximum(jnp.abs(y[..., -1:]), jnp.exp(-jnp.clip(m, 0.0, 40.0))[..., None])
         return y.reshape(*y.shape[:-2], heads * values)
 
-    def join(state):
+    def join(state: State) -> Array:
         return jnp.concatenate([state["c"], state["n"][..., None]], axis=-1)
 
-    def part(s, m):
+    def part(s: Array, m: Array) -> State:
         return {"c": s[..., :-1], "n": s[..., -1], "m": m}
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         del params
         i, log_f = gates(u_t)
         s, y = matrix_step(join(state), terms(u_t, state["m"]))
         m = jnp.maximum(log_f + state["m"], i)
         return part(s, m), read(y, m)
 
-    def chunked(params, u, reset, hold, state):
+    def chunked(params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State) -> tuple[Array, State]:
         del params
         i, log_f = gates(u)
         m = maximum_scan(log_f, i, reset, hold, state["m"])
@@ -254,20 +256,20 @@ def mlstm(
     return Cell(fork(features, gate), lambda key: {}, init_state, step, heads * values, {"chunked": chunked}, heads)
 
 
-def log_uniform_step(key, heads: int):
+def log_uniform_step(key: Array, heads: int) -> Float[Array, "H"]:
     """Biases b with softplus(b) log-uniform in [0.001, 0.1] (Gu & Dao 2023, section 3.6)."""
     step = jnp.exp(jax.random.uniform(key, (heads,), minval=jnp.log(1e-3), maxval=jnp.log(1e-1)))
     return step + jnp.log(-jnp.expm1(-step))
 
 
-def _wide(u):
+def _wide(u: Array) -> Array:
     return u.astype(state_dtype(u.dtype))
 
 
-def _split_heads(u, keys):
+def _split_heads(u: Array, keys: int) -> list[Array]:
     """q, k [..., H, K] and v [..., H, N] of u[..., H, 2K + N]."""
     return jnp.split(_wide(u), (keys, 2 * keys), axis=-1)
 
 
-def _elu_plus_one(x):
+def _elu_plus_one(x: Array) -> Array:
     return jnp.where(x > 0, x + 1.0, jnp.exp(jnp.minimum(x, 0.0)))

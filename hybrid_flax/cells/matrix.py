@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hybrid_flax.ops.chunked import decay_rule, delta_rule
-from hybrid_flax.typing import Array, Cell, Mixer, Params
+from hybrid_flax.typing import Array, Cell, Init, Mixer, Params, State, TokenMask
 
 __all__ = ["Terms", "head_sizes", "make_matrix_cell", "matrix_chunks", "matrix_step", "unit"]
 
@@ -33,7 +33,7 @@ def make_matrix_cell(
     sizes: tuple[int, int, int],
     *,
     chunk: int,
-    init: Callable[[Array], Params] = lambda key: {},
+    init: Init = lambda key: {},
     read: Callable[[Params, Any, Array], Array] = lambda params, u, y: y,
     enter: Callable[[Array], Array] = lambda s: s,
     value_width: int | None = None,
@@ -48,17 +48,17 @@ def make_matrix_cell(
     heads, _, width = sizes
     value_width = value_width or width
 
-    def flat(y):
+    def flat(y: Array) -> Array:
         return y.reshape(*y.shape[:-2], heads * value_width)
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         return {"s": jnp.zeros((batch_size, *sizes), jnp.float32)}
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         s, y = matrix_step(enter(state["s"]), terms(params, u_t))
         return {"s": s}, flat(read(params, u_t, y))
 
-    def chunked(params, u, reset, hold, state):
+    def chunked(params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State) -> tuple[Array, State]:
         dtype = jax.tree.leaves(u)[0].dtype
         y, s = matrix_chunks(terms(params, u), reset, hold, enter(state["s"]), chunk, dtype)
         return flat(read(params, u, y)), {"s": s}
@@ -69,7 +69,7 @@ def make_matrix_cell(
 def matrix_step(s: Array, terms: Terms) -> tuple[Array, Array]:
     """(S_t, S_tᵀ q) of one token per row."""
     after = jnp.exp(terms.log_a)[..., None] * s + terms.k[..., None] * terms.v[..., None, :]
-    if terms.p is not None:
+    if terms.p is not None and terms.r is not None:
         after = after + terms.p[..., None] * _read(terms.r, s)[..., None, :]
     return after, _read(terms.q, after)
 
@@ -77,7 +77,7 @@ def matrix_step(s: Array, terms: Terms) -> tuple[Array, Array]:
 def matrix_chunks(terms: Terms, reset: Array, hold: Array, s: Array, chunk: int, dtype: Any) -> tuple[Array, Array]:
     """(S_tᵀ q of all tokens, S after the last one) by the rules of `ops.chunked`, products in `dtype`."""
     q, k, v = (part.astype(dtype) for part in terms[:3])
-    if terms.p is None:
+    if terms.p is None or terms.r is None:
         return decay_rule(q, k, v, terms.log_a, reset, hold, s, chunk=chunk)
     p, r = terms.p.astype(dtype), terms.r.astype(dtype)
     return delta_rule(q, k, v, p, r, terms.log_a, reset, hold, s, chunk=chunk)
@@ -112,5 +112,5 @@ def unit(x: Array) -> Array:
     return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 
 
-def _read(q, s):
+def _read(q: Array, s: Array) -> Array:
     return jnp.einsum("...k,...kn->...n", q, s, precision=lax.Precision.HIGHEST)

@@ -4,13 +4,14 @@ Those that are affine in their state scan a whole sequence in parallel.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import keep, linear, window_linear
-from hybrid_flax.typing import Cell, state_dtype
+from hybrid_flax.typing import Array, Cell, Params, State, state_dtype
 
 __all__ = ["indrnn", "mingru", "minlstm", "qrnn", "sru"]
 
@@ -23,7 +24,7 @@ def mingru(width: int, *, state_width: int | None = None) -> Cell:
     """
     state_width = state_width or width
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         del params
         pre = u.astype(state_dtype(u.dtype))
         z = jax.nn.sigmoid(pre[..., 0, :])
@@ -40,7 +41,7 @@ def minlstm(width: int, *, state_width: int | None = None) -> Cell:
     """
     state_width = state_width or width
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         del params
         pre = u.astype(state_dtype(u.dtype))
         log_ratio = jax.nn.log_sigmoid(pre[..., 0, :]) - jax.nn.log_sigmoid(pre[..., 1, :])
@@ -57,12 +58,12 @@ def qrnn(width: int, *, state_width: int | None = None, taps: int = 2) -> Cell:
     """
     state_width = state_width or width
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         del params
         pre = u.astype(state_dtype(u.dtype))
         return jax.nn.sigmoid(pre[..., 1, :]), jax.nn.sigmoid(-pre[..., 1, :]) * jnp.tanh(pre[..., 0, :])
 
-    def readout(params, c, u):
+    def readout(params: Params, c: Array, u: Any) -> Array:
         del params
         return jax.nn.sigmoid(u[..., 2, :].astype(c.dtype)) * c
 
@@ -84,17 +85,17 @@ def sru(width: int, *, state_width: int | None = None, peephole: bool = True, hi
     input = linear(width, (features, state_width), bias=(0.0, 0.0, highway_bias, 0.0)[:features])
     input = keep(input) if features == 3 else input
 
-    def split(u):
+    def split(u: Any) -> tuple[Array, Array, Array, Array]:
         x, pre = u if features == 3 else (u[..., 3, :], u)
         pre = pre.astype(state_dtype(pre.dtype))
         return x.astype(pre.dtype), pre[..., 0, :], pre[..., 1, :], pre[..., 2, :]
 
-    def coefficients(params, u):
+    def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         del params
         _, candidate, forget, _ = split(u)
         return jax.nn.sigmoid(forget), jax.nn.sigmoid(-forget) * candidate
 
-    def readout(params, c, u):
+    def readout(params: Params, c: Array, u: Any) -> Array:
         del params
         x, _, _, highway = split(u)
         return _between(highway, c, alpha * x)
@@ -102,14 +103,14 @@ def sru(width: int, *, state_width: int | None = None, peephole: bool = True, hi
     if not peephole:
         return make_affine_cell(input, coefficients, (state_width,), readout=readout)
 
-    def init(key):
+    def init(key: Array) -> Params:
         del key
         return {"scale": jnp.zeros((2, state_width))}
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         return {"c": jnp.zeros((batch_size, state_width), jnp.float32)}
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         x, candidate, forget, highway = split(u_t)
         v_f, v_r = params["scale"]
         c = _between(forget + v_f * state["c"], state["c"], candidate)
@@ -125,24 +126,24 @@ def indrnn(width: int, *, state_width: int | None = None) -> Cell:
     """
     state_width = state_width or width
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"scale": jax.random.uniform(key, (state_width,))}
 
-    def init_state(batch_size):
+    def init_state(batch_size: int) -> State:
         return {"h": jnp.zeros((batch_size, state_width), jnp.float32)}
 
-    def step(params, state, u_t):
+    def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         h = jax.nn.relu(u_t.astype(state["h"].dtype) + params["scale"] * state["h"])
         return {"h": h}, h
 
     return Cell(linear(width, (state_width,)), init, init_state, step, state_width)
 
 
-def _between(gate, if_open, if_shut):
+def _between(gate: Array, if_open: Array, if_shut: Array) -> Array:
     """σ(gate) a + (1 - σ(gate)) b."""
     return jax.nn.sigmoid(gate) * if_open + jax.nn.sigmoid(-gate) * if_shut
 
 
-def _positive(x):
+def _positive(x: Array) -> Array:
     """g(x) = x + 1/2 for x >= 0, σ(x) below: positive and continuous."""
     return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))

@@ -56,7 +56,7 @@ def _projected(subject):
     """The shapes of what the cell's input mixer makes of BATCH x LENGTH tokens."""
     x = jax.ShapeDtypeStruct((BATCH, LENGTH, WIDTH), jnp.float32)
     ids = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
-    return jax.eval_shape(subject.cell.input.apply, subject.base["input"], x, Segments(ids, ids))[0]
+    return jax.eval_shape(subject.cell.input.apply, subject.base["input"], x, Segments._make((ids, ids)))[0]
 
 
 def _draw(shapes, rng):

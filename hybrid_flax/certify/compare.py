@@ -45,7 +45,7 @@ def distance(a: Any, b: Any) -> float:
 
 def check_close(a: Any, b: Any, tolerance: float = TOLERANCE) -> float:
     """Every inexact leaf of a within `tolerance` of that of b, every other leaf equal."""
-    require(jax.tree.structure(a) == jax.tree.structure(b), "another tree structure")
+    require(_structure(a) == _structure(b), "another tree structure")
     worst = 0.0
     for (path, leaf), wanted in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b)):
         where = jax.tree_util.keystr(path)
@@ -79,7 +79,7 @@ def check_finite(x: Any) -> float:
 
 def check_shapes(a: Any, b: Any) -> float:
     """Equal structure, shapes and dtypes."""
-    require(jax.tree.structure(a) == jax.tree.structure(b), "another tree structure")
+    require(_structure(a) == _structure(b), "another tree structure")
     for leaf, wanted in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
         got, want = (leaf.shape, leaf.dtype), (wanted.shape, wanted.dtype)
         require(got == want, f"{leaf.dtype}{leaf.shape} in place of {wanted.dtype}{wanted.shape}")
@@ -89,6 +89,10 @@ def check_shapes(a: Any, b: Any) -> float:
 def inexact(tree: Any) -> list[Any]:
     """The floating and complex leaves."""
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
 
 
 def _wide(x):

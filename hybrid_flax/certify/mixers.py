@@ -6,7 +6,6 @@ LENGTH. seed: parameters and inputs.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from hybrid_flax.certify.subjects import (
     plain,
     segments_of,
 )
-from hybrid_flax.typing import LEAF_KINDS, Segments
+from hybrid_flax.typing import LEAF_KINDS, Mixer, Segments, State
 
 __all__ = [
     "any_split",
@@ -109,14 +108,14 @@ def left_padding(subject: Subject, seed: int) -> float:
 def rows_independent(subject: Subject, rows: Sequence[str], order: Sequence[int], seed: int) -> float:
     """A permutation of the rows permutes outputs and states; what stands in the other rows does not matter."""
     params, x, rng = draw(subject, seed)
-    order = np.asarray(order)
+    moves = np.asarray(order)
     segments = segments_of(rows)
     y, state = subject.run(params, x, segments, subject.fresh)
-    moved = Segments(segments.ids[order], segments.positions[order])
-    y_moved, state_moved = subject.run(params, x[order], moved, subject.fresh)
+    moved = Segments(segments.ids[moves], segments.positions[moves])
+    y_moved, state_moved = subject.run(params, x[moves], moved, subject.fresh)
     worst = max(
-        check_close(y_moved, np.asarray(y)[order]),
-        check_close(state_moved, jax.tree.map(lambda leaf: np.asarray(leaf)[order], state)),
+        check_close(y_moved, np.asarray(y)[moves]),
+        check_close(state_moved, jax.tree.map(lambda leaf: np.asarray(leaf)[moves], state)),
     )
     other, others = normal(rng, *x.shape), segments_of(list(rows)[::-1])
     other[0] = x[0]
@@ -196,10 +195,11 @@ def state_contract(subject: Subject) -> float:
         require(all(leaf.shape[0] == batch for leaf in jax.tree.leaves(state)), "axis 0 of a leaf is not the batch")
         x = jax.ShapeDtypeStruct((batch, length, WIDTH), jnp.float32)
         ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-        y, after = jax.eval_shape(mixer.apply, subject.base, x, Segments(ids, ids), state)
+        segments = Segments._make((ids, ids))
+        y, after = jax.eval_shape(mixer.apply, subject.base, x, segments, state)
         check_shapes(y, x)
         check_shapes(after, state)
-    stateless = jax.eval_shape(mixer.apply, subject.base, x, Segments(ids, ids))[1]
+    stateless = jax.eval_shape(mixer.apply, subject.base, x, segments)[1]
     require(stateless is None, "a state comes back where none was passed in")
     return 0.0
 
@@ -287,7 +287,7 @@ def refuses_state(subject: Subject) -> float:
     return 0.0
 
 
-def _state_of_parts(mixer: Any):
+def _state_of_parts(mixer: Mixer) -> State:
     """What a caller might think that the state of `mixer` is."""
     if mixer.traits.causal:
         return mixer.init_state(1, LENGTH)

@@ -165,7 +165,7 @@ def _form(name, key, index):
 
 
 def _draw_split(rng):
-    lengths = []
+    lengths: list[int] = []
     while (left := LENGTH - sum(lengths)) > 0:
         lengths.append(int(rng.choice([length for length in CHUNKS if length <= left])))
     return tuple(lengths)

@@ -63,7 +63,7 @@ class Subject(NamedTuple):
     pull: Callable
     fresh: Any
     base: Any
-    traces: Counter
+    traces: Counter[Any]
 
 
 class CellSubject(NamedTuple):
@@ -81,7 +81,7 @@ class CellSubject(NamedTuple):
 
 def make_subject(name: str, mixer: Mixer, base: Any = None, *, batch: int = BATCH, capacity: int = LENGTH) -> Subject:
     """Wrap `mixer`; `base` are its initial parameters where they are known already."""
-    traces = Counter()
+    traces: Counter[Any] = Counter()
 
     @jax.jit
     def run(params, x, segments, state):
@@ -113,7 +113,7 @@ def make_cell_subject(cell: Cell) -> CellSubject:
     """Wrap `cell`; nothing is compiled before it is used."""
     forms = ("sequential", *cell.forms)
     base = jax.device_get(jax.jit(recurrent(cell, WIDTH).init)(jax.random.key(0)))
-    run = {form: jax.jit(functools.partial(run_cell, cell, form)) for form in forms}
+    run: dict[str, Callable] = {form: jax.jit(functools.partial(run_cell, cell, form)) for form in forms}
     return CellSubject(cell, base, run, {form: _pull_cell(cell, form) for form in forms})
 
 
@@ -127,7 +127,9 @@ def registered(name: str) -> Subject:
 def registered_cell(name: str) -> CellSubject:
     """The subject of the cell under a registered name."""
     options = {key.partition(".")[2]: value for key, value in narrowed(name).items()}
-    return make_cell_subject(registry.make_cell(name, WIDTH, **options))
+    cell = registry.make_cell(name, WIDTH, **options)
+    assert cell is not None, f"{name} is no cell"
+    return make_cell_subject(cell)
 
 
 def forget() -> None:
@@ -186,7 +188,7 @@ def segments_of(rows: Sequence[str]) -> Segments:
                 document, position = document + 1, 0
             ids[b, t], positions[b, t] = document, position
             position += 1
-    return Segments(ids, positions)
+    return Segments._make((ids, positions))  # of numpy, to be written into
 
 
 def plain(length: int) -> Segments:

@@ -194,7 +194,7 @@ def _best_rate(cell, workdir):
     sign, metric = 1 if cell.column.higher_is_better else -1, cell.column.metric
     found = [(run.learning_rate, _metrics(run, workdir)) for run in _search(cell)]
     figures = {rate: sign * metrics["valid"][metric] for rate, metrics in found if metrics}
-    return max(figures, key=figures.get, default=None)
+    return max(figures, key=figures.__getitem__, default=None)
 
 
 def _ended(run, workdir):
@@ -238,7 +238,9 @@ def _resident_bytes():
 
 def _end_with_parent():
     """A comparison that is killed leaves nothing running; a run can be killed at any time."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
+    parent.join()
     os._exit(1)
 
 

@@ -84,7 +84,7 @@ def make_cells(definition: Definition, overrides: Sequence[str] = ()) -> Iterato
     for name, task in definition.tasks.items():
         base = apply_overrides(ConfigDict(task.config), overrides)
         budget = _budget(task.budget or definition.budget, f"task {name!r}")
-        for row, values in (definition.rows | task.rows).items():
+        for row, values in {**definition.rows, **task.rows}.items():
             try:
                 yield _make_cell(definition, row, values, name, base, budget)
             except (ValueError, FileNotFoundError) as error:

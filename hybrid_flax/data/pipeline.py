@@ -140,7 +140,7 @@ class _Batches(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, step: int) -> dict:  # type: ignore[override]  # no slices: they would be built all at once
         return self._batch(range(self._count)[step])
 
 
@@ -240,8 +240,8 @@ def _pack(sizes: np.ndarray, length: int, rng: np.random.Generator) -> tuple[np.
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     row_of, column_of = np.empty_like(sizes), np.empty_like(sizes)
-    rows_with_room = [[] for _ in range(length + 1)]
-    rooms = []  # those with a row, sorted: a search among at most `length` numbers, not among the rows
+    rows_with_room: list[list[int]] = [[] for _ in range(length + 1)]
+    rooms: list[int] = []  # those with a row, sorted: a search among at most `length` numbers, not among the rows
     num_rows = 0
     for piece, size in zip(order.tolist(), sizes[order].tolist()):
         fit = bisect.bisect_left(rooms, size)

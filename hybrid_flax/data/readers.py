@@ -59,7 +59,8 @@ def read_splits(
     """
     if path == "vader":
         return {"all": _vader()}
-    place, options = Path(path), {"text": text, "label": label, "tagged": tagged, "encoding": encoding}
+    place = Path(path)
+    options: dict[str, Any] = {"text": text, "label": label, "tagged": tagged, "encoding": encoding}
     if place.is_file():
         return {"all": read_records(place, **options)}
     if "=" in path and not place.exists() and not tagged:
@@ -223,9 +224,13 @@ def _files_of_splits(folder, tagged):
 def _table(file, delimiter, text, label, encoding) -> Iterator[Record]:
     by_number = text.isdecimal() and label.isdecimal()
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     lines = (f"{line}\n" for line in _lines(file, encoding))
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
     width, places = None, (int(text), int(label)) if by_number else None
     previous = csv.field_size_limit(_MOST_CHARACTERS)
     try:
@@ -295,7 +300,8 @@ def _record(value, text, label, where):
             near = difflib.get_close_matches(key, value, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
             raise ValueError(f"{where}: no {key!r}{hint}")
-    return Record(*(tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])), where)
+    given = [tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])]
+    return Record(given[0], given[1], where)
 
 
 def _conll(file, text, label, encoding) -> list[Record]:
@@ -314,7 +320,8 @@ def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]
     """(line, token, tag) of every block; tabs separate columns where there are any, else spaces."""
     universal = file.suffix.lower() == ".conllu"
     places = [_column(file, *given, universal) for given in (("text", text, 0), ("label", label, -1))]
-    block, width = [], 0
+    block: list[tuple[int, str, str]] = []
+    width = 0
     for number, line in enumerate([*_lines(file, encoding), ""], start=1):
         if universal and re.match(r"#|\d+[-.]\d", line):
             continue

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from hybrid_flax.data.examples import (
 )
 from hybrid_flax.data.hub import HUB, read_hub, read_hub_text
 from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
-from hybrid_flax.data.readers import read_splits
+from hybrid_flax.data.readers import Record, read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
 
@@ -78,13 +78,13 @@ def text_source(
     tokenizer: one, or the kind to make of the training text. text: the column of a data set of the hub.
     Raises FileNotFoundError and ValueError as `load_corpus` and `make_tokenizer` do.
     """
-    options = {"document": document, "valid_fraction": valid_fraction, "test_fraction": test_fraction}
+    options: dict[str, Any] = {"document": document, "valid_fraction": valid_fraction, "test_fraction": test_fraction}
     if path.startswith(HUB):
         corpus = read_hub_text(path.removeprefix(HUB), text=text, **options)
     else:
         corpus = load_corpus(path, encoding=encoding, **options)
     if isinstance(tokenizer, str):
-        vocabulary = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
+        vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = make_tokenizer(tokenizer, corpus.train, **vocabulary)
     tokens = {name: tokenize(getattr(corpus, name), tokenizer) for name in Corpus._fields}
 
@@ -155,7 +155,7 @@ def labelled_source(
     The ratings of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those
     of a run, else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
     """
-    columns = {"text": text, "label": label, "tagged": kind == "tags"}
+    columns: dict[str, Any] = {"text": text, "label": label, "tagged": kind == "tags"}
     if path.startswith(HUB):
         splits = read_hub(path.removeprefix(HUB), **columns)
     else:
@@ -165,7 +165,7 @@ def labelled_source(
             raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text: use task.name=tag")
     if path == "vader" and kind == "class":
         splits = {name: [_by_sign(record) for record in part] for name, part in splits.items()}
-    fractions = {"valid_fraction": valid_fraction, "seed": split_seed}
+    fractions: dict[str, Any] = {"valid_fraction": valid_fraction, "seed": split_seed}
     if folds and "all" not in splits:
         raise ValueError(f"data.folds={folds}: {path!r} has splits of its own ({', '.join(splits)}), so set it to 0")
     if folds:
@@ -179,7 +179,7 @@ def labelled_source(
     splits |= {name: part for name, part in drawn.items() if part}
     splits = {name: splits[name] for name in Corpus._fields if name in splits}
     if isinstance(tokenizer, str):
-        vocabulary = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
+        vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = _tokenizer_of(tokenizer, splits["train"], kind, spells=word_length > 0, **vocabulary)
     names = label_names(splits["train"], kind) if labels is None else labels
     if labels is None:
@@ -208,15 +208,15 @@ def _labelled_split(examples, unknown_id):
     return Split(batches, (missed, sum(lengths)), lengths)
 
 
-def _tokenizer_of(name, records, kind, **options):
+def _tokenizer_of(name: str, records: Sequence[Record], kind: str, **options: Any) -> Tokenizer:
     """Words of tagged sentences are as the file has them; other tokenizers see spaces between them."""
+    texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
     if name != "word":
         options.pop("spells")
-        texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
         return make_tokenizer(name, texts, **options)
     if kind == "tags":
         return make_tokenizer(name, (word for r in records for word in r.text), cut="token", **options)
-    return make_tokenizer(name, (r.text for r in records), cut="sentence", **options)
+    return make_tokenizer(name, texts, cut="sentence", **options)
 
 
 def _by_sign(record):

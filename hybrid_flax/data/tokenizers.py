@@ -14,7 +14,7 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,11 @@ class Tokenizer(abc.ABC):
 
     name: ClassVar[str]
     unknown_id: ClassVar[int | None]
-    num_characters: int = 0  # ids that `WordTokenizer.spell` gives; 0: words are not spelt
+
+    @property
+    def num_characters(self) -> int:
+        """How many ids `WordTokenizer.spell` gives; 0: words are not spelt."""
+        return 0
 
     @property
     @abc.abstractmethod
@@ -382,7 +386,8 @@ def make_tokenizer(
         return CharTokenizer("".join(characters))
     if name == "bpe":
         return BpeTokenizer(bpe.train(map(_lower, texts) if lowercase else texts, vocab_size), lowercase)
-    counts, letters = collections.Counter(), collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    letters: collections.Counter[str] = collections.Counter()
     for text in texts:
         pieces = cut_words(text, cut) if name == "word" else _WRITTEN.findall(text)
         counts.update(map(str.lower, pieces) if lowercase else pieces)
@@ -406,12 +411,13 @@ def tokenizer_from_dict(d: dict) -> Tokenizer:
     name = options.pop("name", None)
     if name not in _KINDS:
         raise ValueError(_unknown_name(name, _KINDS))
-    fields = dataclasses.fields(_KINDS[name])
+    kind: Any = _KINDS[name]  # a dataclass, which the abstract class is not
+    fields = dataclasses.fields(kind)
     needed = {field.name for field in fields if field.default is dataclasses.MISSING}
     if not needed <= options.keys() <= {field.name for field in fields}:
         raise ValueError(f"a {name} tokenizer is made of {[field.name for field in fields]}, not of {sorted(options)}")
     # JSON has no tuples.
-    return _KINDS[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 
 
 def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
@@ -449,7 +455,10 @@ def _code_points(text: str) -> np.ndarray:
 
 def _utf8_sizes(codes: np.ndarray) -> np.ndarray:
     """Bytes of each code point in UTF-8, int32 [N]."""
-    return 1 + sum((codes >= first).astype(np.int32) for first in (0x80, 0x800, 0x10000))
+    sizes = np.ones(codes.shape, np.int32)
+    for first in (0x80, 0x800, 0x10000):
+        sizes += codes >= first
+    return sizes
 
 
 def _widths_of_matches(pattern: re.Pattern, text: str) -> tuple[np.ndarray, np.ndarray]:

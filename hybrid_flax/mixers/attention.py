@@ -1,15 +1,17 @@
 """Attention primitives: how queries, keys and values are made of tokens, and how they meet."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.mixers.memory import make_attention
+from hybrid_flax.mixers.memory import Attend, Memory, make_attention
 from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.rope import rope
-from hybrid_flax.typing import Mixer, state_dtype
+from hybrid_flax.typing import Array, AttentionMask, Heads, Hidden, Mixer, Params, Segments, TokenIds, state_dtype
 
 __all__ = ["POSITIONS", "attention", "sha", "tanhdot"]
 
@@ -64,7 +66,7 @@ def attention(
     _check_scores(position, rope_fraction, rotated, soft_cap, implementation)
     relative = position == "relative"
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_input, key_output, key_relative = jax.random.split(key, 3)
         params = {
             "input": {"kernel": fan_in_normal(key_input, (width, num_heads + 2 * groups, head_width))},
@@ -78,7 +80,7 @@ def attention(
             params |= {"relative": {"kernel": kernel, "bias": zeros}, "content": {"bias": zeros}}
         return params
 
-    def read(params, x, positions):
+    def read(params: Params, x: Hidden, positions: TokenIds) -> tuple[Array, Memory]:
         heads = project(x, params["input"]["kernel"])
         query, key, value = jnp.split(heads, (num_heads, num_heads + groups), axis=2)
         if qk_norm:
@@ -90,7 +92,15 @@ def attention(
             query = _relative_query(params, query, positions, rope_base)
         return query, {"key": key, "value": value}
 
-    def write(params, query, memory, queries, keys, mask, attend):
+    def write(
+        params: Params,
+        query: Array,
+        memory: Memory,
+        queries: Segments,
+        keys: Segments,
+        mask: AttentionMask,
+        attend: Attend,
+    ) -> Hidden:
         key, bias = memory["key"], None
         if relative:
             key = _relative_key(key, keys.positions, rope_base)
@@ -108,9 +118,9 @@ def attention(
         )
         return project(context.reshape(*context.shape[:2], -1), params["output"]["kernel"])
 
-    shapes = {"key": (groups, head_width), "value": (groups, head_width)}
-    reach = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks, "chunk": chunk}
-    return make_attention(init, read, write, shapes, causal=causal, **reach)
+    shapes: dict[str, tuple[int, ...]] = {"key": (groups, head_width), "value": (groups, head_width)}
+    reach: dict[str, Any] = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
+    return make_attention(init, read, write, shapes, causal=causal, chunk=chunk, **reach)
 
 
 def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") -> Mixer:
@@ -120,14 +130,22 @@ def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") ->
     Parameters: kernel [D, D].
     """
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"kernel": fan_in_normal(key, (width, width))}
 
-    def read(params, x, positions):
+    def read(params: Params, x: Hidden, positions: TokenIds) -> tuple[Array, Memory]:
         del positions
         return jnp.tanh(project(x, params["kernel"]))[:, :, None], {"value": x[:, :, None]}
 
-    def write(params, query, memory, queries, keys, mask, attend):
+    def write(
+        params: Params,
+        query: Array,
+        memory: Memory,
+        queries: Segments,
+        keys: Segments,
+        mask: AttentionMask,
+        attend: Attend,
+    ) -> Hidden:
         del params, queries, keys
         value = memory["value"]
         return attend(query, value, value, mask, scale=1.0, implementation=implementation)[:, :, 0]
@@ -145,7 +163,7 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
     [3, D] (q_s, k_s, v_s); value.kernel [D, 2, D] (c, f), value.bias.
     """
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_query, key_value = jax.random.split(key)
         norms = ("query_norm", "state_norm", "memory_norm")
         return {
@@ -154,7 +172,7 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
             "value": {"kernel": fan_in_normal(key_value, (width, 2, width)), "bias": jnp.zeros((2, width))},
         } | {name: {"scale": jnp.ones(width), "bias": jnp.zeros(width)} for name in norms}
 
-    def read(params, x, positions):
+    def read(params: Params, x: Hidden, positions: TokenIds) -> tuple[Array, Memory]:
         del positions
         dtype = state_dtype(x.dtype)
         query_gate, key_gate, _ = jax.nn.sigmoid(params["gates"]["bias"].astype(dtype))
@@ -164,7 +182,15 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
         query = (query * (query_gate * key_gate)).astype(x.dtype)  # (σ(q_s) q)·(σ(k_s) m) with both gates on q
         return query[:, :, None], {"value": memory[:, :, None]}
 
-    def write(params, query, memory, queries, keys, mask, attend):
+    def write(
+        params: Params,
+        query: Array,
+        memory: Memory,
+        queries: Segments,
+        keys: Segments,
+        mask: AttentionMask,
+        attend: Attend,
+    ) -> Hidden:
         del queries, keys
         states = memory["value"]
         context = attend(query, states, states, mask, scale=width**-0.5, implementation=implementation)[:, :, 0]
@@ -173,13 +199,13 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
     return make_attention(init, read, write, {"value": (1, width)}, window=window)
 
 
-def _value_gate(params):
+def _value_gate(params: Params) -> Array:
     gate = jax.nn.sigmoid(params["gates"]["bias"][2])
     c, f = contract(gate, params["value"]["kernel"], gate.dtype) + params["value"]["bias"]
     return jax.nn.sigmoid(f) * jnp.tanh(c)
 
 
-def _relative_query(params, query, positions, base):
+def _relative_query(params: Params, query: Heads, positions: TokenIds, base: float) -> Array:
     """[q + u; (q + v) W_R turned by the query's position]: against `_relative_key` (q + u)·k + (q + v)·W_R r_{i-j}."""
     dtype = query.dtype
     content = query + params["content"]["bias"].astype(dtype)
@@ -194,14 +220,16 @@ def _relative_query(params, query, positions, base):
     return jnp.concatenate([content, turned.astype(dtype)], axis=-1)
 
 
-def _relative_key(key, positions, base):
+def _relative_key(key: Array, positions: TokenIds, base: float) -> Array:
     """[k; cosines and sines of the key's position]."""
     half = jnp.zeros((*key.shape[:2], 1, key.shape[-1] // 2), state_dtype(key.dtype))
     turned = rope(jnp.concatenate([half + 1, half], axis=-1), positions, base)
     return jnp.concatenate([key, jnp.broadcast_to(turned, key.shape).astype(key.dtype)], axis=-1)
 
 
-def _check_scores(position, rope_fraction, rotated, soft_cap, implementation):
+def _check_scores(
+    position: str, rope_fraction: float, rotated: int, soft_cap: float | None, implementation: str
+) -> None:
     if position not in POSITIONS:
         raise ValueError(f"position={position!r} is none of {', '.join(POSITIONS)}")
     if not (0 < rope_fraction <= 1 and (position != "rope" or rotated)):

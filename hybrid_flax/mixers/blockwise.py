@@ -1,16 +1,29 @@
 """A recurrence over blocks of positions, whose state is read and written by attention."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.mixers.memory import fresh_ring, in_chunks, remember, same_block
+from hybrid_flax.mixers.memory import Ring, fresh_ring, in_chunks, remember, same_block
 from hybrid_flax.ops.attention import attend
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import rms_norm
 from hybrid_flax.ops.rope import rope
-from hybrid_flax.typing import Mixer, Segments, Traits, promote_state
+from hybrid_flax.typing import (
+    Array,
+    AttentionMask,
+    Heads,
+    Hidden,
+    Mixer,
+    Params,
+    Segments,
+    State,
+    Traits,
+    promote_state,
+)
 
 __all__ = ["blockrec"]
 
@@ -41,7 +54,7 @@ def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: in
         raise ValueError(f"num_states={num_states} and block={block} must be at least 1")
     head_width = width // num_heads
 
-    def init(key):
+    def init(key: Array) -> Params:
         keys = dict(zip(("input", "states", "ids", "output", "update"), jax.random.split(key, 5)))
         heads, maps = (width, 4 * num_heads, head_width), (2 * width, GATES[gate], width)
         start = jnp.array([0.0, -1.0, 1.0])[: GATES[gate], None]
@@ -60,7 +73,7 @@ def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: in
         }
         return params | ({"gate": {"bias": jnp.ones(width)}} if gate == "fixed" else {})
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         del capacity
         heads = (num_heads, head_width)
         return {
@@ -68,14 +81,14 @@ def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: in
             "tokens": fresh_ring(batch_size, 2 * block - 1, {"key": heads, "value": heads}),
         }
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         before = init_state(x.shape[0], 0) if state is None else lax.stop_gradient(state)
         before = promote_state(before, x.dtype)
         chunk = min(block, x.shape[1])
         heads = jnp.split(project(x, params["input"]["kernel"]), 4, axis=2)
         scanned = jax.tree.map(lambda leaf: in_chunks(leaf, chunk), (heads, segments))
 
-        def step(carry, new):
+        def step(carry: State, new: tuple[list[Array], Segments]) -> tuple[State, Array]:
             states, context, tokens = _advance(params, carry["states"], carry["tokens"], *new, block, gate)
             return {"states": states, "tokens": tokens}, context
 
@@ -87,7 +100,9 @@ def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: in
     return Mixer(init, init_state, apply, Traits(spec=("blockrec", num_states, block, gate)))
 
 
-def _advance(params, states, ring, heads, queries, block, gate):
+def _advance(
+    params: Params, states: Array, ring: Ring, heads: list[Array], queries: Segments, block: int, gate: str
+) -> tuple[Array, Array, Ring]:
     """At most `block` tokens a row, so that no row completes more than one block: (states, context, ring)."""
     query, state_query, key, value = heads
     seen = {name: ring["memory"][name].astype(key.dtype) for name in ("key", "value")}
@@ -123,7 +138,7 @@ def _advance(params, states, ring, heads, queries, block, gate):
     return jnp.where(ended, new, states), context, remember(ring, {"key": key, "value": value}, queries)
 
 
-def _state_heads(params, states, dtype):
+def _state_heads(params: Params, states: Array, dtype: Any) -> list[Heads]:
     """Query for states, query for tokens, key and value of states[B, M or a multiple of it, D]."""
     names = params["states"]
     repeats = states.shape[1] // names["bias"].shape[0]
@@ -131,7 +146,7 @@ def _state_heads(params, states, dtype):
     return jnp.split(project(read.astype(dtype), names["kernel"]), 4, axis=2)
 
 
-def _write_states(params, states, tokens, mask, gate):
+def _write_states(params: Params, states: Array, tokens: dict[str, Array], mask: AttentionMask, gate: str) -> Array:
     """C_{n+1} from C_n and the tokens of the block, mask[B, 1, S]."""
     dtype = tokens["key"].dtype
     query, token_query, key, value = _state_heads(params, states, dtype)

@@ -1,5 +1,8 @@
 """Combinators: they take mixers and return a mixer, so that whatever holds for a mixer holds for a fusion."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
@@ -9,9 +12,11 @@ from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.segments import document_positions
-from hybrid_flax.typing import Mixer, Segments, Traits, state_dtype
+from hybrid_flax.typing import Array, Hidden, Init, Mixer, Params, Segments, State, Traits, state_dtype
 
 __all__ = ["add", "bi", "cascade", "concat", "context", "feed", "gate", "parallel", "reverse", "sharnn"]
+
+_Branch: TypeAlias = Callable[[Hidden], Hidden]  # a mixer whose params and state are given already
 
 
 def cascade(a: Mixer, b: Mixer, width: int) -> Mixer:
@@ -29,12 +34,12 @@ def add(a: Mixer, b: Mixer, width: int) -> Mixer:
 def gate(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = g ⊙ a(x) + (1 - g) ⊙ b(x), g = σ(x W + c) per feature. Parameters: gate.kernel [D, D], gate.bias [D]."""
 
-    def combine(params, x, run_a, run_b):
+    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
         pre = contract(x, params["gate"]["kernel"], x.dtype) + params["gate"]["bias"]
         g = jax.nn.sigmoid(pre.astype(state_dtype(x.dtype))).astype(x.dtype)
         return g * run_a(x) + (1 - g) * run_b(x)
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"gate": {"kernel": fan_in_normal(key, (width, width)), "bias": jnp.zeros(width)}}
 
     return _fuse("gate", a, b, combine, init)
@@ -43,10 +48,10 @@ def gate(a: Mixer, b: Mixer, width: int) -> Mixer:
 def concat(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = [a(x); b(x)] W. Parameters: output.kernel [2 D, D]."""
 
-    def combine(params, x, run_a, run_b):
+    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
         return project(jnp.concatenate([run_a(x), run_b(x)], axis=-1), params["output"]["kernel"])
 
-    def init(key):
+    def init(key: Array) -> Params:
         return {"output": {"kernel": fan_in_normal(key, (2 * width, width))}}
 
     return _fuse("concat", a, b, combine, init)
@@ -64,10 +69,10 @@ def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:
     the other, whatever the sizes of their outputs. Parameters: a_norm.scale, b_norm.scale [D] (β_a, β_b).
     """
 
-    def combine(params, x, run_a, run_b):
+    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
         return (rms_norm(run_a(x), **params["a_norm"]) + rms_norm(run_b(x), **params["b_norm"])) / 2
 
-    def init(key):
+    def init(key: Array) -> Params:
         del key
         return {"a_norm": {"scale": jnp.ones(width)}, "b_norm": {"scale": jnp.ones(width)}}
 
@@ -81,11 +86,11 @@ def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
     (α), norm.scale and norm.bias [D].
     """
 
-    def combine(params, x, run_a, run_b):
+    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
         fed = x + (params["residual"]["scale"].astype(state_dtype(x.dtype)) * run_a(x)).astype(x.dtype)
         return run_b(layer_norm(fed, **params["norm"]))
 
-    def init(key):
+    def init(key: Array) -> Params:
         del key
         return {"residual": {"scale": jnp.zeros(1)}, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}
 
@@ -98,7 +103,7 @@ def sharnn(a: Mixer, width: int, *, window: int = 256) -> Mixer:
     `attention.sha` holds every parameter besides those of a: LN is its state_norm.
     """
 
-    def combine(params, x, run_a, run_b):
+    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
         h = run_a(x)
         return layer_norm(h, **params["b"]["state_norm"]) + run_b(h)
 
@@ -117,30 +122,37 @@ def reverse(a: Mixer) -> Mixer:
     Raises ValueError for a state.
     """
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         if state is not None:
             raise ValueError("a reversed mixer reads the future and takes no state")
         ids = segments.ids[:, ::-1]
         y, _ = a.apply(params, x[:, ::-1], Segments(ids, document_positions(ids)))
         return y[:, ::-1], None
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         raise ValueError("a reversed mixer reads the future and has no state to carry")
 
-    watched = a.traits.watched and (lambda watch: reverse(a.traits.watched(watch)))
+    inner = a.traits.watched
+    watched = None if inner is None else (lambda watch: reverse(inner(watch)))
     return Mixer(a.init, init_state, apply, Traits(False, (("a", a),), ("reverse",), watched=watched))
 
 
-def _traits(name, a, b, rebuild):
+def _traits(name: str, a: Mixer, b: Mixer, rebuild: Callable[[Mixer, Mixer], Mixer]) -> Traits:
     return Traits(a.traits.causal and b.traits.causal, (("a", a), ("b", b)), (name,), rebuild)
 
 
-def _cascade(x, run_a, run_b):
+def _cascade(x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
     h = run_a(x)
     return h + run_b(h)
 
 
-def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
+def _fuse(
+    name: str,
+    a: Mixer,
+    b: Mixer,
+    combine: Callable[[Params, Hidden, _Branch, _Branch], Hidden],
+    init_own: Init = lambda key: {},
+) -> Mixer:
     """A mixer of a and b, each run once by `combine(params, x, run_a, run_b)`; run_* hide params and states.
 
     Whatever `combine` makes of padding, it is zero in the end.
@@ -148,19 +160,19 @@ def _fuse(name, a, b, combine, init_own=lambda key: {}) -> Mixer:
 
     traits = _traits(name, a, b, lambda a, b: _fuse(name, a, b, combine, init_own))
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_a, key_b, key_own = jax.random.split(key, 3)
         return {"a": a.init(key_a), "b": b.init(key_b), **init_own(key_own)}
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         return {"a": a.init_state(batch_size, capacity), "b": b.init_state(batch_size, capacity)}
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         if state is not None and not traits.causal:
             raise ValueError(f"{name} of a mixer that reads the future takes no state")
-        after = {}
+        after: dict[str, State] = {}
 
-        def run(part, mixer, x):
+        def run(part: str, mixer: Mixer, x: Hidden) -> Hidden:
             y, after[part] = mixer.apply(params[part], x, segments, None if state is None else state[part])
             return y
 

@@ -5,6 +5,7 @@ Documents, padding, windows, sinks, blocks, caches and the computation in chunks
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,36 @@ from jax import lax
 
 from hybrid_flax.ops.attention import attend, attention_weights, visible
 from hybrid_flax.ops.segments import FRESH, compaction, last_live_id, permute
-from hybrid_flax.typing import Mixer, Segments, Traits, promote_state
+from hybrid_flax.typing import (
+    Array,
+    AttentionMask,
+    Hidden,
+    Init,
+    Mixer,
+    Params,
+    Segments,
+    State,
+    TokenIds,
+    Traits,
+    promote_state,
+)
 
-__all__ = ["fresh_ring", "in_chunks", "make_attention", "remember", "same_block"]
+__all__ = ["Attend", "Memory", "Ring", "fresh_ring", "in_chunks", "make_attention", "remember", "same_block"]
+
+# What attention keeps of tokens: [B,S,...] by name.
+Memory: TypeAlias = dict[str, Array]
+# The memory, ids and positions of the last tokens of each row, and their count: see `fresh_ring`.
+Ring: TypeAlias = dict[str, Any]
+# `ops.attention.attend`, or one that is watched.
+Attend: TypeAlias = Callable[..., Array]
+# Memory, its tokens, and the rule by which (queries, keys) are masked.
+_Source: TypeAlias = tuple[Memory, Segments, Callable[[Segments, Segments], AttentionMask]]
 
 
 def make_attention(
-    init: Callable,
-    read: Callable,
-    write: Callable,
+    init: Init,
+    read: Callable[[Params, Hidden, TokenIds], tuple[Array, Memory]],
+    write: Callable[..., Hidden],
     memory_shapes: dict[str, tuple[int, ...]],
     *,
     causal: bool = True,
@@ -50,7 +72,7 @@ def make_attention(
     if block is not None:
         near = partial(same_block, block=block, before=(0, memory_blocks))
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         if not causal:
             raise ValueError("attention that is not causal reads the future and has no state to carry")
         state = fresh_ring(batch_size, capacity if reach is None else min(reach, capacity), memory_shapes)
@@ -59,7 +81,7 @@ def make_attention(
             state["sinks"] = {"memory": first["memory"], "ids": first["ids"]}
         return state
 
-    def written(memory, segments):
+    def written(memory: Memory, segments: Segments) -> list[_Source]:
         """The tokens of this call as sources of keys."""
         if block is None:
             return [(memory, segments, partial(near, sinks=sinks) if sinks else near)]
@@ -67,16 +89,16 @@ def make_attention(
         earlier = partial(same_block, block=block, before=(1, memory_blocks))
         return [(memory, segments, own), (lax.stop_gradient(memory), segments, earlier)]
 
-    def carried(state):
+    def carried(state: Ring) -> list[_Source]:
         """What stands in a state as sources of keys; a sink counts where it has left the ring's window."""
-        sources = [(state["memory"], Segments(state["ids"], state["positions"]), near)]
+        sources: list[_Source] = [(state["memory"], Segments(state["ids"], state["positions"]), near)]
         if sinks:
             ids = state["sinks"]["ids"]
             positions = jnp.broadcast_to(jnp.arange(sinks, dtype=jnp.int32), ids.shape)
             sources.append((state["sinks"]["memory"], Segments(ids, positions), partial(_beyond, window=window)))
         return sources
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         if state is not None and not causal:
             raise ValueError("attention that is not causal reads the future and takes no state")
         live = (segments.ids > 0)[..., None]
@@ -87,9 +109,9 @@ def make_attention(
             x, segments = jax.tree.map(lambda leaf: permute(leaf, order, inverse), (x, segments))
         query, memory = read(params, x, segments.positions)
         before = lax.stop_gradient(state)
-        after = None if state is None else _update(before, memory, segments, sinks)
+        after = None if before is None else _update(before, memory, segments, sinks)
 
-        def mix(query, queries, sources):
+        def mix(query: Array, queries: Segments, sources: list[_Source]) -> Hidden:
             keys = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *(keys for _, keys, _ in sources))
             mask = jnp.concatenate([rule(queries, keys) for _, keys, rule in sources], axis=2)
             cast = [jax.tree.map(lambda leaf: leaf.astype(x.dtype), memory) for memory, _, _ in sources]
@@ -98,13 +120,14 @@ def make_attention(
             return write(params, query, seen, queries, keys, mask, see)
 
         if banded:
+            assert chunk is not None and reach is not None
             bands = _bands(before, memory, segments, chunk, -(-(reach - 1) // chunk))
             y = _chunkwise(lambda query, queries, band: mix(query, queries, written(*band)), chunk, length)(
                 (query, segments), bands
             )
             y = permute(y, inverse, order)
         else:
-            if state is None:
+            if before is None or after is None:
                 sources = written(memory, segments)
             elif length == 1:
                 sources = carried(after)
@@ -116,7 +139,7 @@ def make_attention(
                 wide = [(promote_state(memory, x.dtype), keys, rule) for memory, keys, rule in sources]
                 y = _chunkwise(lambda query, queries: mix(query, queries, wide), chunk, length)((query, segments))
         y = jnp.where(live, y, 0)
-        if state is None:
+        if after is None:
             return y, None
         slots = after["ids"].shape[1]
         if reach is None or slots < reach:
@@ -124,21 +147,21 @@ def make_attention(
             y = jnp.where(overflow & live, jnp.nan, y)
         return y, after
 
-    def watched(watch):
+    def watched(watch: Callable[..., None]) -> Mixer:
         """In one piece, whose weights are there to be seen."""
-        where = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
+        where: dict[str, Any] = {"window": window, "sinks": sinks, "block": block, "memory_blocks": memory_blocks}
         return make_attention(init, read, write, memory_shapes, causal=causal, **where, watch=watch)
 
     return Mixer(init, init_state, apply, Traits(causal, (), ("attention", reach), watched=watched))
 
 
-def same_block(queries: Segments, keys: Segments, *, block: int, before: tuple[int, int]):
+def same_block(queries: Segments, keys: Segments, *, block: int, before: tuple[int, int]) -> AttentionMask:
     """Causal keys whose block of positions is from before[0] to before[1] blocks ahead of the query's: [B, T, S]."""
     apart = queries.positions[:, :, None] // block - keys.positions[:, None, :] // block
     return visible(queries, keys) & (apart >= before[0]) & (apart <= before[1])
 
 
-def fresh_ring(batch_size: int, slots: int, memory_shapes: dict[str, tuple[int, ...]]) -> dict:
+def fresh_ring(batch_size: int, slots: int, memory_shapes: dict[str, tuple[int, ...]]) -> Ring:
     """A ring of `slots` live tokens a row that holds none yet."""
     return {
         "memory": {name: jnp.zeros((batch_size, slots, *shape), jnp.float32) for name, shape in memory_shapes.items()},
@@ -148,7 +171,7 @@ def fresh_ring(batch_size: int, slots: int, memory_shapes: dict[str, tuple[int, 
     }
 
 
-def remember(ring: dict, memory: dict, segments: Segments) -> dict:
+def remember(ring: Ring, memory: Memory, segments: Segments) -> Ring:
     """Write the live tokens of this call into each row's ring, the last `slots` of them."""
     slots = ring["ids"].shape[1]
     live = segments.ids > 0
@@ -165,12 +188,21 @@ def remember(ring: dict, memory: dict, segments: Segments) -> dict:
     }
 
 
-def _attend_watched(watch, queries, keys, query, key, value, mask, **how):
+def _attend_watched(
+    watch: Callable[..., None],
+    queries: Segments,
+    keys: Segments,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: AttentionMask,
+    **how: Any,
+) -> Array:
     watch(attention_weights(query, key, mask, **how), queries, keys)
     return attend(query, key, value, mask, **how)
 
 
-def _update(state, memory, segments, sinks):
+def _update(state: Ring, memory: Memory, segments: Segments, sinks: int) -> Ring:
     """The ring, and the first tokens of each row's last document where it has sinks."""
     after = remember(state, memory, segments)
     if sinks:
@@ -190,30 +222,32 @@ def _update(state, memory, segments, sinks):
     return after
 
 
-def _put_memory(old, new, place):
+def _put_memory(old: Memory, new: Memory, place: TokenIds) -> Memory:
     dtype = jnp.result_type(*jax.tree.leaves(new))
     return jax.tree.map(partial(_put, place=place), promote_state(old, dtype), promote_state(new, dtype))
 
 
-def _put(slots, new, place):
+def _put(slots: Array, new: Array, place: TokenIds) -> Array:
     """slots[b, place[b, t]] = new[b, t]; a place beyond the last is none."""
     rows = jnp.arange(place.shape[0], dtype=jnp.int32)[:, None]
     return slots.at[rows, place].set(new, mode="drop")
 
 
-def _beyond(queries, keys, *, window):
+def _beyond(queries: Segments, keys: Segments, *, window: int | None) -> AttentionMask:
     return visible(queries, keys) & ~visible(queries, keys, window=window)
 
 
-def _bands(ring, memory, segments, chunk, num_before):
+def _bands(
+    ring: Ring | None, memory: Memory, segments: Segments, chunk: int, num_before: int
+) -> tuple[Memory, Segments]:
     """For each chunk of queries, the tokens of that chunk and of `num_before` chunks before it: [T/C, B, L, ...].
 
     The ring, oldest token first, stands in front of the call's tokens, which have no padding among them.
     """
     front = num_before * chunk
 
-    def stack(new, old=None):
-        if old is None:
+    def stack(new: Array, old: Array | None = None) -> Array:
+        if old is None or ring is None:
             old = jnp.zeros((new.shape[0], front, *new.shape[2:]), new.dtype)
         else:
             oldest = (ring["count"][:, None] + jnp.arange(old.shape[1], dtype=jnp.int32)) % old.shape[1]
@@ -228,17 +262,17 @@ def _bands(ring, memory, segments, chunk, num_before):
     return jax.tree.map(stack, (memory, segments), (ring["memory"], Segments(ring["ids"], ring["positions"])))
 
 
-def in_chunks(x, chunk):
+def in_chunks(x: Array, chunk: int) -> Array:
     """x[B, T, ...] as [T/C, B, C, ...], zeros at the end."""
     missing = -x.shape[1] % chunk
     x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
 
-def _chunkwise(mix, chunk, length):
+def _chunkwise(mix: Callable[..., Hidden], chunk: int, length: int) -> Callable[..., Hidden]:
     """`mix` over chunks of queries one after another; nothing but its arguments is kept for the backward pass."""
 
-    def run(queries, *bands):
+    def run(queries: Any, *bands: Any) -> Hidden:
         blocks = jax.tree.map(lambda leaf: in_chunks(leaf, chunk), queries)
         body = jax.checkpoint(lambda arguments: mix(*arguments[0], *arguments[1:]), prevent_cse=False)
         y = jnp.moveaxis(lax.map(body, (blocks, *bands)), 0, 1)
@@ -247,7 +281,9 @@ def _chunkwise(mix, chunk, length):
     return run
 
 
-def _check(causal, window, sinks, block, memory_blocks, chunk):
+def _check(
+    causal: bool, window: int | None, sinks: int, block: int | None, memory_blocks: int, chunk: int | None
+) -> None:
     for name, value in (("window", window), ("block", block), ("memory_blocks", memory_blocks), ("chunk", chunk)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")

@@ -1,5 +1,7 @@
 """The recurrent primitive: a cell, its input map before the scan and its output map after it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,7 +11,19 @@ from hybrid_flax.ops.linear import project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.scan import unroll
 from hybrid_flax.ops.segments import FRESH, last_live_id, resets
-from hybrid_flax.typing import Cell, Mixer, Traits, promote_state
+from hybrid_flax.typing import (
+    Array,
+    Cell,
+    Float,
+    Hidden,
+    Mixer,
+    Params,
+    Segments,
+    State,
+    TokenMask,
+    Traits,
+    promote_state,
+)
 
 __all__ = ["GATES", "NORMS", "recurrent", "run_cell"]
 
@@ -41,9 +55,9 @@ def recurrent(
         raise ValueError(f"output_norm={output_norm!r} is none of {', '.join(NORMS)}")
     has_output = output_gate is not None or cell.width != width or cell.heads > 1
 
-    def init(key):
+    def init(key: Array) -> Params:
         key_input, key_cell, key_gate, key_output = jax.random.split(key, 4)
-        params = {"input": cell.input.init(key_input), "cell": cell.init(key_cell)}
+        params: dict[str, Any] = {"input": cell.input.init(key_input), "cell": cell.init(key_cell)}
         if output_norm:
             params["norm"] = {"scale": jnp.ones(cell.width)}
         if output_norm == "layer":
@@ -54,14 +68,14 @@ def recurrent(
             params["output"] = {"kernel": fan_in_normal(key_output, (cell.width, width))}
         return params
 
-    def init_state(batch_size, capacity):
+    def init_state(batch_size: int, capacity: int) -> State:
         return {
             "input": cell.input.init_state(batch_size, capacity),
             "cell": cell.init_state(batch_size),
             "id": jnp.full((batch_size,), FRESH, jnp.int32),
         }
 
-    def apply(params, x, segments, state=None):
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
         if state is None:
             input_state, cell_state = None, cell.init_state(x.shape[0])
             carried_id = jnp.full(x.shape[:1], FRESH, jnp.int32)
@@ -91,7 +105,7 @@ def recurrent(
     return Mixer(init, init_state, apply, Traits(cell.input.traits.causal, parts, ("recurrent", form)))
 
 
-def _normalise(y, params, heads):
+def _normalise(y: Float[Array, "B T N"], params: Params, heads: int) -> Float[Array, "B T N"]:
     """Every head of y[B,T,N] by itself, then scale and bias per feature."""
     parts = y.reshape(*y.shape[:-1], heads, -1)
     scale = params["scale"].reshape(heads, -1)
@@ -100,7 +114,9 @@ def _normalise(y, params, heads):
     return parts.reshape(y.shape)
 
 
-def run_cell(cell: Cell, form: str, params, u, reset, hold, state):
+def run_cell(
+    cell: Cell, form: str, params: Params, u: Any, reset: TokenMask, hold: TokenMask, state: State
+) -> tuple[Array, State]:
     """The recurrence alone, on projected inputs u: (y[B,T,N], state after the last step)."""
     form = choose_form(cell, reset.shape[1]) if form == "auto" else form
     if form != "sequential":

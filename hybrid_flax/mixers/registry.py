@@ -8,8 +8,8 @@ import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
@@ -53,6 +53,8 @@ class _Fusion(NamedTuple):
     source: str
 
 
+_Entry = TypeVar("_Entry", _Primitive, _Fusion)
+
 _primitives: dict[str, _Primitive] = {}
 _fusions: dict[str, _Fusion] = {}
 
@@ -78,11 +80,11 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
     _check_defaults(build, defaults, options)
     options |= {key: options[key]._replace(default=value) for key, value in defaults.items()}
 
-    def build_cell(width, **given):
+    def build_cell(width: int, **given: Any) -> Cell:
         values = {key: option.default for key, option in options.items()} | given
         return build(width, **{key: values[key] for key in cell_options})
 
-    def build_mixer(width, **given):
+    def build_mixer(width: int, **given: Any) -> Mixer:
         values = {key: option.default for key, option in options.items()} | given
         return recurrent(build_cell(width, **given), width, **{key: values[key] for key in unroll_options})
 
@@ -137,7 +139,7 @@ def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
 
 
 @functools.cache
-def _build(fusion_name, parts, width):
+def _build(fusion_name: str | None, parts: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...], width: int) -> Mixer:
     mixers = []
     for name, options in parts:
         mixer = _primitives[name].build(width, **dict(options))
@@ -182,7 +184,9 @@ def canonical_layer(layer: str) -> str:
     return f"{fusion_name}:{'+'.join(names)}" if fusion_name else names[0]
 
 
-def _part_options(layer, names, name, options):
+def _part_options(
+    layer: str, names: tuple[str, ...], name: str, options: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
     known = _primitives[name].options
     chosen = {}
     for key, value in options.items():
@@ -195,7 +199,7 @@ def _part_options(layer, names, name, options):
     return tuple(sorted(chosen.items()))
 
 
-def _check_option(layer, names, key):
+def _check_option(layer: str, names: tuple[str, ...], key: str) -> None:
     owner, dot, option = key.rpartition(".")
     if dot and owner not in names:
         raise ValueError(f"option {key!r}: layer {layer!r} has no part {owner!r}, only {', '.join(names)}")
@@ -204,12 +208,12 @@ def _check_option(layer, names, key):
         raise ValueError(f"unknown option {option!r} of {owner or layer}; {_nearest(option, known)}")
 
 
-def _nearest(name, known):
+def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(known))}"
 
 
-def _options(build, defaults):
+def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
     hints = typing.get_type_hints(inspect.unwrap(build))
     parameters = inspect.signature(build).parameters.values()
     options = {}
@@ -226,17 +230,17 @@ def _options(build, defaults):
     return options
 
 
-def _check_defaults(build, defaults, options):
+def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
     for key in defaults:
         if key not in options:
             raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {_nearest(key, options)}")
 
 
-def _source(build):
+def _source(build: Callable[..., Any]) -> str:
     return f"{build.__module__}.{build.__qualname__}"
 
 
-def _register(table, name, entry, leaves):
+def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mapping[str, str]) -> None:
     for leaf, kind in leaves.items():
         if kind not in ("matrix", "vector", "table"):
             raise ValueError(f"leaf {leaf!r}: kind {kind!r} is none of matrix, vector, table")

@@ -10,7 +10,7 @@ from flax.core import FrozenDict
 
 from hybrid_flax.mixers.registry import make_mixer
 from hybrid_flax.models.layers import Block, Dropout, Norm
-from hybrid_flax.typing import Array, Float, Segments, State
+from hybrid_flax.typing import Hidden, Segments, State
 
 __all__ = ["Backbone", "Period"]
 
@@ -80,11 +80,11 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B T D"],
+        x: Hidden,
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
-    ) -> tuple[Float[Array, "B T D"], State]:
+    ) -> tuple[Hidden, State]:
         repeats, repeated, rest = self.sections()
         period = nn.remat(Period) if self.remat else Period
         after = {"repeats": (), "rest": ()}

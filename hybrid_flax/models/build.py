@@ -11,7 +11,7 @@ from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import NORMS, Block
 from hybrid_flax.ops.mlp import MLPS
 from hybrid_flax.ops.pool import POOLINGS
-from hybrid_flax.typing import Params, Segments
+from hybrid_flax.typing import Mixer, Params, Segments
 
 __all__ = [
     "CARRIED_CAPACITY",
@@ -124,7 +124,7 @@ def init_params(model: SequenceModel, key: jax.Array) -> Params:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def layer_mixer(model: SequenceModel, layer: str):
+def layer_mixer(model: SequenceModel, layer: str) -> Mixer:
     """The mixer that stands in `model` for `layer`."""
     return make_mixer(layer, model.width, **_layer_options(model, layer))
 
@@ -136,7 +136,7 @@ def layer_block(model: SequenceModel, layer: str) -> Block:
     return Block(layer=layer, options=options, **{name: getattr(model, name) for name in fields})
 
 
-def is_bounded(mixer) -> bool:
+def is_bounded(mixer: Mixer) -> bool:
     """Whether the state stays of one size however long the sequence; derived from the state itself."""
     sizes = [jax.eval_shape(lambda c=capacity: mixer.init_state(1, c)) for capacity in (2**20, 2**21)]
     return jax.tree.map(lambda leaf: leaf.shape, sizes[0]) == jax.tree.map(lambda leaf: leaf.shape, sizes[1])

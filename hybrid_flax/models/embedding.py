@@ -10,7 +10,7 @@ from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
 from hybrid_flax.ops.segments import document_positions
-from hybrid_flax.typing import Array, Float, Int, Params, Segments
+from hybrid_flax.typing import Array, Float, Hidden, Int, Params, Segments
 
 __all__ = ["SPELLINGS", "Spelling", "embed", "init_embedding", "replace_rows"]
 
@@ -58,7 +58,7 @@ def embed(
     spelling: Spelling | None,
     dtype: str,
     type_factors: Float[Array, "V"] | None = None,
-) -> Float[Array, "B T D"]:
+) -> Hidden:
     """Vectors of tokens; with a spelling, tokens [B, T, 1 + W] are the word and its characters (0: none).
 
     type_factors: what the row of every word type is multiplied by.

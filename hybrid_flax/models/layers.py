@@ -10,7 +10,7 @@ from hybrid_flax.mixers.registry import make_mixer
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.mlp import mlp
 from hybrid_flax.ops.norm import layer_norm, rms_norm
-from hybrid_flax.typing import Array, Float, Key, Mixer, Segments, State
+from hybrid_flax.typing import Array, Hidden, Key, Mixer, Scalar, Segments, State
 
 __all__ = ["NORMS", "Block", "Dropout", "LockedDropout", "Mlp", "Norm", "init_kernel"]
 
@@ -24,9 +24,9 @@ class Dropout(NamedTuple):
     """
 
     keys: Key[Array, "B"]
-    rate: Float[Array, ""] | float
+    rate: Scalar | float
 
-    def __call__(self, x: Float[Array, "B T D"], site: Any) -> Float[Array, "B T D"]:
+    def __call__(self, x: Hidden, site: Any) -> Hidden:
         """Drop entries of x and scale the rest by 1 / (1 - rate); `site` numbers the place in the model."""
 
         def keep_row(key):
@@ -35,7 +35,7 @@ class Dropout(NamedTuple):
         kept = jax.vmap(keep_row)(self.keys)
         return jnp.where(kept, x / jnp.asarray(1.0 - self.rate, x.dtype), jnp.zeros_like(x))
 
-    def mask_shape(self, x: Float[Array, "B T D"]) -> tuple[int, int]:
+    def mask_shape(self, x: Hidden) -> tuple[int, ...]:
         """Of the mask of one row."""
         return x.shape[1:]
 
@@ -45,7 +45,7 @@ class LockedDropout(Dropout):
 
     __slots__ = ()
 
-    def mask_shape(self, x: Float[Array, "B T D"]) -> tuple[int, int]:
+    def mask_shape(self, x: Hidden) -> tuple[int, ...]:
         return 1, x.shape[2]
 
 
@@ -60,7 +60,7 @@ class Norm(nn.Module):
     kind: str = "rms"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Hidden) -> Hidden:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         if self.kind == "rms":
             return rms_norm(x, scale)
@@ -74,7 +74,7 @@ class Mlp(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Hidden) -> Hidden:
         up = (x.shape[-1], self.hidden)
         shapes = {"up": up, "gate": up, "down": up[::-1]} if self.kind == "swiglu" else {"up": up, "down": up[::-1]}
         params = {name: self.param(name, init_kernel, shape) for name, shape in shapes.items()}
@@ -97,12 +97,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B T D"],
+        x: Hidden,
         segments: Segments,
         state: State = None,
         dropout: Dropout | None = None,
         index: Any = 0,
-    ) -> tuple[Float[Array, "B T D"], State]:
+    ) -> tuple[Hidden, State]:
         mixer = self.layer_mixer()
         params = self.param("mixer", mixer.init)
         y, state = mixer.apply(params, Norm(self.norm, name="mixer_norm")(x), segments, state)

@@ -33,7 +33,9 @@ def swapped(swap: Callable[[int, Mixer], Mixer]) -> AbstractContextManager:
     def interceptor(call, arguments, keywords, context):
         made = call(*arguments, **keywords)
         if isinstance(context.module, Block) and context.method_name == "layer_mixer":
-            return swap(int(context.module.name.removeprefix("layer_")), made)
+            name = context.module.name
+            assert name is not None  # unscanned layers are named by their number
+            return swap(int(name.removeprefix("layer_")), made)
         return made
 
     return nn.intercept_methods(interceptor)

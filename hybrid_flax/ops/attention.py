@@ -1,9 +1,11 @@
 """Scaled dot-product attention and the masks it runs under."""
 
+from typing import Any, Literal, cast
+
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Any, Array, Bool, Float, Segments, state_dtype
+from hybrid_flax.typing import Array, AttentionMask, AttentionScores, Float, Heads, HeadValues, Segments, state_dtype
 
 __all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "attention_weights", "visible"]
 
@@ -12,7 +14,7 @@ IMPLEMENTATIONS = ("auto", "einsum", "xla", "cudnn")
 
 def visible(
     queries: Segments, keys: Segments, *, causal: bool = True, window: int | None = None, sinks: int = 0
-) -> Bool[Array, "B T S"]:
+) -> AttentionMask:
     """Which keys each query may read: live ones of its own document, by position.
 
     causal: keys at or before the query's position only. window: keys less than `window` positions away, and the
@@ -27,7 +29,7 @@ def visible(
     return mask
 
 
-def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) -> Float[Array, "B H T S"]:
+def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) -> AttentionScores:
     """-m_h |i - j| with slopes m_h = 2^(-8 h / H), h = 1 to H (Press et al. 2022, section 3)."""
     slopes = 2.0 ** (-8.0 * jnp.arange(1, num_heads + 1, dtype=dtype) / num_heads)
     distance = jnp.abs(queries.positions[:, :, None] - keys.positions[:, None, :]).astype(dtype)
@@ -35,16 +37,16 @@ def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) ->
 
 
 def attend(
-    query: Float[Array, "B T H K"],
+    query: Heads,
     key: Float[Array, "B S G K"],
     value: Float[Array, "B S G N"],
-    mask: Bool[Array, "B T S"],
+    mask: AttentionMask,
     *,
     scale: float,
-    bias: Float[Array, "B H T S"] | None = None,
+    bias: AttentionScores | None = None,
     soft_cap: float | None = None,
     implementation: str = "auto",
-) -> Float[Array, "B T H N"]:
+) -> HeadValues:
     """softmax(scale q·k + bias) v (Vaswani et al. 2017, equation 1), H a multiple of G; 0 for a query that sees no key.
 
     soft_cap: scores c tanh(scale q·k / c) before the bias (Gemma Team 2024, section 2). implementation: "xla" and
@@ -57,22 +59,29 @@ def attend(
     if implementation == "einsum":
         context = _attend_einsum(query, key, value, mask, scale, bias, soft_cap)
     else:
+        library = cast(Literal["xla", "cudnn"], implementation)  # jax refuses other names
         context = jax.nn.dot_product_attention(
-            query, key, value, bias, mask[:, None], scale=scale, implementation=implementation
+            query, key, value, bias, mask[:, None], scale=scale, implementation=library
         )
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
 
 
-def attention_weights(
-    query: Float[Array, "B T H K"], key: Float[Array, "B S G K"], mask: Bool[Array, "B T S"], **how: Any
-) -> Float[Array, "B H T S"]:
+def attention_weights(query: Heads, key: Float[Array, "B S G K"], mask: AttentionMask, **how: Any) -> AttentionScores:
     """What `attend` weighs the values with, other arguments as there; 0 for a query that sees no key."""
     one_hot = jnp.broadcast_to(jnp.eye(key.shape[1], dtype=query.dtype)[:, None], (*key.shape[:3], key.shape[1]))
     return jnp.swapaxes(attend(query, key, one_hot, mask, **how | {"implementation": "einsum"}), 1, 2)
 
 
-def _attend_einsum(query, key, value, mask, scale, bias, soft_cap):
+def _attend_einsum(
+    query: Heads,
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G N"],
+    mask: AttentionMask,
+    scale: float,
+    bias: AttentionScores | None,
+    soft_cap: float | None,
+) -> HeadValues:
     dtype = state_dtype(query.dtype)
     batch, length, heads, width = query.shape
     groups = key.shape[2]

@@ -5,28 +5,33 @@ of two sums: it is at most 0 and keeps its precision beside a decay of nothing. 
 and of the future are masked where they are made, so that their gradients are exactly zero.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Array, Bool, Float, state_dtype
+from hybrid_flax.typing import Array, Bool, Float, Heads, HeadStates, HeadValues, TokenMask, state_dtype
 
 __all__ = ["decay_rule", "delta_rule"]
 
+_Dot: TypeAlias = Callable[[str, Array, Array], Array]
+_Pairs: TypeAlias = tuple[list[list[Array]], Sequence[Array], Array, Array]  # see `_pair_scalar`
+
 
 def decay_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H N"],
+    q: Heads,
+    k: Heads,
+    v: HeadValues,
     log_a: Float[Array, "B T H A"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
-    state: Float[Array, "B H K N"],
+    reset: TokenMask,
+    hold: TokenMask,
+    state: HeadStates,
     *,
     chunk: int = 64,
-) -> tuple[Float[Array, "B T H N"], Float[Array, "B H K N"]]:
+) -> tuple[HeadValues, HeadStates]:
     """S_t = diag(exp(log_a_t)) S_tm1 + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks (Yang et al. 2024, section 4).
 
     log_a: at most 0, one per head (A = 1) or one per key feature (A = K), in the dtype of the state.
@@ -38,18 +43,18 @@ def decay_rule(
 
 
 def delta_rule(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H N"],
-    p: Float[Array, "B T H K"],
-    r: Float[Array, "B T H K"],
+    q: Heads,
+    k: Heads,
+    v: HeadValues,
+    p: Heads,
+    r: Heads,
     log_a: Float[Array, "B T H A"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
-    state: Float[Array, "B H K N"],
+    reset: TokenMask,
+    hold: TokenMask,
+    state: HeadStates,
     *,
     chunk: int = 64,
-) -> tuple[Float[Array, "B T H N"], Float[Array, "B H K N"]]:
+) -> tuple[HeadValues, HeadStates]:
     """S_t = diag(exp(log_a_t)) S_tm1 + p_t (r_tᵀ S_tm1) + k_t v_tᵀ, y_t = S_tᵀ q_t, in chunks.
 
     With z_t = S_tm1ᵀ r_t this is a decay rule that also writes p_t z_tᵀ; inside a chunk the z solve a unit lower
@@ -59,7 +64,17 @@ def delta_rule(
     return _run(q, k, v, (p, r), log_a, reset, hold, state, chunk)
 
 
-def _run(q, k, v, removal, log_a, reset, hold, state, chunk):
+def _run(
+    q: Heads,
+    k: Heads,
+    v: HeadValues,
+    removal: tuple[Heads, Heads] | None,
+    log_a: Float[Array, "B T H A"],
+    reset: TokenMask,
+    hold: TokenMask,
+    state: HeadStates,
+    chunk: int,
+) -> tuple[HeadValues, HeadStates]:
     batch, length, heads, _ = q.shape
     size = 1 << (min(chunk, length) - 1).bit_length()
     cut, dot = partial(_cut, hold, size), partial(_dot, q.dtype)
@@ -68,8 +83,10 @@ def _run(q, k, v, removal, log_a, reset, hold, state, chunk):
     opened = document == 0  # reached by the state before the chunk
     reaching = document == document[:, -1:]  # reaches the state after it
     q, k, v, log_a = cut(q), cut(k), cut(v), cut(log_a)
-    p, r = (None, None) if removal is None else map(cut, removal)
-    reads, writes = ([q], [k]) if removal is None else ([q, r], [k, p])
+    reads, writes = [q], [k]
+    if removal is not None:
+        p, r = map(cut, removal)
+        reads, writes = [q, r], [k, p]
 
     pair = _pair_scalar if log_a.shape[-1] == 1 else _pair_vector
     scores, starts, rest, total = pair(dot, reads, writes, log_a, same)
@@ -83,7 +100,7 @@ def _run(q, k, v, removal, log_a, reset, hold, state, chunk):
         known = jnp.concatenate([of_state[1], dot("gij,gjn->gin", scores[1][0], v)], axis=-1)
         chunks += [to_state[1], *jnp.split(_solve(scores[1][1], known), (q.shape[-1],), axis=-1)]
 
-    def body(s, xs):
+    def body(s: Array, xs: list[Array]) -> tuple[Array, tuple[Array, ...]]:
         keep, increment, *removed = xs
         after = keep * s + increment
         if not removed:
@@ -107,7 +124,7 @@ def _run(q, k, v, removal, log_a, reset, hold, state, chunk):
 # CPU (jax-ml/jax issue 39257), and plain batches of matrices are what every device does best.
 
 
-def _cut(hold, size, x):
+def _cut(hold: TokenMask, size: int, x: Float[Array, "B T H F"] | Bool[Array, "B T H F"]) -> Array:
     """x[B,T,H,F] in chunks [g,C,F], zero where held and behind the end."""
     x = jnp.where(hold[..., None, None], jnp.zeros((), x.dtype), x)
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
@@ -115,7 +132,7 @@ def _cut(hold, size, x):
     return jnp.transpose(x, (1, 0, 3, 2, 4)).reshape(-1, size, x.shape[-1])
 
 
-def _dot(dtype, equation, a, b):
+def _dot(dtype: Any, equation: str, a: Array, b: Array) -> Array:
     """A product of operands in `dtype`, summed in the dtype of states; float32 stays float32 on accelerators."""
     wide = jnp.dtype(state_dtype(dtype))
     precision = lax.Precision.HIGHEST if wide == dtype else None
@@ -127,7 +144,7 @@ def _dot(dtype, equation, a, b):
 # decays [g,C,A]: from the start of the chunk to each read, from each write to the end, and [g,A] of the whole.
 
 
-def _pair_scalar(dot, reads, writes, log_a, same):
+def _pair_scalar(dot: _Dot, reads: list[Array], writes: list[Array], log_a: Array, same: Array) -> _Pairs:
     """One decay per head: a table of its sums between all pairs, beside one product."""
     size, exact = log_a.shape[1], partial(_dot, log_a.dtype)
     lower = jnp.tril(jnp.ones((size, size), log_a.dtype))
@@ -139,7 +156,7 @@ def _pair_scalar(dot, reads, writes, log_a, same):
     return scores, (start, _later(start)), rest, start[:, -1]
 
 
-def _pair_vector(dot, reads, writes, log_a, same):
+def _pair_vector(dot: _Dot, reads: list[Array], writes: list[Array], log_a: Array, same: Array) -> _Pairs:
     """One decay per feature, by halves: what the second half of a block reads of the first is decayed to their border
     from both sides, so that it is a product; then blocks of twice the length.
     """
@@ -152,7 +169,7 @@ def _pair_vector(dot, reads, writes, log_a, same):
     rest, total, half = jnp.zeros_like(log_a), log_a, 1
     while half < size:
 
-        def halves(x, half=half):
+        def halves(x: Array, half: int = half) -> Array:
             return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0)
 
         left = [halves(read)[1] * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
@@ -167,7 +184,7 @@ def _pair_vector(dot, reads, writes, log_a, same):
     return scores, start, rest, total.reshape(num_groups, width)
 
 
-def _all_products(dot, reads, writes):
+def _all_products(dot: _Dot, reads: list[Array], writes: list[Array]) -> list[list[Array]]:
     """products[read][write][g,i,j], as one matrix product."""
     size = reads[0].shape[1]
     products = dot("gik,gjk->gij", jnp.concatenate(reads, axis=1), jnp.concatenate(writes, axis=1))
@@ -175,12 +192,12 @@ def _all_products(dot, reads, writes):
     return [[row[:, :, i * size : (i + 1) * size] for i in range(len(writes))] for row in rows]
 
 
-def _later(table):
+def _later(table: Array) -> Array:
     """Row i becomes row i - 1, the first one zeros."""
     return jnp.pad(table[:, :-1], ((0, 0), (1, 0), (0, 0)))
 
 
-def _add_to_half(x, which, amount, half):
+def _add_to_half(x: Array, which: int, amount: Array, half: int) -> Array:
     """Add amount[blocks, 1, K] to the first (0) or second (1) half of every block of x."""
     blocks = x.reshape(-1, 2, half, x.shape[-1])
     parts = [blocks[:, 0], blocks[:, 1]]
@@ -188,7 +205,7 @@ def _add_to_half(x, which, amount, half):
     return jnp.stack(parts, axis=1).reshape(x.shape)
 
 
-def _join(blocks, corner):
+def _join(blocks: Array, corner: Array) -> Array:
     """Lower triangular blocks[2m,s,s] joined by corner[m,s,s] to [m,2s,2s]."""
     first, second = blocks[0::2], blocks[1::2]
     upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=2)
@@ -196,18 +213,18 @@ def _join(blocks, corner):
 
 
 @jax.custom_vjp
-def _solve(a, b):
+def _solve(a: Array, b: Array) -> Array:
     """x = a x + b for strictly lower triangular a[g,C,C]; the gradient of what is masked in a is masked outside."""
     return _solve_forward(a, b)[0]
 
 
-def _solve_forward(a, b):
+def _solve_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     inverse = _inverse(a)
     x = _dot(b.dtype, "gij,gjn->gin", inverse, b)
     return x, (inverse, x)
 
 
-def _solve_backward(residuals, dx):
+def _solve_backward(residuals: tuple[Array, Array], dx: Array) -> tuple[Array, Array]:
     inverse, x = residuals
     db = _dot(x.dtype, "gij,gin->gjn", inverse, dx)
     return _dot(x.dtype, "gin,gjn->gij", db, x), db
@@ -216,7 +233,7 @@ def _solve_backward(residuals, dx):
 _solve.defvjp(_solve_forward, _solve_backward)
 
 
-def _inverse(a):
+def _inverse(a: Array) -> Array:
     """(1 - a)⁻¹ of a strictly lower triangular a[g,C,C], C a power of two, from the inverses of its diagonal blocks.
 
     Unlike the product of (1 + a^(2^i)) it holds nothing larger than the entries of the result.

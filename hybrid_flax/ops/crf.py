@@ -3,15 +3,18 @@
 A row is the sequence of its live places; what stands between them is skipped.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Array, Bool, Float, Int
+from hybrid_flax.typing import Array, Float, TokenIds, TokenMask
 
 __all__ = ["Transitions", "best_path", "log_likelihood", "log_partition", "path_score"]
+
+
+_Three: TypeAlias = tuple[Array, Array, Array]
 
 
 class Transitions(NamedTuple):
@@ -23,18 +26,16 @@ class Transitions(NamedTuple):
 
 
 def log_likelihood(
-    emissions: Float[Array, "B T C"], tags: Int[Array, "B T"], live: Bool[Array, "B T"], transitions: Transitions
+    emissions: Float[Array, "B T C"], tags: TokenIds, live: TokenMask, transitions: Transitions
 ) -> Float[Array, "B"]:
     """log p(tags | emissions) of every row; 0 for a row without live places."""
     return path_score(emissions, tags, live, transitions) - log_partition(emissions, live, transitions)
 
 
-def log_partition(
-    emissions: Float[Array, "B T C"], live: Bool[Array, "B T"], transitions: Transitions
-) -> Float[Array, "B"]:
+def log_partition(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Transitions) -> Float[Array, "B"]:
     """log of the summed exponentials of the scores of all paths (forward algorithm); 0 without live places."""
 
-    def step(carry, xs):
+    def step(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         alpha, begun = carry
         emission, live_t = xs
         onward = jax.nn.logsumexp(alpha[:, :, None] + transitions.between, axis=1)
@@ -48,11 +49,11 @@ def log_partition(
 
 
 def path_score(
-    emissions: Float[Array, "B T C"], tags: Int[Array, "B T"], live: Bool[Array, "B T"], transitions: Transitions
+    emissions: Float[Array, "B T C"], tags: TokenIds, live: TokenMask, transitions: Transitions
 ) -> Float[Array, "B"]:
     """The score of one path of every row."""
 
-    def step(carry, xs):
+    def step(carry: _Three, xs: _Three) -> tuple[_Three, None]:
         score, last, begun = carry
         emission, tag, live_t = xs
         move = jnp.where(begun, transitions.between[last, tag], transitions.start[tag])
@@ -65,14 +66,12 @@ def path_score(
     return jnp.where(begun, score + transitions.end[last], 0.0)
 
 
-def best_path(
-    emissions: Float[Array, "B T C"], live: Bool[Array, "B T"], transitions: Transitions
-) -> Int[Array, "B T"]:
+def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Transitions) -> TokenIds:
     """The path of the highest score of every row (Viterbi 1967); 0 at places that are not live."""
     num_tags = emissions.shape[-1]
     stay = jnp.arange(num_tags, dtype=jnp.int32)
 
-    def forward(carry, xs):
+    def forward(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         best, begun = carry
         emission, live_t = xs
         onward = best[:, :, None] + transitions.between
@@ -81,7 +80,7 @@ def best_path(
         pointers = jnp.where((live_t & begun)[:, None], came_from, stay)
         return (jnp.where(live_t[:, None], new, best), begun | live_t), pointers
 
-    def backward(tag, pointers):
+    def backward(tag: Array, pointers: Array) -> tuple[Array, Array]:
         return jnp.take_along_axis(pointers, tag[:, None], axis=1)[:, 0], tag
 
     first = (jnp.zeros((emissions.shape[0], num_tags), emissions.dtype), jnp.zeros(emissions.shape[0], bool))

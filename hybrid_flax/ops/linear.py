@@ -1,9 +1,11 @@
 """Matrix products in the compute dtype."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Any, Array, Inexact, state_dtype
+from hybrid_flax.typing import Array, Inexact, state_dtype
 
 __all__ = ["contract", "contract_blocks", "project"]
 

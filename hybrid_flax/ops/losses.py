@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hybrid_flax.typing import Array, Float, Int, state_dtype
+from hybrid_flax.typing import Array, Float, Int, Scalar, state_dtype
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "squared_error"]
 
@@ -12,8 +12,8 @@ __all__ = ["binary_cross_entropy", "cross_entropy", "squared_error"]
 def cross_entropy(
     logits: Float[Array, "*B V"],
     targets: Int[Array, "*B"],
-    label_smoothing: Float[Array, ""] | float = 0.0,
-    z_loss: Float[Array, ""] | float = 0.0,
+    label_smoothing: Scalar | float = 0.0,
+    z_loss: Scalar | float = 0.0,
 ) -> Float[Array, "*B"]:
     """-log p(target) in nats, with uniform label smoothing (Szegedy et al. 2016, section 7) and
     z_loss * log(Z)² (Chowdhery et al. 2022, section 5). Both factors may be traced.
@@ -28,7 +28,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "*B"], labels: Float[Array, "*B"], label_smoothing: Float[Array, ""] | float = 0.0
+    logits: Float[Array, "*B"], labels: Float[Array, "*B"], label_smoothing: Scalar | float = 0.0
 ) -> Float[Array, "*B"]:
     """-log p(label) in nats of yes (1) or no (0), p(yes) = σ(logit), with label smoothing towards 1/2."""
     labels = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing

@@ -2,14 +2,12 @@
 
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Float, Int, state_dtype
+from hybrid_flax.typing import Heads, TokenIds, state_dtype
 
 __all__ = ["rope"]
 
 
-def rope(
-    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float = 10_000.0, rotated: int | None = None
-) -> Float[Array, "B T H K"]:
+def rope(x: Heads, positions: TokenIds, base: float = 10_000.0, rotated: int | None = None) -> Heads:
     """Rotate pairs (x_i, x_{i+K/2}) by positions * base^(-2i/K) (Su et al. 2021, equation 34).
 
     rotated: do so for the first `rotated` features in place of all K, and leave the others alone.

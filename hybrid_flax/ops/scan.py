@@ -6,14 +6,18 @@ Documents and padding reach a recurrence in these two masks and nowhere else.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Any, Array, Bool, Float, Inexact, Params, State
+from hybrid_flax.typing import Array, Float, Inexact, Params, State, TokenMask
 
 __all__ = ["affine_scan", "affine_step", "maximum_scan", "unroll", "unroll_deferred"]
+
+_Recur: TypeAlias = Callable[[Params, State], Any]
+_Update: TypeAlias = Callable[[Params, State, Any, Any], tuple[State, Any]]
 
 
 def unroll(
@@ -21,8 +25,8 @@ def unroll(
     initial: State,
     state: State,
     u: Any,
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
 ) -> tuple[Any, State]:
     """Run `step` over axis 1 of every leaf of u: h_t, y_t = step(h_tm1, u_t).
 
@@ -30,7 +34,7 @@ def unroll(
     Returns (y[B, T, ...], the state after the last step).
     """
 
-    def body(h, xs):
+    def body(h: State, xs: Any) -> tuple[State, Any]:
         u_t, reset_t, hold_t = xs
         h_new, y_t = step(_select(reset_t, initial, h), u_t)
         return _select(hold_t, h, h_new), y_t
@@ -40,14 +44,14 @@ def unroll(
 
 
 def unroll_deferred(
-    recur: Callable[[Params, State], Any],
-    update: Callable[[Params, State, Any, Any], tuple[State, Any]],
+    recur: _Recur,
+    update: _Update,
     params: Params,
     initial: State,
     state: State,
     u: Any,
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
 ) -> tuple[Any, State]:
     """`unroll` of update(params, h, u_t, recur(params, h)) whose gradient defers that of `recur`.
 
@@ -59,15 +63,33 @@ def unroll_deferred(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _deferred(recur, update, params, initial, state, u, reset, hold):
-    def step(h, u_t):
+def _deferred(
+    recur: _Recur,
+    update: _Update,
+    params: Params,
+    initial: State,
+    state: State,
+    u: Any,
+    reset: TokenMask,
+    hold: TokenMask,
+) -> tuple[Any, State]:
+    def step(h: State, u_t: Any) -> tuple[State, Any]:
         return update(params, h, u_t, recur(params, h))
 
     return unroll(step, initial, state, u, reset, hold)
 
 
-def _deferred_forward(recur, update, params, initial, state, u, reset, hold):
-    def step(h, u_t):
+def _deferred_forward(
+    recur: _Recur,
+    update: _Update,
+    params: Params,
+    initial: State,
+    state: State,
+    u: Any,
+    reset: TokenMask,
+    hold: TokenMask,
+) -> tuple[tuple[Any, State], tuple[Any, ...]]:
+    def step(h: State, u_t: Any) -> tuple[State, Any]:
         product = recur(params, h)
         h_new, y_t = update(params, h, u_t, product)
         return h_new, (y_t, h, product)
@@ -76,12 +98,14 @@ def _deferred_forward(recur, update, params, initial, state, u, reset, hold):
     return (y, last), (params, initial, u, reset, hold, before, products)
 
 
-def _deferred_backward(recur, update, residuals, cotangents):
+def _deferred_backward(
+    recur: _Recur, update: _Update, residuals: tuple[Any, ...], cotangents: tuple[Any, State]
+) -> tuple[Any, ...]:
     params, initial, u, reset, hold, before, products = residuals
     dy, dlast = cotangents
     turned = _turn(params, 0, -1)  # the pullback reads matrices the other way round: turned once, not at every step
 
-    def body(carry, xs):
+    def body(carry: tuple[State, Params], xs: Any) -> tuple[tuple[State, Params], Any]:
         dh, dparams = carry
         h, u_t, product, reset_t, hold_t, dy_t = xs
         (_, y_t), pullback = jax.vjp(update, params, h, u_t, product)
@@ -123,8 +147,8 @@ def affine_step(
 def affine_scan(
     decay: Inexact[Array, "B T *N"],
     increment: Inexact[Array, "B T *N"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
     initial: Inexact[Array, "B *N"],
     state: Inexact[Array, "B *N"],
     *,
@@ -145,16 +169,18 @@ def affine_scan(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _affine(parallel, decay, increment, state):
+def _affine(parallel: bool, decay: Array, increment: Array, state: Array) -> Array:
     return _solve_affine(parallel, decay, increment, state)
 
 
-def _affine_forward(parallel, decay, increment, state):
+def _affine_forward(
+    parallel: bool, decay: Array, increment: Array, state: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     h = _solve_affine(parallel, decay, increment, state)
     return h, (decay, state, h)
 
 
-def _affine_backward(parallel, residuals, dh):
+def _affine_backward(parallel: bool, residuals: tuple[Array, Array, Array], dh: Array) -> tuple[Array, Array, Array]:
     decay, state, h = residuals
     later = jnp.concatenate([decay[:, 1:], jnp.zeros_like(decay[:, :1])], axis=1)
     total = _solve_affine(parallel, later, dh, jnp.zeros_like(state), reverse=True)
@@ -165,14 +191,14 @@ def _affine_backward(parallel, residuals, dh):
 _affine.defvjp(_affine_forward, _affine_backward)
 
 
-def _solve_affine(parallel, decay, increment, state, reverse=False):
+def _solve_affine(parallel: bool, decay: Array, increment: Array, state: Array, reverse: bool = False) -> Array:
     """h_t = decay_t h_tm1 + increment_t from the first time to the last, or from the last to the first."""
 
-    def step(h, xs):
+    def step(h: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         h = affine_step(xs[0], h, xs[1])
         return h, h
 
-    def compose(early, late):
+    def compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
         return early[0] * late[0], affine_step(late[0], early[1], late[1])
 
     if not parallel:
@@ -185,8 +211,8 @@ def _solve_affine(parallel, decay, increment, state, reverse=False):
 def maximum_scan(
     decay: Float[Array, "B T *N"],
     increment: Float[Array, "B T *N"],
-    reset: Bool[Array, "B T"],
-    hold: Bool[Array, "B T"],
+    reset: TokenMask,
+    hold: TokenMask,
     state: Float[Array, "B *N"],
 ) -> Float[Array, "B T *N"]:
     """All h_t = max(decay_t + h_tm1, increment_t) in O(log T) depth; a reset puts h = 0 in front of its token."""
@@ -197,24 +223,24 @@ def maximum_scan(
     given = jnp.where(reset[:, 0], increment[:, 0], jnp.maximum(decay[:, 0] + state, increment[:, 0]))
     increment = increment.at[:, 0].set(given)
 
-    def compose(early, late):
+    def compose(early: tuple[Array, Array, Array], late: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         h = jnp.where(late[2], late[1], jnp.maximum(early[1] + late[0], late[1]))
         return jnp.where(late[2], late[0], early[0] + late[0]), h, early[2] | late[2]
 
     return lax.associative_scan(compose, (decay, increment, reset), axis=1)[1]
 
 
-def _swap(x):
+def _swap(x: Array) -> Array:
     return jnp.swapaxes(x, 0, 1)
 
 
-def _turn(params, source, destination):
+def _turn(params: Params, source: int, destination: int) -> Params:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, source, destination) if leaf.ndim > 1 else leaf, params)
 
 
-def _expand(mask, x):
+def _expand(mask: Array, x: Array) -> Array:
     return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
 
 
-def _select(mask, if_true, if_false):
+def _select(mask: Array, if_true: State, if_false: State) -> State:
     return jax.tree.map(lambda a, b: jnp.where(_expand(mask, b), a, b), if_true, if_false)

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.typing import Array, Bool, Int, Shaped
+from hybrid_flax.typing import Array, RowIds, Shaped, TokenIds, TokenMask
 
 __all__ = ["FRESH", "compaction", "document_positions", "last_live_id", "permute", "previous_ids", "resets"]
 
 FRESH = -1  # the document id of a state that has seen no live token
 
 
-def previous_ids(ids: Int[Array, "B T"], carried: Int[Array, "B"]) -> Int[Array, "B T"]:
+def previous_ids(ids: TokenIds, carried: RowIds) -> TokenIds:
     """Document of the last live token before each token; `carried` where there is none in this call."""
     length = ids.shape[1]
     places = jnp.where(ids > 0, jnp.arange(length, dtype=jnp.int32)[None, :], -1)
@@ -21,20 +21,20 @@ def previous_ids(ids: Int[Array, "B T"], carried: Int[Array, "B"]) -> Int[Array,
     return jnp.where(before >= 0, found, carried[:, None])
 
 
-def last_live_id(ids: Int[Array, "B T"], carried: Int[Array, "B"]) -> Int[Array, "B"]:
+def last_live_id(ids: TokenIds, carried: RowIds) -> RowIds:
     """Document of the last live token of each row; `carried` for a row of padding."""
     place = jnp.max(jnp.where(ids > 0, jnp.arange(ids.shape[1], dtype=jnp.int32)[None, :], -1), axis=1)
     found = jnp.take_along_axis(ids, jnp.maximum(place, 0)[:, None], axis=1)[:, 0]
     return jnp.where(place >= 0, found, carried)
 
 
-def resets(ids: Int[Array, "B T"], carried: Int[Array, "B"]) -> Bool[Array, "B T"]:
+def resets(ids: TokenIds, carried: RowIds) -> TokenMask:
     """Live tokens that open a document other than the one before; the first after a fresh state does not."""
     before = previous_ids(ids, carried)
     return (ids > 0) & (ids != before) & (before != FRESH)
 
 
-def document_positions(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def document_positions(ids: TokenIds) -> TokenIds:
     """Place of each live token inside its document, when every document starts inside the row."""
     rank = jnp.cumsum(ids > 0, axis=1, dtype=jnp.int32) - 1
     opens = (ids > 0) & (ids != previous_ids(ids, jnp.full(ids.shape[:1], FRESH, ids.dtype)))
@@ -42,7 +42,7 @@ def document_positions(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.where(ids > 0, rank - start, 0)
 
 
-def compaction(live: Bool[Array, "B T"]) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
+def compaction(live: TokenMask) -> tuple[TokenIds, TokenIds]:
     """The permutation that moves live tokens to the front of each row, order kept, and its inverse."""
     num_live = jnp.sum(live, axis=1, dtype=jnp.int32, keepdims=True)
     live_rank = jnp.cumsum(live, axis=1, dtype=jnp.int32) - 1
@@ -53,14 +53,12 @@ def compaction(live: Bool[Array, "B T"]) -> tuple[Int[Array, "B T"], Int[Array, 
 
 
 @jax.custom_vjp
-def permute(
-    x: Shaped[Array, "B T *rest"], order: Int[Array, "B T"], inverse: Int[Array, "B T"]
-) -> Shaped[Array, "B T *rest"]:
+def permute(x: Shaped[Array, "B T *rest"], order: TokenIds, inverse: TokenIds) -> Shaped[Array, "B T *rest"]:
     """x[b, order[b, t]] for a permutation of each row; the gradient is the inverse gather, not a scatter."""
     return _gather(x, order)
 
 
-def _gather(x, order):
+def _gather(x: Array, order: TokenIds) -> Array:
     return jax.vmap(lambda row, places: row[places])(x, order)
 
 

@@ -59,7 +59,7 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
             forget()
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    failed = [(outcome, outcome.failure) for outcome in outcomes if outcome.failure is not None]
     seconds = time.perf_counter() - since
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,12 +70,12 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
     print(f"\n{total} cases, {mixers} mixers, {len(failed)} failures, {seconds:.0f} s; {folder}/certificate.md, .json")
     if failed:
         table = Table("mixer", "property", "what", "smallest case", title="failures")
-        for outcome in failed:
-            given = ", ".join(f"{key}={value!r}" for key, value in outcome.failure.arguments.items())
-            table.add_row(outcome.mixer, outcome.property, outcome.failure.message, given)
+        for outcome, failure in failed:
+            given = ", ".join(f"{key}={value!r}" for key, value in failure.arguments.items())
+            table.add_row(outcome.mixer, outcome.property, failure.message, given)
         console.print(table)
-        first = failed[0]
-        given = ", ".join(f"{key}={value!r}" for key, value in first.failure.arguments.items())
+        first, failure = failed[0]
+        given = ", ".join(f"{key}={value!r}" for key, value in failure.arguments.items())
         print(f"again: hybrid_flax.certify.run.prove({first.mixer!r}, {first.property!r}, {given})")
     return not failed
 
@@ -107,8 +107,8 @@ def _markdown(outcomes: Iterable[Outcome], seed: int) -> str:
     for name, row in rows.items():
         cells = (f"{_cell(row[key])} ({row[key].cases})" if key in row else "" for key in PROPERTIES)
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    failures = [outcome for outcome in outcomes if outcome.failure is not None]
-    lines += ["", *(f"* `{f.mixer}` {f.property}: {f.failure.message}; {f.failure.arguments}" for f in failures)]
+    failures = [(outcome, outcome.failure) for outcome in outcomes if outcome.failure is not None]
+    lines += ["", *(f"* `{o.mixer}` {o.property}: {failed.message}; {failed.arguments}" for o, failed in failures)]
     return "\n".join(lines).rstrip() + "\n"
 
 

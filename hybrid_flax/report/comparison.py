@@ -163,7 +163,7 @@ def _differences(comparison):
     found = verdicts(comparison)
     if not found:
         return [page.text("No two rows share a seed yet.")]
-    rows = []
+    rows: list[list[str | Cell]] = []
     for verdict in found.values():
         column = _column(comparison, verdict.task)
         word = verdict.word()

@@ -104,7 +104,7 @@ def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: s
 
 def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dict]) -> Diagnosis:
     """The diagnosis of a model on batches of one shape; two programs are compiled, whatever the number of parts."""
-    places = {
+    places: dict[Any, Mixer] = {
         (layer, *path): mixer
         for layer, name in enumerate(model.layers)
         for path, mixer in _walk(layer_mixer(model, name))
@@ -161,8 +161,8 @@ def saved_diagnosis(workdir: str | os.PathLike) -> Diagnosis:
         parts = [part._asdict() | {"gate": part.gate and part.gate._asdict()} for part in made.parts]
         write_json(path, made._asdict() | {"parts": parts})
     saved = read_json(path)
-    parts = (part | {"gate": part["gate"] and Gate(**part["gate"])} for part in saved["parts"])
-    return Diagnosis(**saved | {"parts": tuple(Part(**part) for part in parts)})
+    read = (part | {"gate": part["gate"] and Gate(**part["gate"])} for part in saved["parts"])
+    return Diagnosis(**saved | {"parts": tuple(Part(**part) for part in read)})
 
 
 def print_diagnosis(diagnosis: Diagnosis, title: str, console: Console | None = None) -> None:
@@ -234,7 +234,7 @@ def _make_measure(model: SequenceModel, task: Task) -> Callable:
     """(params, batch) -> (sums of the task, gradient of the loss sum, sums of what every part does)."""
 
     def loss(params, batch):
-        records = {}
+        records: dict[Any, dict[str, Any]] = {}
 
         def noted(place, mixer):
             def apply(params, x, segments, state=None):

@@ -58,7 +58,7 @@ def _metrics(folder):
     if folder.results.exists():
         results = read_json(folder.results)
         return {"step": results.pop("step")} | {key.replace(".", "/"): v for key, v in flatten(results).items()}
-    last = {}
+    last: dict[str, Any] = {}
     for row in read_jsonl(folder.metrics):
         last |= row
     return last

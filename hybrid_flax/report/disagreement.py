@@ -40,7 +40,9 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
     folders: of runs of one task on the same data, by name; a run that reads other tokens is left out. Raises
     ConfigError in one line as `load_run`.
     """
-    batch, first, predicted, numbers = None, None, {}, {}
+    batch, first = None, None
+    predicted: dict[str, list[Said]] = {}
+    numbers: dict[str, np.ndarray] = {}
     for name, folder in folders.items():
         run = load_run(folder, "best")
         source = read_source(run.config, run.tokenizer, run.labels)
@@ -51,13 +53,13 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
             continue
         outputs = numbers[name] = np.asarray(_predict(run, own))
         predicted[name] = [_words(run, batch, row, outputs[row]) for row in range(len(outputs))]
-    if batch is None:
+    if batch is None or first is None:
         return []
     rows = [row for row in range(len(batch["row"])) if np.any(batch["weights"][row] > 0)]
-    disagreement = {row: _disagreement([said[row] for said in predicted.values()]) for row in rows}
+    disagreement: dict[int, Any] = {row: _disagreement([said[row] for said in predicted.values()]) for row in rows}
     if first.config.task.name == "regress":
         disagreement = {row: float(np.std([values[row] for values in numbers.values()])) for row in rows}
-    chosen = sorted(sorted(rows, key=disagreement.get, reverse=True)[:count])
+    chosen = sorted(sorted(rows, key=disagreement.__getitem__, reverse=True)[:count])
     truth = batch["labels"] if "labels" in batch else batch["targets"]
     return [
         Example(

@@ -42,8 +42,8 @@ def draw_intervals(comparison: Comparison, column: Column) -> Drawing:
         axes.plot(values, np.full(len(values), place + 0.26), "o", color=style["color"], markersize=2.6, alpha=0.6)
     reference = reference_row(comparison, column.task)
     if reference in rows:
-        mean = scale * np.mean(comparison.entry(reference, column.task).test)
-        axes.axvline(mean, color=INK, linewidth=0.8, linestyle=":")
+        middle = scale * np.mean(comparison.entry(reference, column.task).test)
+        axes.axvline(middle, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [f"{row} †" if row == reference else row for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel=_label(column))
@@ -77,7 +77,8 @@ def draw_costs(comparison: Comparison, column: Column) -> Drawing:
     entries = [entry for entry in comparison.entries if entry.task == column.task and entry.test]
     timed = bool(entries) and all(entry.cost.tokens_per_sec for entry in entries)
     for entry in entries:
-        cost = 1e6 / entry.cost.tokens_per_sec if timed else entry.cost.flops_per_token
+        rate = entry.cost.tokens_per_sec
+        cost = 1e6 / rate if timed and rate else entry.cost.flops_per_token
         mean, half = mean_interval([scale * value for value in entry.test])
         style = {name: styles[entry.row][name] for name in ("color", "marker")}
         axes.errorbar(cost, mean, yerr=0.0 if math.isnan(half) else half, capsize=3, linestyle="none", **style)
@@ -114,7 +115,8 @@ def _validation_curve(folders: Sequence[Path], metric: str) -> tuple[np.ndarray,
                 values.setdefault(int(row["step"]), []).append(float(row[metric]))
     steps = np.array(sorted(values), int)
     found = [values[step] for step in steps]
-    return steps, *(np.array([of(value) for value in found], float) for of in (np.min, np.mean, np.max))
+    low, mean, high = (np.array([of(value) for value in found], float) for of in (np.min, np.mean, np.max))
+    return steps, low, mean, high
 
 
 def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
-from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.data.tokenizers import Tokenizer, WordTokenizer
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import eval_length
 
@@ -77,6 +77,7 @@ def _example(batch, row, tokenizer: Tokenizer, names):
     yield f"text    {tokenizer.decode(ids)!r}"
     yield f"tokens  {' '.join(repr(piece)[1:-1] or '?' for piece in pieces)}"
     if tokens.ndim == 2:
+        assert isinstance(tokenizer, WordTokenizer)  # no other spells
         yield f"spelt   {' '.join(map(tokenizer.unspell, tokens[:, 1:].tolist()))}"
     if "labels" not in batch:
         targets, scored = batch["targets"][row][live], batch["weights"][row][live] > 0

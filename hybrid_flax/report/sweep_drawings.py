@@ -112,7 +112,8 @@ def draw_curves(sweep: Sweep, workdir: Path) -> Drawing | None:
         is_best = record is sweep.best
         state = "best" if is_best else record.state if record.state in ("pruned", "failed", "done") else "not ended"
         colour = {"best": BEST, "done": DONE, "failed": FAILED}.get(state, PRUNED)
-        style = {"linewidth": 2.4 if is_best else 1.0, "alpha": 1.0 if is_best else 0.55 if state == "done" else 0.5}
+        style: dict[str, Any] = {"linewidth": 2.4 if is_best else 1.0}
+        style |= {"alpha": 1.0 if is_best else 0.55 if state == "done" else 0.5}
         style |= {"linestyle": "solid" if state in ("best", "done") else (0, (3, 2)), "zorder": 4 if is_best else 2}
         style |= {"marker": "o" if len(steps) < 12 else "", "markersize": 4.5 if is_best else 2.2}
         name = f"best: trial {record.number}" if is_best else state
@@ -200,7 +201,7 @@ def _by_marks(records, sweep, low, high, triangle):
         "done": full | {"marker": "o", "markersize": 4.6, "markeredgewidth": 0},
         "best": {"marker": "*", "color": BEST, "markersize": 11, "zorder": 4},
     }
-    groups = {name: [] for name in styles}
+    groups: dict[str, list[Record]] = {name: [] for name in styles}
     for record in records:
         if record.state == "failed" or record is sweep.best:
             groups["best" if record is sweep.best else "failed"].append(record)
@@ -293,7 +294,8 @@ def _ribbon(heights, **style):
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Line
 
-    points, codes = [(0, heights[0])], [Line.MOVETO]
+    points: list[tuple[float, float]] = [(0, heights[0])]
+    codes = [Line.MOVETO]
     for x, (before, after) in enumerate(itertools.pairwise(heights)):
         points += [(x + 0.45, before), (x + 0.55, after), (x + 1, after)]
         codes += [Line.CURVE4] * 3

@@ -41,7 +41,7 @@ def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
 
     steps_done: of trials by name, where there are any.
     """
-    groups = {}
+    groups: dict[Any, tuple[Experiment, list[Trial]]] = {}
     for trial in plan.trials:
         experiment = check_config(trial.config)
         groups.setdefault(step_program(experiment, trial.config), (experiment, []))[1].append(trial)
@@ -90,7 +90,8 @@ def space_text(value: Any) -> str:
     if isinstance(value, Choice):
         return " | ".join(map(str, value.options))
     if isinstance(value, FloatRange | IntRange):
-        step = f" in steps of {value.step}" if getattr(value, "step", 1) > 1 else ""
+        every = getattr(value, "step", 1)
+        step = f" in steps of {every}" if every > 1 else ""
         return f"{value.low} to {value.high}{step}{', evenly in the logarithm' if value.log else ''}"
     return str(value)
 

@@ -90,7 +90,7 @@ def _sweep(plan, records):
 
 def _draw(sweep, workdir):
     """Every drawing by its name, or a sentence that says why there is none."""
-    drawings = {}
+    drawings: dict[str, Drawing | str] = {}
     evaluated = sum(has_value(record) and record.state != "failed" for record in sweep.records)
     if any(map(has_value, sweep.records)):
         for key in sweep.keys:
@@ -151,7 +151,7 @@ def _best(sweep, workdir) -> Iterator[str]:
 
 def _swept(plan, sweep):
     best = sweep.best
-    rows = []
+    rows: list[list[str | Cell]] = []
     for key in dict.fromkeys([*(plan.space or {}), *(key for record in sweep.records for key in record.values)]):
         held = [record.values[key] for record in sweep.records if key in record.values]
         chosen = best.values.get(key) if best else None
@@ -193,7 +193,7 @@ def _over_repeats(sweep, workdir):
     crossed = _FOLD in sweep.keys
     rows = []
     for setting, records in groups.items():
-        values = [record.value for record in records]
+        values = [record.value for record in records if record.value is not None]
         cells = [Cell(short(setting, 2 * _LETTERS), kind="code"), Cell(str(len(values)), len(values))]
         cells += [_mean_cell(sweep, values)]
         cells += [Cell(_metric(sweep, value), value) for value in (min(values), max(values))]

@@ -147,6 +147,8 @@ class PostgresClaims:
         digest = hashlib.sha256(f"hybrid_flax/{self._study}/{name}".encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
         try:
-            return self._session.execute(query, (key,)).fetchone()[0]
+            row = self._session.execute(query, (key,)).fetchone()
         except self._errors as error:
             raise ConfigError(f"--storage is lost, and with it the claims: {' '.join(str(error).split())}") from error
+        assert row is not None  # a function of SQL gives one row
+        return row[0]

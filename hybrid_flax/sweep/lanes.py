@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -31,7 +31,7 @@ class LanesExecutor:
     def __init__(self, workdir: str | os.PathLike, lanes: int = 32, patience: float = 120.0):
         self.slots = lanes
         self._workdir, self._patience = Path(workdir).absolute(), patience
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._unsent: list[str] = []
         self._sent: set[str] = set()
@@ -61,7 +61,7 @@ class LanesExecutor:
             return
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # which asks it to save and end
+                _stdin(process).close()  # which asks it to save and end
             process.wait(self._patience)
         except subprocess.TimeoutExpired:
             pass
@@ -85,7 +85,7 @@ class LanesExecutor:
             return
         code = self._process.wait()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            _stdin(self._process).close()
         self._process = None
         for job in list(self._sent):
             if job in self._begun:
@@ -111,8 +111,8 @@ class LanesExecutor:
     def _send(self, message):
         if self._process is not None:
             with contextlib.suppress(BrokenPipeError):  # it died: a report says so
-                self._process.stdin.write(json.dumps(message) + "\n")
-                self._process.stdin.flush()
+                _stdin(self._process).write(json.dumps(message) + "\n")
+                _stdin(self._process).flush()
 
     def _start(self):
         self._workdir.mkdir(parents=True, exist_ok=True)
@@ -141,6 +141,11 @@ class LanesExecutor:
         return f"the process of the lanes died ({how}): {lines[-1][:300] if lines else 'it printed nothing'}"
 
 
+def _stdin(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdin is not None  # it was started with a pipe
+    return process.stdin
+
+
 def _read(stream, reports):
     for line in stream:
         reports.put(json.loads(line))
@@ -150,8 +155,9 @@ def _read(stream, reports):
 
 def _cache_settings():
     """This process's compile cache, for another."""
-    folder = jax.config.jax_compilation_cache_dir
-    if not folder or not jax.config.jax_enable_compilation_cache:
+    settings: Any = jax.config  # its attributes are made when jax is imported
+    folder = settings.jax_compilation_cache_dir
+    if not folder or not settings.jax_enable_compilation_cache:
         return {}
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    seconds = settings.jax_persistent_cache_min_compile_time_secs
     return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(seconds)}

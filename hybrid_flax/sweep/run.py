@@ -237,10 +237,12 @@ class _Worker:
         self._active.pop(active.ticket.number, None)
         self._watch(active)
         status = read_status(active.folder.path, self._metric)
-        if status.state == "done" and math.isnan(status.value):
-            self._search.fail(active.ticket, f"its {self._metric} on the validation split is not a number")
-        elif status.state == "done":
-            self._search.complete(active.ticket, status.value)
+        if status.state == "done":
+            assert status.value is not None
+            if math.isnan(status.value):
+                self._search.fail(active.ticket, f"its {self._metric} on the validation split is not a number")
+            else:
+                self._search.complete(active.ticket, status.value)
         elif active.pruned:
             active.folder.write_outcome("pruned", active.step)
             self._search.prune(active.ticket)

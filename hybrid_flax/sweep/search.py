@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ def open_study(workdir: Path, storage: str | None, sweep: Row, metric: str = "lo
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = workdir.absolute().name
+    claims: Claims
     if storage is None:
         claims = FileClaims(workdir / "claims")
         with claims.exclusive():
@@ -118,7 +120,7 @@ class Search:
         pruner: optuna.pruners.BasePruner,
         *,
         make: Callable[[Row], Trial],
-        check: Callable[[Trial], None],
+        check: Callable[[Trial], object],
         trials: Sequence[Trial] = (),
         space: Row | None = None,
         num_trials: int = 0,
@@ -255,6 +257,7 @@ class Search:
 
     def _ask(self):
         """A trial of the space that was not drawn before, None where there are enough or none is left."""
+        assert self._space is not None
         for _ in range(_ATTEMPTS):
             known = self._known()
             if len(known) >= self.num_trials:
@@ -262,7 +265,7 @@ class Search:
             number = len(self._study.get_trials(deepcopy=False))
             self._study.sampler = _make_sampler(self._method, (self._seed, number))
             drawn = self._study.ask()
-            trial = self._make(draw(self._space, lambda key, space, t=drawn: _suggest(t, key, space)))
+            trial = self._make(draw(self._space, partial(_suggest, drawn)))
             if trial.name in known:
                 first = known[trial.name]
                 drawn.set_user_attr("same_as", first.number)
@@ -312,12 +315,18 @@ def _open_journal(path):
         if whole < len(text):  # a line cut off by the end of the machine
             os.truncate(path, whole)
         lock.release()
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
+    # The class that optuna wants of a lock has no public name.
+    backend = JournalFileBackend(str(path), lock)  # type: ignore[arg-type]
+    return optuna.storages.JournalStorage(backend)
 
 
 def _create(backend, name, sweep, metric):
-    direction = "minimize" if lower_is_better(metric) else "maximize"
-    study = optuna.create_study(study_name=name, storage=backend, load_if_exists=True, direction=direction)
+    study = optuna.create_study(
+        study_name=name,
+        storage=backend,
+        load_if_exists=True,
+        direction="minimize" if lower_is_better(metric) else "maximize",
+    )
     saved = study.user_attrs.get("sweep")
     if saved is None:
         study.set_user_attr("sweep", json.dumps(dict(sweep)))

@@ -22,7 +22,8 @@ __all__ = ["SlurmExecutor", "parse_parameters"]
 _PAUSE = 3.0  # seconds between two questions to SLURM, which serves others too
 _AHEAD = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
 # Without a result these are the end. COMPLETED is not: its result is on its way through the file system.
-_ENDS = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+_ENDS: tuple[str, ...] = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
+_ENDS += ("PREEMPTED", "TIMEOUT")
 _ENDS += ("FORGOTTEN", "FINISHED", "INTERRUPTED")  # by SLURM, some minutes after its end; the others are of "local"
 
 

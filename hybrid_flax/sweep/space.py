@@ -85,10 +85,10 @@ def product(*parts: Iterable[Row]) -> Iterator[Row]:
 
 def zip_(*parts: Iterable[Row]) -> Iterator[Row]:
     """The first row of each as one, the second of each, and so on. Raises ValueError where their numbers differ."""
-    parts = [list(part) for part in parts]
-    if len({len(part) for part in parts}) > 1:
-        raise ValueError(f"zip_ of parts of {', '.join(str(len(part)) for part in parts)} rows: make them as many")
-    return (_merge(rows, "zip_") for rows in zip(*parts))
+    listed = [list(part) for part in parts]
+    if len({len(part) for part in listed}) > 1:
+        raise ValueError(f"zip_ of parts of {', '.join(str(len(part)) for part in listed)} rows: make them as many")
+    return (_merge(rows, "zip_") for rows in zip(*listed))
 
 
 def chain(*parts: Iterable[Row]) -> Iterator[Row]:
@@ -154,7 +154,7 @@ def has_spaces(row: Row) -> bool:
 
 def draw(row: Row, pick: Callable[[str, Any], Any]) -> Row:
     """The row with pick(key, space) in place of every space; what a `when` rules out is left out."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, When):
             if not _holds(value, key, values):
@@ -196,7 +196,7 @@ _SPACES = (FloatRange, IntRange, Choice, When)
 
 
 def _merge(rows, name):
-    merged = {}
+    merged: dict[str, Any] = {}
     for row in rows:
         twice = merged.keys() & row.keys()
         if twice:

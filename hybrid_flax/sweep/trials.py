@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ def sweep_rows(module: ModuleType, names: Sequence[str]) -> list[Row]:
     Raises ConfigError in one line for functions that are missing, do not run, or yield something else than rows.
     """
     known = [name for name in vars(module) if name == "sweep" or name.startswith("sweep_")]
-    rows = []
+    rows: list[Row] = []
     for function in [f"sweep_{name}" for name in names] or ["sweep"]:
         where = f"{module.__file__}, {function}()"
         if function not in known:
@@ -141,7 +142,9 @@ def make_trials(base: ConfigDict, rows: Sequence[Row], given: Iterable[str] = ()
     given: keys set on the command line, which a sweep may not set too. Raises ConfigError that names the first trial
     at fault.
     """
-    trials, first, flat = [], {}, flatten(base)
+    trials: list[Trial] = []
+    first: dict[str, int] = {}
+    flat = flatten(base)
     for number, values in enumerate(rows):
         label = f"trial {number}"
         _check_given(values, given, label)
@@ -166,7 +169,7 @@ def check_space(base: ConfigDict, space: Row, given: Iterable[str] = ()) -> None
     for key in space:
         for index in range(_num_ends(space[key])):
             try:
-                values = draw(space, lambda name, part, i=index, k=key: _ends(part)[i if name == k else 0])
+                values = draw(space, partial(_end, key, index))
             except ValueError as error:
                 raise ConfigError(f"the search space: {error}") from error
             trial = make_trial(base, values, "a trial of the search space")
@@ -229,6 +232,11 @@ def _check_trial(trial, label):
 
 def _num_ends(value):
     return len(_ends(value.space if hasattr(value, "space") else value))
+
+
+def _end(key: str, index: int, name: str, part: Any) -> Any:
+    """The end at `index` of the part that is called `key`, the first end of any other."""
+    return _ends(part)[index if name == key else 0]
 
 
 def _ends(value):

@@ -150,7 +150,7 @@ def short_names(keys: Sequence[str]) -> list[str]:
 def write_tables(records: Sequence[Record], workdir: str | os.PathLike, metric: str) -> None:
     """sweep.csv and sweep.md: every trial with its values, the best first."""
     keys = list(dict.fromkeys(key for record in records for key in record.values))
-    header = ["trial", "run", "state", "step", metric, *keys, "reason"]
+    header: list[Any] = ["trial", "run", "state", "step", metric, *keys, "reason"]
     rows = [
         [record.number, record.run, record.state, record.step, "" if record.value is None else record.value]
         + [record.values.get(key, "") for key in keys]

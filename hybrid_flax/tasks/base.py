@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Float, Int
+from hybrid_flax.typing import Array, Float, Int, Scalar
 
 __all__ = ["Sums", "Task", "likeliest", "lower_is_better"]
 
-Sums = dict[str, Float[Array, ""]]
+Sums = dict[str, Scalar]
 
 
 class Task(NamedTuple):

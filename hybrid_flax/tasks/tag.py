@@ -13,7 +13,7 @@ from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.tasks.base import Task, likeliest
 from hybrid_flax.tasks.classify import class_counts, class_metrics, describe_classes, f1_scores
-from hybrid_flax.typing import Array, Bool, Int
+from hybrid_flax.typing import TokenIds, TokenMask
 
 __all__ = ["allowed_moves", "make_tagging", "span_counts"]
 
@@ -74,9 +74,7 @@ def allowed_moves(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     return ~inside, ~inside[None, :] | same
 
 
-def span_counts(
-    predicted: Int[Array, "B T"], actual: Int[Array, "B T"], live: Bool[Array, "B T"], num_types: int
-) -> dict[str, Any]:
+def span_counts(predicted: TokenIds, actual: TokenIds, live: TokenMask, num_types: int) -> dict[str, Any]:
     """Spans by type [C]: "true_positive" (same type, begin and end), "predicted", "actual".
 
     Tags are 0 for O, 1 + 2 k for B- of type k, 2 + 2 k for I-. A span begins at a B- and takes in the I- of its type

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -162,7 +163,7 @@ def _difference(saved, like):
     for path in sorted(saved.keys() - like.keys()):
         return f"it has {path}, which the model has not"
     for path, leaf in like.items():
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
         if tuple(saved[path].shape) != tuple(leaf.shape):
             return f"{path} has shape {tuple(saved[path].shape)}, the model wants {tuple(leaf.shape)}"

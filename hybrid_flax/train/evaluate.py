@@ -56,6 +56,7 @@ def add_up(
         # Sums are added on the host in float64: a split has more characters than float32 counts exactly.
         sums = {name: np.asarray(value, np.float64) for name, value in jax.device_get(sums).items()}
         total = sums if total is None else {name: total[name] + sums[name] for name in total}
+    assert total is not None  # there is a batch: its rows were counted above
     return total
 
 

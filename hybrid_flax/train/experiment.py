@@ -155,8 +155,8 @@ def make_task(config: Any, labels: tuple[str, ...]) -> Task:
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
     """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
-    fields = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat", "dtype")
-    fields += ("embedding_width", "characters")
+    fields: tuple[str, ...] = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat")
+    fields += ("dtype", "embedding_width", "characters")
     head = {}
     if config.task.name not in ("lm", "answer"):
         head = {"num_outputs": len(labels) or 1}

@@ -106,7 +106,7 @@ def _git_revision():
     """The commit that the package runs from, with "+changes" where its files differ; None outside a checkout."""
     root = Path(__file__).parent
     try:
-        show = {"cwd": root, "capture_output": True, "text": True, "timeout": 5}
+        show: dict[str, Any] = {"cwd": root, "capture_output": True, "text": True, "timeout": 5}
         head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **show).stdout.strip()
         # A status that is cut off by the timeout would leave its lock on the index, and no one could commit any more.
         status = ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -94,10 +95,10 @@ def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
                 runs[index] = _interrupt(lanes, position, index, run, feed)
         _finish(lanes, position, runs, feed)
         position = _admit(lanes, position, runs, feed)
-        active = [index for index, run in enumerate(runs) if run is not None]
+        active = [run for run in runs if run is not None]
         if not active:
             return
-        if any(runs[index].session.is_over(runs[index].step) for index in active):
+        if any(run.session.is_over(run.step) for run in active):
             continue  # admitted with nothing to do but its end
         position = _step(lanes, position, runs)
         _look(lanes, position, runs, feed)
@@ -159,7 +160,7 @@ class _Lanes:
 
     def _stack_leaf(self, *leaves):
         """On the host: a program with every leaf of every lane as an argument would take seconds to compile."""
-        if not jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        if not jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
             return self._put(np.stack(leaves))
         data = self._put(np.stack([jax.random.key_data(leaf) for leaf in leaves]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))

@@ -112,7 +112,7 @@ def catch_signals(given: Interrupt | None = None) -> Iterator[Interrupt]:
         yield given
         return
     interrupt = Interrupt()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def note(number, frame):
         if interrupt.number is not None and number == signal.SIGINT:
@@ -128,5 +128,5 @@ def catch_signals(given: Interrupt | None = None) -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

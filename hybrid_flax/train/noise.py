@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.train.state import TrainState
-from hybrid_flax.typing import Array, Float, Int, Key, Params, Segments, State
+from hybrid_flax.typing import Array, Int, Key, Params, RowIds, Scalar, Segments, State
 
 __all__ = [
     "NO_NOISE",
@@ -61,6 +61,7 @@ def apply_model(
     before = None if carry == () else carry
     if noise == NO_NOISE:
         return model.apply({"params": params}, batch["tokens"], segments, before, **options)
+    assert state is not None, "noise needs the keys of a train state"
     hparams, tokens = state.hparams, batch["tokens"]
     step_key = jax.random.fold_in(state.key, state.step)
     keys = row_keys(state.key, state.step, batch["row"])
@@ -77,14 +78,14 @@ def apply_model(
     return model.apply({"params": params}, tokens, segments, before, dropout, factors, **options)
 
 
-def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
+def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: RowIds) -> Key[Array, "B"]:
     """A key for every row of a step, the same whatever device the row is on."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
 
 
 def drop_words(
-    tokens: Int[Array, "B T *W"], keys: Key[Array, "B"], rate: Float[Array, ""] | float, unknown_id: int
+    tokens: Int[Array, "B T *W"], keys: Key[Array, "B"], rate: Scalar | float, unknown_id: int
 ) -> Int[Array, "B T *W"]:
     """Tokens, each with probability `rate` replaced by the unknown one; a word that is spelt keeps its characters."""
 
@@ -97,7 +98,7 @@ def drop_words(
     return tokens.at[..., 0].set(jnp.where(dropped, unknown, tokens[..., 0]))
 
 
-def drop_recurrent_weights(params: Params, key: Key[Array, ""], rate: Float[Array, ""] | float) -> Params:
+def drop_recurrent_weights(params: Params, key: Key[Array, ""], rate: Scalar | float) -> Params:
     """Parameters whose leaves `recurrent_kernel` have lost entries; the others are scaled by 1 / (1 - rate)."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     dropped = [

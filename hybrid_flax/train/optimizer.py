@@ -8,7 +8,7 @@ import optax
 from optax import contrib
 
 from hybrid_flax.train.state import Hparams
-from hybrid_flax.typing import LEAF_KINDS, Array, Float, Int, Params
+from hybrid_flax.typing import LEAF_KINDS, Array, Int, Params, Scalar
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "leaf_kinds", "make_optimizer", "make_unit_schedule"]
 
@@ -63,7 +63,7 @@ def make_unit_schedule(
     decay_rate: float = 0.5,
     decay_every: int = 1000,
     decay_fraction: float = 0.2,
-) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
+) -> Callable[[Int[Array, ""]], Scalar]:
     """Multiplier of the learning rate, at most 1: a linear warm-up, then by `name` until `num_steps`.
 
     constant; exponential: decay_rate^(t / decay_every); step: the same in jumps; linear and cosine: down to

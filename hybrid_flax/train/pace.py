@@ -31,7 +31,7 @@ def step_seconds(experiment: Experiment, config: Any) -> float:
 
 def quickest(call: Callable[[], None]) -> float:
     """Seconds of the quickest of some calls: at least two, and as many more as half a second has room for."""
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < 2 or sum(seconds) < 0.5:
         since = time.perf_counter()
         call()

@@ -94,7 +94,7 @@ def _make_pmap(devices):
 
     @functools.cache
     def wrap(step, donate=(0, 1)):
-        axes = {"in_axes": (None, 0, 0), "out_axes": (None, 0, None)}
+        axes: dict[str, Any] = {"in_axes": (None, 0, 0), "out_axes": (None, 0, None)}
         return jax.pmap(step, axis_name=_AXIS, devices=devices, donate_argnums=donate, **axes)
 
     def put_rows(tree):

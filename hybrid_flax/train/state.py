@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Float, Int, Key, Params, PyTree
+from hybrid_flax.typing import Array, Int, Key, Params, PyTree, Scalar
 
 __all__ = ["Hparams", "TrainState", "make_hparams"]
 
@@ -13,21 +13,21 @@ __all__ = ["Hparams", "TrainState", "make_hparams"]
 class Hparams(NamedTuple):
     """Hyperparameters that are data: traced scalars, so that one compiled step serves every value of them."""
 
-    learning_rate: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    table_decay: Float[Array, ""]
-    b1: Float[Array, ""]
-    b2: Float[Array, ""]
-    epsilon: Float[Array, ""]
-    momentum: Float[Array, ""]
-    clip_norm: Float[Array, ""]
-    ema_decay: Float[Array, ""]
-    dropout: Float[Array, ""]
-    embedding_dropout: Float[Array, ""]
-    word_dropout: Float[Array, ""]
-    recurrent_dropout: Float[Array, ""]
-    label_smoothing: Float[Array, ""]
-    z_loss: Float[Array, ""]
+    learning_rate: Scalar
+    weight_decay: Scalar
+    table_decay: Scalar
+    b1: Scalar
+    b2: Scalar
+    epsilon: Scalar
+    momentum: Scalar
+    clip_norm: Scalar
+    ema_decay: Scalar
+    dropout: Scalar
+    embedding_dropout: Scalar
+    word_dropout: Scalar
+    recurrent_dropout: Scalar
+    label_smoothing: Scalar
+    z_loss: Scalar
 
 
 class TrainState(NamedTuple):
@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
     ema: Params | None
     key: Key[Array, ""]
     hparams: Hparams
-    sums: dict[str, Float[Array, ""]]
+    sums: dict[str, Scalar]
     failed_step: Int[Array, ""]
 
 

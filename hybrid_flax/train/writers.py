@@ -178,7 +178,7 @@ class Progress:
         self._updates += 1
         if self._updates == 1:
             self._pace_from = (now, self._step)
-        if self._live is not None:
+        if self._live is not None and self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._step, eta=self._eta())
             self._live.update(self._render())
             return
@@ -198,6 +198,7 @@ class Progress:
         self._console.print(Text(text), soft_wrap=True)
 
     def _render(self) -> Any:
+        assert self._bar is not None
         return Group(Text(self._summary(), overflow="ellipsis", no_wrap=True), self._bar)
 
     def _summary(self) -> str:
