@@ -1,11 +1,16 @@
 """The direction of imports, and what the package costs to import."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 import tiny
 from touched import imports
+
+import hybrid_flax
 
 PACKAGE = tiny.ROOT / "hybrid_flax"
 
@@ -101,3 +106,18 @@ def test_import_is_quick_and_light():
     seconds, *heavy = subprocess.run(command, cwd=tiny.ROOT, check=True, capture_output=True, text=True).stdout.split()
     assert heavy == []
     assert float(seconds) < 1.5
+
+
+def test_workflows_call_steps_that_there_are():
+    """What .github runs is what `.ci/run` runs by itself."""
+    steps = set(re.findall(r"^(\w+)\(\) *\{", (tiny.ROOT / ".ci" / "run").read_text(), re.MULTILINE))
+    called = []
+    for path in (tiny.ROOT / ".github" / "workflows").glob("*.yml"):
+        for line in re.findall(r"run: \.ci/run (.+)", path.read_text()):
+            called += line.split()[:1] if line.startswith("slow") else line.split()
+    assert {"lint", "types", "docs", "fast", "slow", "newest", "nightly"} <= set(called) <= steps
+
+
+def test_the_version_stands_once():
+    assert tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["project"]["dynamic"] == ["version"]
+    assert hybrid_flax.__version__ == metadata.version("hybrid_flax")

@@ -16,6 +16,7 @@ from hybrid_flax.sweep.lanes import LanesExecutor
 from hybrid_flax.sweep.run import read_sweep
 from hybrid_flax.sweep.trials import TrialFolder, is_locked, read_status
 from hybrid_flax.train.lanes import Paces
+from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
 
 SWEEP = """
@@ -216,13 +217,11 @@ def test_the_process(experiment, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
-    """By launch.py: Ctrl-C leaves nothing running; the figures are those of trials in processes of their own."""
-    arguments = (tiny.ROOT / "launch.py", "sweep", f"--config={experiment}")
-    folder = tmp_path / "lanes"
-    code, _, err = tiny.python(*arguments, f"--workdir={tmp_path / 'local'}")
-    assert code == 0, err
-    trials = read_sweep(str(experiment), []).trials
-    lanes = (*arguments, f"--workdir={folder}", "--executor=lanes")
+    """By launch.py: Ctrl-C leaves nothing running; the figures are those of trials that train alone."""
+    folder, trials = tmp_path / "lanes", read_sweep(str(experiment), []).trials
+    for trial in trials:
+        train(trial.config, tmp_path / "alone" / trial.name)
+    lanes = (tiny.ROOT / "launch.py", "sweep", f"--config={experiment}", f"--workdir={folder}", "--executor=lanes")
     process = tiny.start(*lanes)
     wait_for(lambda: any((folder / trial.name / "metrics.jsonl").exists() for trial in trials) or process.poll())
     process.send_signal(signal.SIGINT)
@@ -232,7 +231,7 @@ def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
     code, out, err = tiny.python(*lanes)
     assert code == 0, (out, err, (folder / "lanes.log").read_text())
     for trial in trials:
-        one, other = (read_status(tmp_path / where / trial.name, "loss") for where in ("lanes", "local"))
+        one, other = (read_status(tmp_path / where / trial.name, "loss") for where in ("lanes", "alone"))
         assert one.state == other.state == "done" and one.step == other.step == 30
         assert one.value == pytest.approx(other.value, rel=1e-4)
         steps = [row["step"] for row in read_jsonl(folder / trial.name / "metrics.jsonl") if "train/loss" in row]
