@@ -9,6 +9,7 @@ from jax import lax
 
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import activate, block_linear, chain, conv, fork, keep, linear
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal, unit_interval_radius
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.typing import Cell, state_dtype
@@ -35,7 +36,7 @@ def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: 
         x, gates = u
         dtype = state_dtype(x.dtype)
         r, i = jnp.moveaxis(jax.nn.sigmoid(gates.astype(dtype)), -2, 0)
-        log_a = -_DECAY_POWER * jax.nn.softplus(params["decay"].astype(dtype)) * r
+        log_a = -_DECAY_POWER * jax.nn.softplus(align(params["decay"], r)) * r
         # The floor keeps the gradient of the root finite where a gate is shut so far that a = 1.
         variance = jnp.maximum(-jnp.expm1(2.0 * log_a), jnp.finfo(dtype).tiny)
         return jnp.exp(log_a), jnp.sqrt(variance) * (i * x.astype(dtype))
@@ -70,8 +71,7 @@ def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0
         candidate = write[..., None, :] * jax.nn.silu(pre[..., 1:, :])
         if not use_phase:
             return forget, candidate[..., 0, :]
-        phase = params["phase"].astype(pre.dtype)
-        return _polar(forget, phase), lax.complex(candidate[..., 0, :], candidate[..., 1, :])
+        return _polar(forget, align(params["phase"], forget)), lax.complex(candidate[..., 0, :], candidate[..., 1, :])
 
     if not use_phase:
         return make_affine_cell(linear(width, (2, state_width)), coefficients, (state_width,))
@@ -121,13 +121,13 @@ def s6(
 
     def coefficients(params, u):
         x, (delta, (b, _)) = _selected(u)
-        delta = jax.nn.softplus(delta + params["timescale"].astype(delta.dtype))
-        log_a = -jnp.exp(params["decay"].astype(delta.dtype)) * delta[..., None]
+        delta = jax.nn.softplus(delta + align(params["timescale"], delta))
+        log_a = -jnp.exp(align(params["decay"], delta[..., None])) * delta[..., None]
         return jnp.exp(log_a), (delta * x)[..., None] * b[..., None, :]
 
     def readout(params, h, u):
         x, (_, (_, c)) = _selected(u)
-        return jnp.sum(h * c[..., None, :], axis=-1) + params["scale"].astype(x.dtype) * x
+        return jnp.sum(h * c[..., None, :], axis=-1) + align(params["scale"], x) * x
 
     filtered = chain(linear(width, (channels,), bias=None), conv(channels, taps=taps))
     low_rank = chain(linear(channels, (rank,), bias=None), linear(rank, (channels,), bias=None))
@@ -227,7 +227,7 @@ def s5(
     def transition(decay, phase, timescale):
         step = jnp.exp(timescale)
         rate = lax.complex(-jnp.exp(decay), phase)
-        return _polar(jnp.exp(rate.real * step), phase * step), _complex_expm1(rate * step) / rate
+        return _polar(jnp.exp(rate.real * step), phase * step), _complex_expm1(rate * step.astype(rate.dtype)) / rate
 
     def init_kernel(key):
         _, vectors = _hippo_normal(state_width, blocks)
@@ -245,13 +245,14 @@ def _invariant_cell(width, state_width, leaves, transition, init, init_kernel) -
         dtype = state_dtype(mapped.dtype)
         decay, gain = transition(*(params[leaf].astype(dtype) for leaf in leaves))
         mapped = mapped.astype(dtype)
-        increment = gain * lax.complex(mapped[..., 0, :], mapped[..., 1, :])
+        mapped = lax.complex(mapped[..., 0, :], mapped[..., 1, :])
+        increment = align(gain, mapped) * mapped
         return jnp.broadcast_to(decay, increment.shape), increment
 
     def readout(params, h, u):
         x, _ = u
         y = contract(_parts(h), params["kernel"], x.dtype)
-        return y + params["skip"]["scale"].astype(y.dtype) * x.astype(y.dtype)
+        return y + align(params["skip"]["scale"], y) * x.astype(y.dtype)
 
     mapped = linear(width, (2, state_width), bias=None)
     return make_affine_cell(

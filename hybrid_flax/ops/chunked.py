@@ -75,8 +75,8 @@ def _run(q, k, v, removal, log_a, reset, hold, state, chunk):
     scores, starts, rest, total = pair(dot, reads, writes, log_a, same)
     # The first read is of the state after its token has written, the second of the state before.
     scores = [[jnp.where(jnp.tril(same, -i), score, 0) for score in row] for i, row in enumerate(scores)]
-    of_state = [jnp.where(opened, read * jnp.exp(start), 0) for read, start in zip(reads, starts)]
-    to_state = [jnp.where(reaching, write * jnp.exp(rest), 0) for write in writes]
+    of_state = [jnp.where(opened, read.astype(start.dtype) * jnp.exp(start), 0) for read, start in zip(reads, starts)]
+    to_state = [jnp.where(reaching, write.astype(rest.dtype) * jnp.exp(rest), 0) for write in writes]
     keep = jnp.where(opened[:, -1], jnp.exp(total), 0)[..., None]
     chunks = [keep, dot("gck,gcn->gkn", to_state[0], v)]
     if removal is not None:
@@ -153,7 +153,7 @@ def _pair_vector(dot, reads, writes, log_a, same):
     while half < size:
 
         def halves(x, half=half):
-            return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0)
+            return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0).astype(log_a.dtype)
 
         left = [halves(read)[1] * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
         decay = jnp.exp(halves(rest)[0])
