@@ -89,7 +89,7 @@ def oracle(apply, params, x, segments, state):
 def shared_rows(apply, params, x, segments, state):
     """A mean over the batch."""
     y, after = apply(params, x, segments, state)
-    return y + jnp.mean(x, axis=0), after
+    return y + jnp.mean(x, axis=0, keepdims=True), after
 
 
 def blind(apply, params, x, segments, state):
@@ -130,7 +130,8 @@ def growing_state(apply, params, x, segments, state):
 def not_a_number(apply, params, x, segments, state):
     """A norm over live tokens, whose gradient has no value where there are none."""
     y, after = apply(params, x, segments, state)
-    return y * jnp.linalg.norm(x * (segments.ids > 0)[..., None], axis=1, keepdims=True), after
+    live = jnp.where((segments.ids > 0)[..., None], x, 0)
+    return y * jnp.linalg.norm(live, axis=1, keepdims=True), after
 
 
 def counted():

@@ -160,9 +160,10 @@ def test_without_its_second_part_a_cascade_is_its_first():
     nats = count = 0.0
     for batch in BATCHES:
         x = params["embed"]["embedding"][batch["tokens"]]
-        x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * params["backbone"]["norm"]["scale"]
+        scale = params["backbone"]["norm"]["scale"][None, None]
+        x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * scale
         head = params["head"].get("kernel", params["embed"]["embedding"].T)
-        sums = TASK.loss(x @ head + params["head"]["bias"], batch)
+        sums = TASK.loss(x @ head + params["head"]["bias"][None, None], batch)
         nats, count = nats + sums["loss"], count + sums["count"]
     assert found[()] == pytest.approx(float(nats / count), rel=1e-5)
 
