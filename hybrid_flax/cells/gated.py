@@ -150,13 +150,12 @@ def gru(width: int, *, state_width: int | None = None, reset_after: bool = True)
         }
 
     def update(params, state, u_t, product):
-        u = u_t.astype(product.dtype)
-        r, z = _squash(u[:, :2] + product[:, :2], (True, True))
+        r, z = _squash(u_t[:, :2].astype(product.dtype) + product[:, :2], (True, True))
         if reset_after:
             inner = r * (product[:, 2] + align(params["recurrent_bias"], r))
         else:
             inner = _recur(u_t.dtype, params["candidate"], {"h": r * state["h"]})[:, 0]
-        n = jnp.tanh(u[:, 2] + inner)
+        n = jnp.tanh(u_t[:, 2].astype(inner.dtype) + inner)
         h = (1.0 - z) * n + z * state["h"]
         return {"h": h}, h
 
@@ -180,9 +179,9 @@ def mgu(width: int, *, state_width: int | None = None) -> Cell:
         return _two_stage_kernels(key, 1, state_width)
 
     def update(params, state, u_t, product):
-        u = u_t.astype(product.dtype)
-        f = jax.nn.sigmoid(u[:, 0] + product[:, 0])
-        n = jnp.tanh(u[:, 1] + _recur(u_t.dtype, params["candidate"], {"h": f * state["h"]})[:, 0])
+        f = jax.nn.sigmoid(u_t[:, 0].astype(product.dtype) + product[:, 0])
+        inner = _recur(u_t.dtype, params["candidate"], {"h": f * state["h"]})[:, 0]
+        n = jnp.tanh(u_t[:, 1].astype(inner.dtype) + inner)
         h = (1.0 - f) * state["h"] + f * n
         return {"h": h}, h
 

@@ -105,7 +105,7 @@ def shift(width: int, num: int) -> Mixer:
     def apply(params, x, segments, state=None):
         (_, before), restore, state = _look_back(x, segments, state, 1)
         wide = x.astype(state_dtype(x.dtype))[:, :, None]
-        u = wide + align(params["scale"], wide) * (restore(before).astype(wide.dtype)[:, :, None] - wide)
+        u = wide + align(params["scale"], wide) * (restore(before)[:, :, None].astype(wide.dtype) - wide)
         return u.astype(x.dtype), state
 
     return Mixer(init, partial(_past, width, 1), apply, Traits(spec=("shift", width, num)))

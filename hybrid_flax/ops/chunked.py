@@ -153,11 +153,11 @@ def _pair_vector(dot, reads, writes, log_a, same):
     while half < size:
 
         def halves(x, half=half):
-            return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0).astype(log_a.dtype)
+            return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0)
 
-        left = [halves(read)[1] * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
+        left = [halves(read)[1].astype(log_a.dtype) * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
         decay = jnp.exp(halves(rest)[0])
-        corners = _all_products(dot, left, [halves(write)[0] * decay for write in writes])
+        corners = _all_products(dot, left, [halves(write)[0].astype(log_a.dtype) * decay for write in writes])
         scores = [[_join(block, corner) for block, corner in zip(*rows)] for rows in zip(scores, corners)]
         pairs = total.reshape(-1, 2, 1, width)
         start = [_add_to_half(decay, 1, pairs[:, 0], half) for decay in start]
