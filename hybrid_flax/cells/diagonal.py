@@ -220,7 +220,7 @@ def s5(
             "decay": jnp.full(state_width, jnp.log(0.5)),
             "phase": jnp.asarray(rates, jnp.float32),
             "timescale": _log_uniform(key_step, (state_width,), min_step, max_step),
-            "kernel": 2.0 * basis.T @ readout,
+            "kernel": 2.0 * basis.T.astype(readout.dtype) @ readout,
             "skip": {"scale": jax.random.normal(key_skip, (width,))},
         }
 
@@ -232,7 +232,8 @@ def s5(
     def init_kernel(key):
         _, vectors = _hippo_normal(state_width, blocks)
         basis = jnp.asarray(np.stack([vectors.real, -vectors.imag], axis=1), jnp.float32)
-        return jnp.einsum("dp,pgn->dgn", fan_in_normal(key, (width, 2 * state_width)), basis)
+        drawn = fan_in_normal(key, (width, 2 * state_width))
+        return jnp.einsum("dp,pgn->dgn", drawn, basis.astype(drawn.dtype))
 
     return _invariant_cell(width, state_width, ("decay", "phase", "timescale"), transition, init, init_kernel)
 
