@@ -140,7 +140,7 @@ class Cell(NamedTuple):
 
 def state_dtype(dtype: Any) -> Any:
     """Dtype of states, decays, gate biases and softmaxes under inputs of `dtype`: at least float32."""
-    return np.promote_types(dtype, np.float32)
+    return np.promote_types(dtype, np.float32)  # JAX's own knows no common dtype under strict promotion
 
 
 def promote_state(state: State, dtype: Any) -> State:
