@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int, Key, PyTree, Shaped
 
 __all__ = [
@@ -234,7 +235,7 @@ class Cell(NamedTuple):
 
 def state_dtype(dtype: Any) -> Any:
     """Dtype of states, decays, gate biases and softmaxes under inputs of `dtype`: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return np.promote_types(dtype, np.float32)  # JAX's own knows no common dtype under strict promotion
 
 
 def promote_state(state: State, dtype: Any) -> State:
@@ -243,6 +244,6 @@ def promote_state(state: State, dtype: Any) -> State:
     def promote(leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return leaf.astype(jnp.promote_types(leaf.dtype, state_dtype(dtype)))
+        return leaf.astype(np.promote_types(leaf.dtype, state_dtype(dtype)))
 
     return jax.tree.map(promote, state)

@@ -28,6 +28,9 @@ from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
+# What is cast or broadcast is written out: an array of a wrong dtype or rank fails in place of spreading.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(
     "house",

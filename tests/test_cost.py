@@ -213,7 +213,7 @@ def test_random_bits_count_as_in_xla():
 def lstm_loss(params, xs):
     def step(carry, x):
         h, c = carry
-        i, f, g, o = jnp.split(x @ params["kernel"] + h @ params["recurrent_kernel"] + params["bias"], 4, -1)
+        i, f, g, o = jnp.split(x @ params["kernel"] + h @ params["recurrent_kernel"] + params["bias"][None], 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
@@ -287,13 +287,13 @@ def test_residuals_are_what_backward_needs_and_not_its_inputs():
 
 def test_residuals_kept_once():
     def loss(params, x):
-        h = jnp.exp(x * params)
+        h = jnp.exp(x * params[None])
         return jnp.sum(h * h * h)  # h three times over, and h * h
 
     assert residual_bytes(loss, spec(D), spec(32, D)) == 2 * 32 * D * 4
 
     def gram(params, x):
-        h = jnp.exp(x * params)
+        h = jnp.exp(x * params[None])
         return jnp.sum(h @ h.T)  # h, and h transposed
 
     assert residual_bytes(gram, spec(D), spec(32, D)) == 32 * D * 4

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from hybrid_flax.cells.inputs import chain, conv, fork, linear, shift
 from hybrid_flax.cells.linear_attention import log_uniform_step
 from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, unit
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.typing import Array, Cell, Mixer, Params, Segments, State, Traits, state_dtype
 
@@ -77,8 +78,9 @@ def gdn(
     def terms(params: Params, u: Any) -> Terms:
         q, k, v = _short_heads(u[0], heads, keys)
         k_beta = _beta(u[1][..., 1, :], negative_eigenvalues) * k
-        rate = u[1][..., 0, :].astype(k.dtype) + params["timescale"]
-        log_a = (-jnp.exp(params["decay"]) * jax.nn.softplus(rate))[..., None]
+        rate = u[1][..., 0, :].astype(k.dtype)
+        rate = rate + align(params["timescale"], rate)
+        log_a = (-jnp.exp(align(params["decay"], rate)) * jax.nn.softplus(rate))[..., None]
         return Terms(q, k_beta, v, log_a, -jnp.exp(log_a) * k_beta, k)
 
     features = fork(_short_features(width, heads * (2 * keys + values), taps), linear(width, (2, heads), bias=None))
@@ -120,17 +122,18 @@ def rwkv7(
         return jnp.moveaxis(parts.reshape(*parts.shape[:-1], heads, width_k), -3, 0)
 
     def replaced(params: Params, k: Array, a: Array) -> Array:
-        return k * (1.0 + params["replacement"]["scale"] * (a - 1.0))
+        return k * (1.0 + align(params["replacement"]["scale"], a) * (a - 1.0))
 
     def terms(params: Params, u: Any) -> Terms:
         r, k, v, d, a, _ = split(u)
         a = jax.nn.sigmoid(a)
-        removed = unit(k * params["removal"]["scale"])
+        removed = unit(k * align(params["removal"]["scale"], k))
         return Terms(r, replaced(params, k, a), v, _LOG_DECAY_FLOOR * jax.nn.sigmoid(d), -a * removed, removed)
 
     def finish(params: Params, u: Any, y: Array) -> Array:
         r, k, v, _, a, g = split(u)
-        weight = jnp.sum(r * params["bonus"]["scale"] * replaced(params, k, jax.nn.sigmoid(a)), axis=-1, keepdims=True)
+        bonus = align(params["bonus"]["scale"], r)
+        weight = jnp.sum(r * bonus * replaced(params, k, jax.nn.sigmoid(a)), axis=-1, keepdims=True)
         return (g * (y.reshape(v.shape) + weight * v)).reshape(y.shape)
 
     features = chain(shift(width, 6), _six_maps(width, inner, rank))

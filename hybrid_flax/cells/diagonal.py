@@ -11,6 +11,7 @@ from jax import lax
 
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import activate, block_linear, chain, conv, fork, keep, linear
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal, unit_interval_radius
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.typing import Array, Cell, Init, Params, state_dtype
@@ -37,7 +38,7 @@ def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: 
         x, gates = u
         dtype = state_dtype(x.dtype)
         r, i = jnp.moveaxis(jax.nn.sigmoid(gates.astype(dtype)), -2, 0)
-        log_a = -_DECAY_POWER * jax.nn.softplus(params["decay"].astype(dtype)) * r
+        log_a = -_DECAY_POWER * jax.nn.softplus(align(params["decay"], r)) * r
         # The floor keeps the gradient of the root finite where a gate is shut so far that a = 1.
         variance = jnp.maximum(-jnp.expm1(2.0 * log_a), jnp.finfo(dtype).tiny)
         return jnp.exp(log_a), jnp.sqrt(variance) * (i * x.astype(dtype))
@@ -72,8 +73,7 @@ def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0
         candidate = write[..., None, :] * jax.nn.silu(pre[..., 1:, :])
         if not use_phase:
             return forget, candidate[..., 0, :]
-        phase = params["phase"].astype(pre.dtype)
-        return _polar(forget, phase), lax.complex(candidate[..., 0, :], candidate[..., 1, :])
+        return _polar(forget, align(params["phase"], forget)), lax.complex(candidate[..., 0, :], candidate[..., 1, :])
 
     if not use_phase:
         return make_affine_cell(linear(width, (2, state_width)), coefficients, (state_width,))
@@ -123,13 +123,13 @@ def s6(
 
     def coefficients(params: Params, u: Any) -> tuple[Array, Array]:
         x, (delta, (b, _)) = _selected(u)
-        delta = jax.nn.softplus(delta + params["timescale"].astype(delta.dtype))
-        log_a = -jnp.exp(params["decay"].astype(delta.dtype)) * delta[..., None]
+        delta = jax.nn.softplus(delta + align(params["timescale"], delta))
+        log_a = -jnp.exp(align(params["decay"], delta[..., None])) * delta[..., None]
         return jnp.exp(log_a), (delta * x)[..., None] * b[..., None, :]
 
     def readout(params: Params, h: Array, u: Any) -> Array:
         x, (_, (_, c)) = _selected(u)
-        return jnp.sum(h * c[..., None, :], axis=-1) + params["scale"].astype(x.dtype) * x
+        return jnp.sum(h * c[..., None, :], axis=-1) + align(params["scale"], x) * x
 
     filtered = chain(linear(width, (channels,), bias=None), conv(channels, taps=taps))
     low_rank = chain(linear(channels, (rank,), bias=None), linear(rank, (channels,), bias=None))
@@ -222,19 +222,20 @@ def s5(
             "decay": jnp.full(state_width, jnp.log(0.5)),
             "phase": jnp.asarray(rates, jnp.float32),
             "timescale": _log_uniform(key_step, (state_width,), min_step, max_step),
-            "kernel": 2.0 * basis.T @ readout,
+            "kernel": 2.0 * basis.T.astype(readout.dtype) @ readout,
             "skip": {"scale": jax.random.normal(key_skip, (width,))},
         }
 
     def transition(decay: Array, phase: Array, timescale: Array) -> tuple[Array, Array]:
         step = jnp.exp(timescale)
         rate = lax.complex(-jnp.exp(decay), phase)
-        return _polar(jnp.exp(rate.real * step), phase * step), _complex_expm1(rate * step) / rate
+        return _polar(jnp.exp(rate.real * step), phase * step), _complex_expm1(rate * step.astype(rate.dtype)) / rate
 
     def init_kernel(key: Array) -> Array:
         _, vectors = _hippo_normal(state_width, blocks)
         basis = jnp.asarray(np.stack([vectors.real, -vectors.imag], axis=1), jnp.float32)
-        return jnp.einsum("dp,pgn->dgn", fan_in_normal(key, (width, 2 * state_width)), basis)
+        drawn = fan_in_normal(key, (width, 2 * state_width))
+        return jnp.einsum("dp,pgn->dgn", drawn, basis.astype(drawn.dtype))
 
     return _invariant_cell(width, state_width, ("decay", "phase", "timescale"), transition, init, init_kernel)
 
@@ -254,13 +255,14 @@ def _invariant_cell(
         dtype = state_dtype(mapped.dtype)
         decay, gain = transition(*(params[leaf].astype(dtype) for leaf in leaves))
         mapped = mapped.astype(dtype)
-        increment = gain * lax.complex(mapped[..., 0, :], mapped[..., 1, :])
+        mapped = lax.complex(mapped[..., 0, :], mapped[..., 1, :])
+        increment = align(gain, mapped) * mapped
         return jnp.broadcast_to(decay, increment.shape), increment
 
     def readout(params: Params, h: Array, u: Any) -> Array:
         x, _ = u
         y = contract(_parts(h), params["kernel"], x.dtype)
-        return y + params["skip"]["scale"].astype(y.dtype) * x.astype(y.dtype)
+        return y + align(params["skip"]["scale"], y) * x.astype(y.dtype)
 
     mapped = linear(width, (2, state_width), bias=None)
     return make_affine_cell(

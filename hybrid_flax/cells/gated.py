@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hybrid_flax.cells.inputs import linear
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal, orthogonal_gates
 from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
@@ -44,7 +45,7 @@ def elman(width: int, *, state_width: int | None = None, activation: str = "tanh
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         del params, state
-        h = activate(u_t + product)[:, 0]
+        h = activate(u_t.astype(product.dtype) + product)[:, 0]
         return {"h": h}, h
 
     return _gated_cell(
@@ -84,7 +85,7 @@ def lstm(
         return params
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
-        c, h = _lstm_gates(params, u_t + product, state["c"])
+        c, h = _lstm_gates(params, u_t.astype(product.dtype) + product, state["c"])
         return {"c": c, "h": h}, h
 
     return _gated_cell(
@@ -118,7 +119,7 @@ def lstmp(
         }
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
-        c, wide = _lstm_gates({}, u_t + product, state["c"])
+        c, wide = _lstm_gates({}, u_t.astype(product.dtype) + product, state["c"])
         h = contract(wide, params["kernel"], u_t.dtype)
         return {"c": c, "h": h}, h
 
@@ -150,12 +151,12 @@ def gru(width: int, *, state_width: int | None = None, reset_after: bool = True)
         }
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
-        r, z = _squash(u_t[:, :2] + product[:, :2], (True, True))
+        r, z = _squash(u_t[:, :2].astype(product.dtype) + product[:, :2], (True, True))
         if reset_after:
-            inner = r * (product[:, 2] + params["recurrent_bias"])
+            inner = r * (product[:, 2] + align(params["recurrent_bias"], r))
         else:
             inner = _recur(u_t.dtype, params["candidate"], {"h": r * state["h"]})[:, 0]
-        n = jnp.tanh(u_t[:, 2] + inner)
+        n = jnp.tanh(u_t[:, 2].astype(inner.dtype) + inner)
         h = (1.0 - z) * n + z * state["h"]
         return {"h": h}, h
 
@@ -179,8 +180,9 @@ def mgu(width: int, *, state_width: int | None = None) -> Cell:
         return _two_stage_kernels(key, 1, state_width)
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
-        f = jax.nn.sigmoid(u_t[:, 0] + product[:, 0])
-        n = jnp.tanh(u_t[:, 1] + _recur(u_t.dtype, params["candidate"], {"h": f * state["h"]})[:, 0])
+        f = jax.nn.sigmoid(u_t[:, 0].astype(product.dtype) + product[:, 0])
+        inner = _recur(u_t.dtype, params["candidate"], {"h": f * state["h"]})[:, 0]
+        n = jnp.tanh(u_t[:, 1].astype(inner.dtype) + inner)
         h = (1.0 - f) * state["h"] + f * n
         return {"h": h}, h
 
@@ -226,7 +228,7 @@ def slstm(
 
     def update(params: Params, state: State, u_t: Array, product: Array) -> tuple[State, Array]:
         del params
-        pre = u_t + product
+        pre = u_t.astype(product.dtype) + product
         z, o = _squash(pre[:, 2:], (False, True))
         log_i, log_f = pre[:, 0], _FORGET_GATES[forget_gate](pre[:, 1]) + state["m"]
         # h_t is the same for every m, so that no gradient goes through it.
@@ -251,7 +253,7 @@ def slstm(
 def _lstm_gates(params: Params, pre: Array, c: Array) -> tuple[Array, Array]:
     """c_t and h_t from the gates' arguments and c_tm1."""
     if "peephole" in params:
-        p_i, p_f, p_o = params["peephole"]["scale"]
+        p_i, p_f, p_o = (align(scale, c) for scale in params["peephole"]["scale"])
         i, f, g = _squash(pre[:, :3] + jnp.stack([p_i * c, p_f * c, jnp.zeros_like(c)], axis=1), (True, True, False))
         c = f * c + i * g
         o = jax.nn.sigmoid(pre[:, 3] + p_o * c)
@@ -267,7 +269,7 @@ def _squash(pre: Float[Array, "B gates N"], sigmoid: tuple[bool, ...]) -> Float[
 
     σ(x) = (1 + tanh(x / 2)) / 2, and one vectorised tanh over all gates takes half the time of a function each.
     """
-    half = jnp.where(jnp.asarray(sigmoid), 0.5, 1.0).astype(pre.dtype)[:, None]
+    half = align(jnp.where(jnp.asarray(sigmoid), 0.5, 1.0)[:, None], pre)
     return jnp.moveaxis(half * jnp.tanh(half * pre) + (1.0 - half), 1, 0)
 
 

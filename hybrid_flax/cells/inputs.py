@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
@@ -42,7 +43,7 @@ def linear(
         if normalised:
             u = layer_norm(u, params["scale"])
         if bias is not None:
-            u = u + params["bias"]
+            u = u + align(params["bias"], u)
         return u.astype(x.dtype), state
 
     return Mixer(init, _no_state, apply, Traits(spec=("linear", width, features, bias, normalised)))
@@ -65,7 +66,7 @@ def conv(width: int, *, taps: int = 4) -> Mixer:
         dtype = state_dtype(x.dtype)
         y = jnp.broadcast_to(params["bias"].astype(dtype), x.shape)
         for token, weight in zip(tokens, params["depthwise_kernel"].astype(x.dtype)):
-            y = y + weight.astype(dtype) * token.astype(dtype)
+            y = y + align(weight, y) * token.astype(dtype)
         return restore(y.astype(x.dtype)), state
 
     return Mixer(init, partial(_past, width, taps - 1), apply, Traits(spec=("conv", width, taps)))
@@ -104,7 +105,7 @@ def shift(width: int, num: int) -> Mixer:
     def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
         (_, before), restore, state = _look_back(x, segments, state, 1)
         wide = x.astype(state_dtype(x.dtype))[:, :, None]
-        u = wide + params["scale"] * (restore(before)[:, :, None] - wide)
+        u = wide + align(params["scale"], wide) * (restore(before)[:, :, None].astype(wide.dtype) - wide)
         return u.astype(x.dtype), state
 
     return Mixer(init, partial(_past, width, 1), apply, Traits(spec=("shift", width, num)))
@@ -198,7 +199,8 @@ def block_linear(width: int, features: tuple[int, int], blocks: int) -> Mixer:
         return {"kernel": fan_in_normal(key, shape), "bias": jnp.zeros((gates, out))}
 
     def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:
-        return (contract_blocks(x, params["kernel"], x.dtype) + params["bias"]).astype(x.dtype), state
+        u = contract_blocks(x, params["kernel"], x.dtype)
+        return (u + align(params["bias"], u)).astype(x.dtype), state
 
     return Mixer(init, _no_state, apply, Traits(spec=("block_linear", width, features, blocks)))
 

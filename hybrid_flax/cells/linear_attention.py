@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.cells.inputs import chain, conv, fork, linear, rotary
 from hybrid_flax.cells.matrix import Terms, check_chunk, head_sizes, make_matrix_cell, matrix_chunks, matrix_step
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.scan import maximum_scan
 from hybrid_flax.typing import Array, Cell, Float, Params, State, TokenMask, state_dtype
 
@@ -174,11 +175,13 @@ def ssd(
 
     def terms(params: Params, u: Any) -> Terms:
         x, b, c = channels(u)
-        delta = jax.nn.softplus(_wide(u[1]) + params["timescale"])[..., None]
-        return Terms(c, b, delta * x, -delta * jnp.exp(params["decay"])[:, None])
+        rate = _wide(u[1])
+        delta = jax.nn.softplus(rate + align(params["timescale"], rate))[..., None]
+        return Terms(c, b, delta * x, -delta * jnp.exp(align(params["decay"][:, None], delta)))
 
     def read(params: Params, u: Any, y: Array) -> Array:
-        return y + params["scale"][:, None] * channels(u)[0]
+        x, *_ = channels(u)
+        return y + align(params["scale"][:, None], x) * x
 
     num_channels = heads * values + 2 * groups * keys
     filtered = chain(linear(width, (num_channels,), bias=None), conv(num_channels, taps=taps))

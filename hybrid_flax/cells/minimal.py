@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import keep, linear, window_linear
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.typing import Array, Cell, Params, State, state_dtype
 
 __all__ = ["indrnn", "mingru", "minlstm", "qrnn", "sru"]
@@ -112,7 +113,7 @@ def sru(width: int, *, state_width: int | None = None, peephole: bool = True, hi
 
     def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
         x, candidate, forget, highway = split(u_t)
-        v_f, v_r = params["scale"]
+        v_f, v_r = (align(v, state["c"]) for v in params["scale"])
         c = _between(forget + v_f * state["c"], state["c"], candidate)
         return {"c": c}, _between(highway + v_r * state["c"], c, alpha * x)
 
@@ -133,7 +134,8 @@ def indrnn(width: int, *, state_width: int | None = None) -> Cell:
         return {"h": jnp.zeros((batch_size, state_width), jnp.float32)}
 
     def step(params: Params, state: State, u_t: Any) -> tuple[State, Array]:
-        h = jax.nn.relu(u_t.astype(state["h"].dtype) + params["scale"] * state["h"])
+        h = state["h"]
+        h = jax.nn.relu(u_t.astype(h.dtype) + align(params["scale"], h) * h)
         return {"h": h}, h
 
     return Cell(linear(width, (state_width,)), init, init_state, step, state_width)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.mixers.memory import Attend, Memory, make_attention
 from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
@@ -178,8 +179,9 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
         query_gate, key_gate, _ = jax.nn.sigmoid(params["gates"]["bias"].astype(dtype))
         memory = layer_norm(x, **params["memory_norm"])
         pre = contract(layer_norm(x, **params["state_norm"]), params["query"]["kernel"], x.dtype)
-        query = layer_norm(pre + params["query"]["bias"], **params["query_norm"])
-        query = (query * (query_gate * key_gate)).astype(x.dtype)  # (σ(q_s) q)·(σ(k_s) m) with both gates on q
+        query = layer_norm(pre + align(params["query"]["bias"], pre), **params["query_norm"])
+        gates = align(query_gate * key_gate, query)  # (σ(q_s) q)·(σ(k_s) m) with both gates on q
+        query = (query * gates).astype(x.dtype)
         return query[:, :, None], {"value": memory[:, :, None]}
 
     def write(
@@ -194,7 +196,8 @@ def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer
         del queries, keys
         states = memory["value"]
         context = attend(query, states, states, mask, scale=width**-0.5, implementation=implementation)[:, :, 0]
-        return (context * _value_gate(params)).astype(query.dtype)
+        context = context.astype(state_dtype(context.dtype))
+        return (context * align(_value_gate(params), context)).astype(query.dtype)
 
     return make_attention(init, read, write, {"value": (1, width)}, window=window)
 
@@ -208,10 +211,10 @@ def _value_gate(params: Params) -> Array:
 def _relative_query(params: Params, query: Heads, positions: TokenIds, base: float) -> Array:
     """[q + u; (q + v) W_R turned by the query's position]: against `_relative_key` (q + u)·k + (q + v)·W_R r_{i-j}."""
     dtype = query.dtype
-    content = query + params["content"]["bias"].astype(dtype)
+    content = query + align(params["content"]["bias"], query)
     turned = jnp.einsum(
         "bthk,rhk->bthr",
-        query + params["relative"]["bias"].astype(dtype),
+        query + align(params["relative"]["bias"], query),
         params["relative"]["kernel"].astype(dtype),
         preferred_element_type=jnp.dtype(state_dtype(dtype)),
     )

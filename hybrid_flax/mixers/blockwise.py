@@ -8,6 +8,7 @@ from jax import lax
 
 from hybrid_flax.mixers.memory import Ring, fresh_ring, in_chunks, remember, same_block
 from hybrid_flax.ops.attention import attend
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import rms_norm
@@ -127,11 +128,11 @@ def _advance(
     )  # decoding writes once per block
 
     # Block 0 reads no states yet, tokens behind the end of a block the new ones, all others the old ones.
-    behind = jnp.cumsum(ends, axis=1) - ends > 0
+    behind = jnp.cumsum(ends, axis=1, dtype=jnp.int32) - ends.astype(jnp.int32) > 0
     which = jnp.where(queries.positions < block, 0, jnp.where(behind, 2, 1))
     tables = jnp.stack([jnp.zeros_like(states), states, new], axis=1)
     *_, state_key, state_value = _state_heads(params, tables.reshape(len(states), -1, states.shape[-1]), query.dtype)
-    mask = which[:, :, None] == jnp.repeat(jnp.arange(3), states.shape[1])
+    mask = which[:, :, None] == jnp.repeat(jnp.arange(3), states.shape[1])[None, None]
     from_states = attend(state_query, state_key, state_value, mask & (queries.ids > 0)[..., None], scale=scale)
     context = jnp.concatenate([from_tokens, from_states], axis=2)
     context = context.reshape(*query.shape[:2], -1)
@@ -142,7 +143,7 @@ def _state_heads(params: Params, states: Array, dtype: Any) -> list[Heads]:
     """Query for states, query for tokens, key and value of states[B, M or a multiple of it, D]."""
     names = params["states"]
     repeats = states.shape[1] // names["bias"].shape[0]
-    read = rms_norm(states + jnp.tile(names["bias"].astype(states.dtype), (repeats, 1)), names["scale"])
+    read = rms_norm(states + jnp.tile(names["bias"].astype(states.dtype), (1, repeats, 1)), names["scale"])
     return jnp.split(project(read.astype(dtype), names["kernel"]), 4, axis=2)
 
 
@@ -157,9 +158,10 @@ def _write_states(params: Params, states: Array, tokens: dict[str, Array], mask:
     mask = jnp.broadcast_to(mask, (batch, num_states, mask.shape[-1]))
     from_tokens = attend(token_query, tokens["key"], tokens["value"], mask, scale=scale)
     read = jnp.concatenate([from_states, from_tokens], axis=2).reshape(batch, num_states, -1)
-    maps = contract(read, params["update"]["kernel"], dtype) + params["update"]["bias"]
+    maps = contract(read, params["update"]["kernel"], dtype)
+    maps = maps + align(params["update"]["bias"], maps)
     if gate == "fixed":
-        g = jax.nn.sigmoid(params["gate"]["bias"].astype(states.dtype))
+        g = jax.nn.sigmoid(align(params["gate"]["bias"], states))
         return g * states + (1 - g) * maps[:, :, 0].astype(states.dtype)
     z, i, f = jnp.moveaxis(maps, 2, 0)
     return jax.nn.sigmoid(f) * states + jax.nn.sigmoid(i) * jnp.tanh(z)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.cells.inputs import chain
 from hybrid_flax.mixers.attention import sha
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
@@ -35,8 +36,8 @@ def gate(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = g ⊙ a(x) + (1 - g) ⊙ b(x), g = σ(x W + c) per feature. Parameters: gate.kernel [D, D], gate.bias [D]."""
 
     def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
-        pre = contract(x, params["gate"]["kernel"], x.dtype) + params["gate"]["bias"]
-        g = jax.nn.sigmoid(pre.astype(state_dtype(x.dtype))).astype(x.dtype)
+        pre = contract(x, params["gate"]["kernel"], x.dtype)
+        g = jax.nn.sigmoid(pre + align(params["gate"]["bias"], pre)).astype(x.dtype)
         return g * run_a(x) + (1 - g) * run_b(x)
 
     def init(key: Array) -> Params:
@@ -87,7 +88,8 @@ def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
     """
 
     def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
-        fed = x + (params["residual"]["scale"].astype(state_dtype(x.dtype)) * run_a(x)).astype(x.dtype)
+        read = run_a(x).astype(state_dtype(x.dtype))
+        fed = x + (align(params["residual"]["scale"], read) * read).astype(x.dtype)
         return run_b(layer_norm(fed, **params["norm"]))
 
     def init(key: Array) -> Params:

@@ -250,7 +250,7 @@ def _bands(
         if old is None or ring is None:
             old = jnp.zeros((new.shape[0], front, *new.shape[2:]), new.dtype)
         else:
-            oldest = (ring["count"][:, None] + jnp.arange(old.shape[1], dtype=jnp.int32)) % old.shape[1]
+            oldest = (ring["count"][:, None] + jnp.arange(old.shape[1], dtype=jnp.int32)[None]) % old.shape[1]
             old = jax.vmap(lambda row, places: row[places])(old, oldest).astype(new.dtype)[:, -front or old.shape[1] :]
             old = jnp.pad(old, [(0, 0), (front - old.shape[1], 0)] + [(0, 0)] * (old.ndim - 2))
         blocks = in_chunks(jnp.concatenate([old, new], axis=1), chunk)

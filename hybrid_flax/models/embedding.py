@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.mixers.registry import make_mixer
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
@@ -111,14 +112,14 @@ def _convolve(params, characters, spelling, dtype):
     parts = contract(params["embedding"], params["kernel"], dtype).at[0].set(0.0)[characters]
     before, here, after = (parts[:, :, place] for place in range(_WINDOW))
     y = here.at[:, 1:].add(before[:, :-1]).at[:, :-1].add(after[:, 1:])
-    return jnp.tanh(pool(y + params["bias"], characters > 0, "max"))
+    return jnp.tanh(pool(y + align(params["bias"], y), characters > 0, "max"))
 
 
 def _mean_of_ngrams(params, characters, spelling):
     """The mean over the n-grams of <word>; zero for a word without any character."""
     buckets, live = _hash_ngrams(characters, spelling.alphabet)
     rows = jnp.where(live[..., None], params["embedding"][buckets], 0.0)
-    return jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(live, axis=1, keepdims=True), 1)
+    return jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(live, axis=1, keepdims=True), 1).astype(rows.dtype)
 
 
 def _hash_ngrams(characters, end):
@@ -129,7 +130,7 @@ def _hash_ngrams(characters, end):
     filled = characters > 0
     last = filled & ~jnp.pad(filled[:, 1:], ((0, 0), (0, 1)))
     word = jnp.pad(characters, ((0, 0), (1, 1))) + end * jnp.pad(last, ((0, 0), (2, 0))).astype(characters.dtype)
-    word = word.at[:, 0].set(end * filled[:, 0]).astype(jnp.uint32)
+    word = word.at[:, 0].set(end * filled[:, 0].astype(word.dtype)).astype(jnp.uint32)
     buckets, live = [], []
     for size in _SIZES:
         if size > word.shape[1]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from hybrid_flax.models.backbone import Backbone
 from hybrid_flax.models.embedding import Spelling, embed, init_embedding
 from hybrid_flax.models.layers import Dropout, init_kernel
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.crf import Transitions
 from hybrid_flax.ops.linear import contract
 from hybrid_flax.ops.pool import pool
@@ -72,10 +73,11 @@ class SequenceModel(nn.Module):
             scores = contract(x, self.pool["kernel"], x.dtype)[..., 0] if self.pooling == "attention" else None
             x = pool(x, segments.ids > 0, self.pooling, scores)
         kernel = self.embed["embedding"].T if self.tied else self.head["kernel"]
-        outputs = contract(x, kernel, x.dtype) + self.head["bias"]
+        logits = contract(x, kernel, x.dtype)
+        logits = logits + align(self.head["bias"], logits)
         if self.crf:
-            outputs = (outputs, Transitions(*(self.transitions[name]["bias"] for name in Transitions._fields)))
-        return outputs, state
+            return (logits, Transitions(*(self.transitions[name]["bias"] for name in Transitions._fields))), state
+        return logits, state
 
     @nn.nowrap
     def init_state(self, batch_size: int, capacity: int) -> State:

@@ -33,7 +33,7 @@ def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) ->
     """-m_h |i - j| with slopes m_h = 2^(-8 h / H), h = 1 to H (Press et al. 2022, section 3)."""
     slopes = 2.0 ** (-8.0 * jnp.arange(1, num_heads + 1, dtype=dtype) / num_heads)
     distance = jnp.abs(queries.positions[:, :, None] - keys.positions[:, None, :]).astype(dtype)
-    return -slopes[:, None, None] * distance[:, None]
+    return -slopes[None, :, None, None] * distance[:, None]
 
 
 def attend(
@@ -60,9 +60,11 @@ def attend(
         context = _attend_einsum(query, key, value, mask, scale, bias, soft_cap)
     else:
         library = cast(Literal["xla", "cudnn"], implementation)  # jax refuses other names
-        context = jax.nn.dot_product_attention(
-            query, key, value, bias, mask[:, None], scale=scale, implementation=library
-        )
+        # Of bfloat16 it asks for the dtype in common with float32, which there is not under strict promotion.
+        with jax.numpy_dtype_promotion("standard"):
+            context = jax.nn.dot_product_attention(
+                query, key, value, bias, mask[:, None], scale=scale, implementation=library
+            )
     seen = jnp.any(mask, axis=-1)[:, :, None, None]
     return jnp.where(seen, context, jnp.zeros_like(context))
 

@@ -92,8 +92,8 @@ def _run(
     scores, starts, rest, total = pair(dot, reads, writes, log_a, same)
     # The first read is of the state after its token has written, the second of the state before.
     scores = [[jnp.where(jnp.tril(same, -i), score, 0) for score in row] for i, row in enumerate(scores)]
-    of_state = [jnp.where(opened, read * jnp.exp(start), 0) for read, start in zip(reads, starts)]
-    to_state = [jnp.where(reaching, write * jnp.exp(rest), 0) for write in writes]
+    of_state = [jnp.where(opened, read.astype(start.dtype) * jnp.exp(start), 0) for read, start in zip(reads, starts)]
+    to_state = [jnp.where(reaching, write.astype(rest.dtype) * jnp.exp(rest), 0) for write in writes]
     keep = jnp.where(opened[:, -1], jnp.exp(total), 0)[..., None]
     chunks = [keep, dot("gck,gcn->gkn", to_state[0], v)]
     if removal is not None:
@@ -172,9 +172,9 @@ def _pair_vector(dot: _Dot, reads: list[Array], writes: list[Array], log_a: Arra
         def halves(x: Array, half: int = half) -> Array:
             return jnp.moveaxis(x.reshape(-1, 2, half, width), 1, 0)
 
-        left = [halves(read)[1] * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
+        left = [halves(read)[1].astype(log_a.dtype) * jnp.exp(halves(decay)[1]) for read, decay in zip(reads, start)]
         decay = jnp.exp(halves(rest)[0])
-        corners = _all_products(dot, left, [halves(write)[0] * decay for write in writes])
+        corners = _all_products(dot, left, [halves(write)[0].astype(log_a.dtype) * decay for write in writes])
         scores = [[_join(block, corner) for block, corner in zip(*rows)] for rows in zip(scores, corners)]
         pairs = total.reshape(-1, 2, 1, width)
         start = [_add_to_half(decay, 1, pairs[:, 0], half) for decay in start]

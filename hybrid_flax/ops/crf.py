@@ -38,14 +38,14 @@ def log_partition(emissions: Float[Array, "B T C"], live: TokenMask, transitions
     def step(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         alpha, begun = carry
         emission, live_t = xs
-        onward = jax.nn.logsumexp(alpha[:, :, None] + transitions.between, axis=1)
+        onward = jax.nn.logsumexp(alpha[:, :, None] + transitions.between[None], axis=1)
         new = jnp.where(begun[:, None], onward, transitions.start) + emission
         return (jnp.where(live_t[:, None], new, alpha), begun | live_t), None
 
     batch, _, tags = emissions.shape
     first = (jnp.zeros((batch, tags), emissions.dtype), jnp.zeros(batch, bool))
     (alpha, begun), _ = lax.scan(step, first, (jnp.swapaxes(emissions, 0, 1), live.T))
-    return jnp.where(begun, jax.nn.logsumexp(alpha + transitions.end, axis=-1), 0.0)
+    return jnp.where(begun, jax.nn.logsumexp(alpha + transitions.end[None], axis=-1), 0.0)
 
 
 def path_score(
@@ -74,7 +74,7 @@ def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Tr
     def forward(carry: tuple[Array, Array], xs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         best, begun = carry
         emission, live_t = xs
-        onward = best[:, :, None] + transitions.between
+        onward = best[:, :, None] + transitions.between[None]
         came_from = jnp.argmax(onward, axis=1).astype(jnp.int32)
         new = jnp.where(begun[:, None], jnp.max(onward, axis=1), transitions.start) + emission
         pointers = jnp.where((live_t & begun)[:, None], came_from, stay)
@@ -85,6 +85,6 @@ def best_path(emissions: Float[Array, "B T C"], live: TokenMask, transitions: Tr
 
     first = (jnp.zeros((emissions.shape[0], num_tags), emissions.dtype), jnp.zeros(emissions.shape[0], bool))
     (best, _), pointers = lax.scan(forward, first, (jnp.swapaxes(emissions, 0, 1), live.T))
-    last = jnp.argmax(best + transitions.end, axis=-1).astype(jnp.int32)
+    last = jnp.argmax(best + transitions.end[None], axis=-1).astype(jnp.int32)
     _, path = lax.scan(backward, last, pointers, reverse=True)
     return jnp.where(live, path.T, 0)

@@ -37,4 +37,5 @@ def binary_cross_entropy(
 
 def squared_error(predictions: Float[Array, "*B"], targets: Float[Array, "*B"]) -> Float[Array, "*B"]:
     """(prediction - target)²."""
-    return jnp.square(predictions.astype(state_dtype(predictions.dtype)) - targets)
+    wide = predictions.astype(state_dtype(predictions.dtype))
+    return jnp.square(wide - targets.astype(wide.dtype))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+from hybrid_flax.ops.broadcast import align
 from hybrid_flax.typing import Array, Float, state_dtype
 
 __all__ = ["layer_norm", "rms_norm"]
@@ -12,7 +13,7 @@ def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "*H D"], epsilon: floa
     """x / sqrt(mean(x²) + epsilon) * scale (Zhang & Sennrich 2019, equation 4)."""
     wide = x.astype(state_dtype(x.dtype))
     inverse = lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return (wide * inverse * scale).astype(x.dtype)
+    return (wide * inverse * align(scale, wide)).astype(x.dtype)
 
 
 def layer_norm(
@@ -25,4 +26,4 @@ def layer_norm(
     wide = x.astype(state_dtype(x.dtype))
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     inverse = lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
-    return (centred * inverse * scale + bias).astype(x.dtype)
+    return (centred * inverse * align(scale, wide) + align(bias, wide)).astype(x.dtype)

@@ -20,7 +20,7 @@ def rope(x: Heads, positions: TokenIds, base: float = 10_000.0, rotated: int | N
         raise ValueError(f"rope needs an even head width, got {width}")
     dtype = state_dtype(x.dtype)
     frequency = jnp.asarray(base, dtype) ** (-jnp.arange(0, width, 2, dtype=dtype) / width)
-    angle = positions.astype(dtype)[:, :, None, None] * frequency
+    angle = positions.astype(dtype)[:, :, None, None] * frequency[None, None, None]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     left, right = jnp.split(x.astype(dtype), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)

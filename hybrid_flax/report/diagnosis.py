@@ -292,9 +292,10 @@ def _gate_sums(mixer, params, x, segments, live):
     parts = [constant(part, float(index == 0)) for index, (_, part) in enumerate(mixer.traits.parts)]
     g = mixer.traits.rebuild(*parts).apply(params, x, segments)[0].astype(jnp.float32)
     bins = jnp.clip(jnp.floor(g * _BINS), 0, _BINS - 1)
+    counts = live.astype(g.dtype)
     return {
-        "sum": jnp.sum(g * live),
-        "squares": jnp.sum(g**2 * live),
+        "sum": jnp.sum(g * counts),
+        "squares": jnp.sum(g**2 * counts),
         "counts": jnp.stack([jnp.sum((bins == number) & live) for number in range(_BINS)]),
         "numbers": jnp.sum(live) * g.shape[-1],
     }

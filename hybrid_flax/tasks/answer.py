@@ -28,7 +28,7 @@ def _evaluate(logits, batch):
     whole = jnp.all(correct | (weights == 0), axis=-1) & scored
     return {
         "loss": jnp.sum(cross_entropy(logits, batch["targets"]) * weights),
-        "correct": jnp.sum(correct * weights),
+        "correct": jnp.sum(correct.astype(weights.dtype) * weights),
         "count": jnp.sum(weights),
         "whole": jnp.sum(whole).astype(jnp.float32),
         "rows": jnp.sum(scored).astype(jnp.float32),

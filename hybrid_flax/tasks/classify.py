@@ -62,7 +62,7 @@ def class_counts(
         "true_positive": jnp.einsum("ni,ni,n->i", actual, predicted, weights),
         "predicted": weights @ predicted,
         "actual": weights @ actual,
-        "right": jnp.sum(right * weights),
+        "right": jnp.sum(right.astype(weights.dtype) * weights),
     }
 
 

@@ -45,7 +45,7 @@ def _evaluate(logits, batch):
     correct = jnp.argmax(logits, axis=-1) == batch["targets"]
     return {
         "loss": jnp.sum(nll * weights),
-        "correct": jnp.sum(correct * weights),
+        "correct": jnp.sum(correct.astype(weights.dtype) * weights),
         "count": jnp.sum(weights),
         "chars": jnp.sum(batch["num_chars"]).astype(jnp.float32),
         "bytes": jnp.sum(batch["num_bytes"]).astype(jnp.float32),

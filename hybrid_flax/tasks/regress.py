@@ -35,7 +35,8 @@ def _evaluate(outputs, batch):
     x, y, weights = outputs[:, 0].astype(jnp.float32), batch["labels"], batch["weights"]
     pieces = jnp.stack([jnp.ones_like(x), *_pieces(x), *_pieces(y)], axis=1)
     products = jnp.matmul((pieces * weights[:, None]).T, pieces, precision=lax.Precision.HIGHEST)
-    return _loss(outputs, batch) | {"products": products, "sign": jnp.sum(((x > 0) == (y > 0)) * weights)}
+    agree = (x > 0) == (y > 0)
+    return _loss(outputs, batch) | {"products": products, "sign": jnp.sum(agree.astype(weights.dtype) * weights)}
 
 
 def _pieces(values):

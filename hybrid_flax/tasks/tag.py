@@ -85,7 +85,8 @@ def span_counts(predicted: TokenIds, actual: TokenIds, live: TokenMask, num_type
     both = begins_p & begins_a & (type_p == type_a) & (end_p == end_a)
 
     def count(mask, kinds):
-        return jnp.sum(jax.nn.one_hot(kinds, num_types) * mask[..., None], axis=(0, 1))
+        each = jax.nn.one_hot(kinds, num_types)
+        return jnp.sum(each * mask[..., None].astype(each.dtype), axis=(0, 1))
 
     return {
         "true_positive": count(both, type_a),

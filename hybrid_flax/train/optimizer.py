@@ -51,6 +51,7 @@ def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> op
     else:
         raise ValueError(f"optim.name={name!r} is none of {', '.join(OPTIMIZERS)}")
     decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if name != "adam" else optax.identity()
+    direction = optax.GradientTransformation(direction.init, _promoting(direction.update))
     return optax.chain(_clip_by_global_norm(hparams.clip_norm), direction, decay)
 
 
@@ -89,10 +90,10 @@ def make_unit_schedule(
         after = _rsqrt(max(warmup_steps, 1))
     else:
         raise ValueError(f"schedule.name={name!r} is none of {', '.join(SCHEDULES)}")
-    if not warmup_steps:
-        return after
-    warmup = optax.linear_schedule(1.0 / warmup_steps, 1.0, max(1, warmup_steps - 1))
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    if warmup_steps:
+        warmup = optax.linear_schedule(1.0 / warmup_steps, 1.0, max(1, warmup_steps - 1))
+        after = optax.join_schedules([warmup, after], [warmup_steps])
+    return _promoting(after)
 
 
 def leaf_kinds(params: Params) -> Params:
@@ -148,6 +149,16 @@ def _clip_by_global_norm(max_norm):
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _promoting(function):
+    """`function` of optax, which mixes counts of steps with floats, where strict promotion is asked of all else."""
+
+    def run(*arguments):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments)
+
+    return run
 
 
 def _rsqrt(warmup_steps):

@@ -134,7 +134,8 @@ def _update(state, grads, spec, schedule):
     ema = state.ema
     if spec.ema:
         # The mean of the first steps is a plain one, so that the initial values are soon forgotten.
-        decay = jnp.minimum(state.hparams.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(state.hparams.ema_decay, (1.0 + step) / (10.0 + step))
         ema = jax.tree.map(lambda old, p: decay * old + (1.0 - decay) * p, ema, params)
     return state._replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 

@@ -89,7 +89,7 @@ def oracle(apply, params, x, segments, state):
 def shared_rows(apply, params, x, segments, state):
     """A mean over the batch."""
     y, after = apply(params, x, segments, state)
-    return y + jnp.mean(x, axis=0), after
+    return y + jnp.mean(x, axis=0, keepdims=True), after
 
 
 def blind(apply, params, x, segments, state):
@@ -100,7 +100,7 @@ def blind(apply, params, x, segments, state):
 def open_state(apply, params, x, segments, state):
     """A gradient into the state that came from outside."""
     y, after = apply(params, x, segments, state)
-    return (y if state is None else y + state["cell"]["h"][:, None]), after
+    return (y if state is None else y + state["cell"]["h"][:, None].astype(y.dtype)), after
 
 
 def open_imaginary_part(apply, params, x, segments, state):
@@ -130,7 +130,8 @@ def growing_state(apply, params, x, segments, state):
 def not_a_number(apply, params, x, segments, state):
     """A norm over live tokens, whose gradient has no value where there are none."""
     y, after = apply(params, x, segments, state)
-    return y * jnp.linalg.norm(x * (segments.ids > 0)[..., None], axis=1, keepdims=True), after
+    live = (segments.ids > 0)[..., None].astype(x.dtype)
+    return y * jnp.linalg.norm(x * live, axis=1, keepdims=True), after
 
 
 def counted():

@@ -50,7 +50,7 @@ def scaled(width: int, *, factor: float = 2.0) -> Mixer:
     """A user's mixer: y = factor gain x."""
 
     def apply(params, x, segments, state=None):
-        return jnp.where((segments.ids > 0)[..., None], factor * params["gain"] * x, 0), state
+        return jnp.where((segments.ids > 0)[..., None], factor * params["gain"][None, None] * x, 0), state
 
     return Mixer(lambda key: {"gain": jnp.ones(width)}, lambda batch, capacity: (), apply, Traits())
 

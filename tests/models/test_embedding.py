@@ -107,7 +107,7 @@ def test_without_characters():
     narrow = init_embedding(jax.random.key(0), VOCABULARY, WIDTH, TABLE)
     wanted = narrow["embedding"][tokens[0]] @ narrow["kernel"]
     np.testing.assert_allclose(embed(narrow, tokens, None, "float32")[0], wanted, atol=1e-6)
-    factors = jnp.arange(VOCABULARY) / 3.0
+    factors = jnp.arange(VOCABULARY, dtype=jnp.float32) / 3.0
     np.testing.assert_allclose(
         embed(narrow, tokens, None, "float32", factors)[0], wanted * factors[tokens[0]][:, None], atol=1e-6
     )

@@ -142,9 +142,10 @@ def recur(params, state):
 
 def update(params, state, u_t, product):
     """A step that uses its state, its parameters and the product, all of them twice."""
+    bias = params["bias"][None]
     gate = jax.nn.sigmoid(product + u_t)
-    h = gate * state["h"] + (1.0 - gate) * jnp.tanh(product * params["bias"])
-    return {"h": h, "sum": 0.5 * state["sum"] + h}, h * params["bias"] + state["sum"]
+    h = gate * state["h"] + (1.0 - gate) * jnp.tanh(product * bias)
+    return {"h": h, "sum": 0.5 * state["sum"] + h}, h * bias + state["sum"]
 
 
 def plain(params, initial, state, u, reset, hold):

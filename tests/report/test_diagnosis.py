@@ -56,7 +56,7 @@ def layer_input(model, params, batch):
     """What the mixer of the first layer reads, (x, segments)."""
     x = params["embed"]["embedding"][batch["tokens"]]
     x = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + 1e-6)
-    return x * layer(params)["mixer_norm"]["scale"], Segments(batch["segment_ids"], batch["positions"])
+    return x * layer(params)["mixer_norm"]["scale"][None, None], Segments(batch["segment_ids"], batch["positions"])
 
 
 def layer(params):
@@ -106,7 +106,7 @@ def test_norms_and_gate_are_those_of_the_outputs(gated):
         live = np.asarray(segments.ids > 0)
         for name, run in runs.items():
             outputs[name].append(np.asarray(run(own[name], x, segments)[0])[live])
-        pre = np.asarray(x, np.float64)[live] @ np.asarray(own["gate"]["kernel"]) + own["gate"]["bias"]
+        pre = np.asarray(x, np.float64)[live] @ np.asarray(own["gate"]["kernel"]) + np.asarray(own["gate"]["bias"])
         gates.append(1 / (1 + np.exp(-pre)))
     a, b = (np.sqrt(np.mean(np.square(np.concatenate(outputs[name])))) for name in "ab")
     whole, first, second = found.parts
@@ -160,9 +160,10 @@ def test_without_its_second_part_a_cascade_is_its_first():
     nats = count = 0.0
     for batch in BATCHES:
         x = params["embed"]["embedding"][batch["tokens"]]
-        x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * params["backbone"]["norm"]["scale"]
+        scale = params["backbone"]["norm"]["scale"][None, None]
+        x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * scale
         head = params["head"].get("kernel", params["embed"]["embedding"].T)
-        sums = TASK.loss(x @ head + params["head"]["bias"], batch)
+        sums = TASK.loss(x @ head + params["head"]["bias"][None, None], batch)
         nats, count = nats + sums["loss"], count + sums["count"]
     assert found[()] == pytest.approx(float(nats / count), rel=1e-5)
 

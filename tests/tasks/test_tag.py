@@ -103,6 +103,7 @@ def test_schemes_become_bio2():
     assert to_bio2(bio2) == bio2
     assert to_bio2(("B-X", "E-X", "O", "S-X", "B-X", "E-X", "S-Y")) == bio2
     assert to_bio2(("B-X", "L-X", "O", "U-X", "B-X", "L-X", "U-Y")) == bio2
+    assert to_bio2(("I-X", "I-Y", "I-Y", "B-Y", "I-X")) == ("B-X", "B-Y", "I-Y", "B-Y", "B-X")
     with pytest.raises(ValueError, match=r"file:3.*tag 'X'"):
         to_bio2(("O", "X"), "file:3")
 
