@@ -3,6 +3,7 @@
 import re
 import runpy
 
+import jax
 import pytest
 import tiny
 
@@ -26,6 +27,12 @@ BLOCKS = {
     for page in PAGES
     for number, source in enumerate(blocks(page.read_text(encoding="utf-8")), 1)
 }
+
+
+@pytest.fixture(autouse=True)
+def _promotion_is_what_users_have():
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
@@ -141,7 +141,7 @@ class LanesExecutor:
         return f"the process of the lanes died ({how}): {lines[-1][:300] if lines else 'it printed nothing'}"
 
 
-def _stdin(process: subprocess.Popen[str]) -> IO[str]:
+def _stdin(process: subprocess.Popen[str]) -> Any:
     assert process.stdin is not None  # it was started with a pipe
     return process.stdin
 
