@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 import tiny
-from touched import imports
+from sampling import imports
 
 import hybrid_flax
 

@@ -1,11 +1,9 @@
 """The certificate over the registry: a name added to it is tested here without another line."""
 
-from collections.abc import Collection, Sequence
-
 import jax
 import numpy as np
 import pytest
-from touched import sources, touched
+from sampling import FAMILIES, sampled, sources
 
 from hybrid_flax import make_mixer, registered_mixers
 from hybrid_flax.cells import diagonal, gated, minimal
@@ -17,11 +15,6 @@ from hybrid_flax.typing import Segments
 
 ROWS = ("..n..p..p.n....p", "pp.........n....", "n....p.....ppp..")
 DECODE = (1,) * subjects.LENGTH
-# One of every family of the registry; the others are slow tests.
-FAMILIES = (
-    "lstm", "slstm", "mingru", "sru", "rglru", "lru", "gla", "mlstm", "gdn", "conv", "swa", "xl", "sha", "blockrec",
-    "gate:lstm+attn", "bi:attn", "feed:swa+mingru",
-)  # fmt: skip
 # Options that make another recurrence of a registered cell.
 VARIANTS = {
     "lstm-peephole-norm": (gated.lstm, {"peephole": True, "layer_norm": True}),
@@ -38,12 +31,6 @@ def _programs_of_a_mixer_are_dropped():
     yield
     subjects.registered.cache_clear()
     subjects.registered_cell.cache_clear()
-
-
-def sampled(names: Sequence[str], sample: Collection[str]) -> list:
-    """Parameters of a test: those of the sample, and those that the working tree touches, are not slow."""
-    fast = {*sample, *touched()}
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("name", sampled(registered_instances(), FAMILIES))

@@ -104,6 +104,7 @@ def test_scanned_states_are_states(scanned):
     assert_near(y, z)
 
 
+@pytest.mark.slow
 def test_recomputing_changes_nothing(scanned):
     _, params, (loss, grads) = scanned
     again, again_grads = loss_and_grads(make("mingru,swa", 9, mlp="relu2", mlp_ratio=1.5, remat=True), params)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from sampling import FAMILIES, sampled
 
 from hybrid_flax.certify.subjects import narrowed
 from hybrid_flax.config import ConfigError
@@ -14,7 +15,7 @@ WIDTH = 64  # below that, XLA's count of cumulative sums, quadratic in the lengt
 
 
 @pytest.mark.parametrize("length", [pytest.param(8, marks=pytest.mark.slow), 20])
-@pytest.mark.parametrize("name", registered_mixers())
+@pytest.mark.parametrize("name", sampled(registered_mixers(), FAMILIES))
 def test_forward_flops_within_five_percent_of_the_unrolled_program(name, length, monkeypatch):
     mixer = make_mixer(name, WIDTH, **narrowed(name))
     ours = mixer_cost(mixer, WIDTH, length).forward_flops
@@ -32,7 +33,7 @@ def test_forward_flops_within_five_percent_of_the_unrolled_program(name, length,
     assert ours * length == pytest.approx(forward.lower(params, x, ids, ids).cost_analysis()["flops"], rel=0.05)
 
 
-@pytest.mark.parametrize("name", registered_mixers())
+@pytest.mark.parametrize("name", sampled(registered_mixers(), FAMILIES))
 def test_sizes_are_those_of_real_arrays(name):
     mixer = make_mixer(name, WIDTH, **narrowed(name))
     cost = mixer_cost(mixer, WIDTH, 24)

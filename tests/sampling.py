@@ -1,16 +1,31 @@
-"""Which mixers a change touches: the fast suite certifies these in full, whatever it samples otherwise."""
+"""What the fast suite takes of many alike: a sample, and every mixer that a change touches; the others are slow tests."""
 
 import ast
 import functools
 import subprocess
+from collections.abc import Collection, Iterable
 
+import pytest
 import tiny
 
 from hybrid_flax.mixers import registry
 
-__all__ = ["changed_files", "imports", "sources", "touched"]
+__all__ = ["FAMILIES", "changed_files", "imports", "sampled", "sources", "touched"]
+
+# A mixer of every family of the registry.
+FAMILIES = (
+    "lstm", "slstm", "mingru", "sru", "rglru", "lru", "gla", "mlstm", "gdn", "conv", "swa", "xl", "sha", "blockrec",
+    "gate:lstm+attn", "bi:attn", "feed:swa+mingru",
+)  # fmt: skip
 
 
+def sampled(cases: Iterable, sample: Collection) -> list:
+    """Cases of a test: those of `sample`, and mixers that the working tree touches, are not slow."""
+    fast = {*sample, *touched()}
+    return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
+
+
+@functools.cache
 def touched() -> set[str]:
     """The registered instances with a source that differs from the last commit."""
     changed = changed_files()
