@@ -36,8 +36,8 @@ def changed_files() -> set[str]:
     """Files that differ from the last commit, by their paths from the root; none where there is no git."""
     command = ["git", "diff", "--name-only", "HEAD", "--", "hybrid_flax"]
     try:
-        done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return set()
     return set(done.stdout.splitlines())
 
