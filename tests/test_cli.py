@@ -275,7 +275,7 @@ def test_the_verbs(finished, experiment, capsys):
     assert "the first rows of the first of" in capsys.readouterr().out
     assert cli.main(["diagnose", f"--workdir={finished}", "--split=train"]) == 0
     out = capsys.readouterr().out
-    assert f"{finished}, train split" in out and "0 cascade:lstm+swa" in out
+    assert f"{finished}, train split" in " ".join(out.split()) and "0 cascade:lstm+swa" in out
 
 
 def test_second_start_of_a_finished_run(finished, experiment, capsys):
