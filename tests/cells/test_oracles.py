@@ -333,6 +333,16 @@ def test_window_equals_a_loop_over_its_tokens(name):
     )
 
 
+@pytest.mark.parametrize("build", [lstm, lstmp, slstm])
+def test_the_forget_gate_is_open_at_first(build):
+    """Its bias, the second of the gates in the order i, f, g, o (z and o for sLSTM), is 1, and the others are 0."""
+    cell = build(WIDTH, state_width=STATE)
+    bias = np.asarray(jax.jit(cell.input.init)(jax.random.key(0))["bias"])
+    wanted = np.zeros((4, STATE), np.float32)
+    wanted[1] = 1.0
+    assert np.array_equal(bias.reshape(4, -1), wanted)
+
+
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
 def test_slstm_starts_from_nothing(forget_gate):
     """With a memory that no weight speaks for, h_1 = o z, whatever the gates; n_t is 1 or more ever after."""

@@ -35,6 +35,8 @@ def test_every_example_once_an_epoch():
     for epoch in (rows[:10], rows[10:]):
         assert sorted(epoch) == [(i + 1, i % 2) for i in range(10)]
     assert rows[:10] != rows[10:] and batches.steps_per_epoch == 3
+    other = make_example_batches(examples, batch_size=4, length=12, seed=1)
+    assert not np.array_equal(batches.batch(0)["tokens"], other.batch(0)["tokens"])
     part, whole = batches.batch(3, slice(1, 3)), batches.batch(3)
     assert all(np.array_equal(leaf, whole[name][1:3]) for name, leaf in part.items())
     evaluated = eval_examples(examples, batch_size=4, length=6)
