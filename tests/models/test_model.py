@@ -13,6 +13,7 @@ from hybrid_flax.models.build import (
     model_is_bounded,
     model_is_causal,
 )
+from hybrid_flax.models.layers import Dropout
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.typing import Segments
 
@@ -92,6 +93,17 @@ def test_scanned_layers_are_layers(scanned):
         rest = swapped["backbone"]["rest"]
         rest["layer_0"], rest["layer_2"] = rest["layer_2"], rest["layer_0"]
         assert_near(loss, loss_and_grads(plain, swapped)[0])
+
+
+def test_scanned_layers_have_dropout_of_their_own():
+    """The masks are those of the same layers without a scan."""
+    model = make("conv", 3)
+    params, (tokens, segments) = random_params(model), tokens_and_segments()
+    dropout = Dropout(jax.random.split(jax.random.key(1), B), jnp.float32(0.5))
+    y, _ = model.apply({"params": params}, tokens, segments, dropout=dropout)
+    plain = make("conv", 3, scan_layers=False)
+    z, _ = plain.apply({"params": unstack(params, model)}, tokens, segments, dropout=dropout)
+    assert_near(y, z)
 
 
 @pytest.mark.slow
