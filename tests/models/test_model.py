@@ -97,11 +97,11 @@ def test_scanned_layers_are_layers(scanned):
 
 def test_scanned_layers_have_dropout_of_their_own():
     """The masks are those of the same layers without a scan."""
-    model = make("conv", 3)
+    model = make("conv", 4)
     params, (tokens, segments) = random_params(model), tokens_and_segments()
     dropout = Dropout(jax.random.split(jax.random.key(1), B), jnp.float32(0.5))
     y, _ = model.apply({"params": params}, tokens, segments, dropout=dropout)
-    plain = make("conv", 3, scan_layers=False)
+    plain = make("conv", 4, scan_layers=False)
     z, _ = plain.apply({"params": unstack(params, model)}, tokens, segments, dropout=dropout)
     assert_near(y, z)
 
