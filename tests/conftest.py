@@ -2,6 +2,7 @@
 
 import gc
 import os
+import platform
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,8 @@ import jaxtyping
 _FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if metadata.version("jaxlib").startswith("0.10."):  # later ones know no other emitter, and refuse the flag
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"
+elif platform.machine() == "x86_64":  # a fused multiply-add would round by the length of a call
+    _FLAGS += " --xla_cpu_max_isa=AVX"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 # Before the package is first imported: every annotated function is checked while it is traced.
