@@ -38,6 +38,11 @@ def test_spans_are_those_of_seqeval():
     counts = jax.jit(lambda p, a, m: span_counts(p, a, m, 2))(predicted, actual, live)
     words = [[[NAMES[tag] for tag in row[m]] for row, m in zip(tags, live) if m.any()] for tags in (actual, predicted)]
     assert scores(counts) == pytest.approx(strict(*words))
+    batch = {"labels": jnp.asarray(actual), "weights": jnp.asarray(live, jnp.float32)}
+    task, emissions = make_tagging(NAMES), 9 * jax.nn.one_hot(predicted, len(NAMES))
+    sums = jax.device_get(jax.jit(task.evaluate)(emissions, batch))
+    found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
+    assert [found[name] for name in ("precision", "recall", "f1")] == pytest.approx(strict(*words))
     by_type = strict(*words, average=None)[2]
     for place, wanted in zip((1, 0), by_type):  # seqeval sorts types by name: LOC, PER
         assert scores({name: count[place] for name, count in counts.items()})[2] == pytest.approx(wanted)
