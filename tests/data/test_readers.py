@@ -5,7 +5,7 @@ import json
 import engines
 import pytest
 
-from hybrid_flax.data.readers import read_records, read_splits
+from hybrid_flax.data.readers import read_records, read_splits, to_bio2
 
 
 def write(folder, name, text):
@@ -243,3 +243,14 @@ def test_a_line_of_ten_million_characters(name, tmp_path):
     path = write(tmp_path, name, "text,label\n" + "a" * 10_000_000)
     spec = f"x={path}" if name == "l.txt" else path
     assert f"{name}:2: a line of 10,000,000 characters, more than 2,000,000" in error_of(spec, tagged="conll" in name)
+
+
+def test_schemes_become_bio2():
+    bio2 = ("B-X", "I-X", "O", "B-X", "B-X", "I-X", "B-Y")
+    assert to_bio2(("I-X", "I-X", "O", "I-X", "B-X", "I-X", "I-Y")) == bio2
+    assert to_bio2(bio2) == bio2
+    assert to_bio2(("B-X", "E-X", "O", "S-X", "B-X", "E-X", "S-Y")) == bio2
+    assert to_bio2(("B-X", "L-X", "O", "U-X", "B-X", "L-X", "U-Y")) == bio2
+    assert to_bio2(("I-X", "I-Y", "I-Y", "B-Y", "I-X")) == ("B-X", "B-Y", "I-Y", "B-Y", "B-X")
+    with pytest.raises(ValueError, match=r"file:3.*tag 'X'"):
+        to_bio2(("O", "X"), "file:3")

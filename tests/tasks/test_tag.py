@@ -102,17 +102,6 @@ def test_plain_tags_are_scored_as_scikit_learn_does(crf):
     assert found["loss"] > 0 and "\n" not in task.describe(found)
 
 
-def test_schemes_become_bio2():
-    bio2 = ("B-X", "I-X", "O", "B-X", "B-X", "I-X", "B-Y")
-    assert to_bio2(("I-X", "I-X", "O", "I-X", "B-X", "I-X", "I-Y")) == bio2
-    assert to_bio2(bio2) == bio2
-    assert to_bio2(("B-X", "E-X", "O", "S-X", "B-X", "E-X", "S-Y")) == bio2
-    assert to_bio2(("B-X", "L-X", "O", "U-X", "B-X", "L-X", "U-Y")) == bio2
-    assert to_bio2(("I-X", "I-Y", "I-Y", "B-Y", "I-X")) == ("B-X", "B-Y", "I-Y", "B-Y", "B-X")
-    with pytest.raises(ValueError, match=r"file:3.*tag 'X'"):
-        to_bio2(("O", "X"), "file:3")
-
-
 def test_published_scores_of_wnut17():
     """The seven systems of the shared task (Derczynski et al. 2017, table 4), to the second decimal."""
     folder = engines.data_sets("wnut17")
