@@ -18,6 +18,13 @@ def assert_share(found, rate, count):
     assert abs(found - rate) < 4 * np.sqrt(max(rate * (1 - rate), 1e-9) / count)
 
 
+def test_every_row_of_every_step_has_a_key_of_its_own():
+    rows = jnp.arange(8, dtype=jnp.int32)
+    keys = [row_keys(jax.random.key(seed), jnp.int32(step), rows) for seed in (0, 1) for step in (0, 1, 4)]
+    data = np.concatenate([np.asarray(jax.random.key_data(some)) for some in keys])
+    assert len(np.unique(data, axis=0)) == 6 * 8
+
+
 @pytest.mark.parametrize("kind", [Dropout, LockedDropout])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_dropout(kind, rate):

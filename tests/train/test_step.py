@@ -47,12 +47,29 @@ def stream_config(text, **changes):
     return tiny.tiny_config(text, **changes, train__log_every=3, schedule__name="constant")
 
 
-@pytest.mark.slow
 def test_accumulated_parts_are_the_whole(text, whole):
     """Also with dropout, whose masks go by row or by step, and with a carry, whose rows come back in order."""
     _, parts = run(stream_config(text, optim__accumulate=4), 3)
     assert_near(parts[3].params, whole[1][3].params, 1e-6)
     assert_near(parts[3].sums, whole[1][3].sums, 1e-6)
+
+
+def test_devices_count_by_their_tokens(text):
+    """The mean is over all tokens of all devices, however many each has; a mapped axis stands for two of them."""
+    config = tiny.tiny_config(text, optim__name="sgd", optim__learning_rate=0.1)
+    experiment = make_experiment(config)
+    state, carry = fresh_position(experiment, config)
+    batch = experiment.batches.batch(0)
+    batch["weights"] = batch["weights"] * np.where(np.arange(4) < 2, 1, 0.1).astype(np.float32)[:, None]
+    alone, shared = (
+        make_train_step(experiment.model, experiment.task, experiment.spec, axis) for axis in (None, "devices")
+    )
+    wanted, _, _ = jax.jit(alone)(state, carry, batch)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]), batch)
+    devices = jax.jit(jax.vmap(shared, in_axes=(None, None, 0), axis_name="devices"))
+    found, _, _ = devices(state, carry, halves)
+    for device in (0, 1):
+        assert_near(jax.tree.map(lambda leaf, d=device: leaf[d], found.params), wanted.params, 1e-6)
 
 
 def test_running_mean(whole):
