@@ -46,7 +46,6 @@ def assert_same_params(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.slow
 def test_when_it_stops_and_what_it_reports(stopped, capsys):
     config, folder, run, results = stopped
     losses = {row["step"]: row["eval/loss"] for row in read_jsonl(folder / "metrics.jsonl") if "eval/loss" in row}

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from sampling import sampled
 from tiny import Crash, at_step, crash
 
 from hybrid_flax.train import session
@@ -121,8 +122,7 @@ def quick(text, mode, **changes):
     return tiny.tiny_config(text, **MODES[mode] | {"data__mode": mode, "train__steps": 9} | changes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", sampled(MODES, ["stream"]))
 def test_crash_and_signal_in_one_process(mode, text, tmp_path, monkeypatch):
     config = quick(text, mode, eval__every=4)
     train(config, tmp_path / "whole")
