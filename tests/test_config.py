@@ -31,13 +31,15 @@ def test_base_config_is_valid_and_closed():
 
 def test_overrides_take_the_type_of_what_they_replace():
     texts = ["model.width=1_024", "optim.learning_rate=1", "model.tied=true", "mixers.attn.window=7"]
+    texts += ["mixers.gru.reset_after=false", "mixers.lstm.forget_bias=0"]
     texts += ["model.pattern=rglru,rglru,swa", "optim.clip_norm=inf", "data.path=a=b.txt", "log.tensorboard=0"]
     config = apply_overrides(base_config(), texts)
     assert (config.model.width, config.optim.learning_rate, config.model.tied) == (1024, 1.0, True)
     assert isinstance(config.optim.learning_rate, float)
     assert (config.mixers.attn.window, config.model.pattern) == (7, "rglru,rglru,swa")
     assert (config.optim.clip_norm, config.data.path, config.log.tensorboard) == (float("inf"), "a=b.txt", False)
-    assert mixer_option_pairs(config.mixers) == (("attn.window", 7),)
+    pairs = (("attn.window", 7), ("gru.reset_after", False), ("lstm.forget_bias", 0.0))
+    assert mixer_option_pairs(config.mixers) == pairs
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ def test_every_figure_is_on_the_page(tmp_path):
     assert sum(tag == "figure" for tag, _ in tags) == 6
 
 
+def test_the_best_fusion_is_chosen_on_validation(tmp_path):
+    """Of two fusions the one that is better on validation is named, though the other has the better test."""
+    sound = made_up(tmp_path)
+    other = Row("add:lstm+attn", False)
+    entries = list(sound.entries)
+    for column in COLUMNS:
+        gate = sound.entry("gate:lstm+attn", column.task)
+        better, worse = (0.9, 0.1) if column.higher_is_better else (0.1, 0.9)
+        entries[entries.index(gate)] = gate._replace(valid=(better,) * 3, test=(worse,) * 3)
+        entries.append(gate._replace(row=other.name, valid=(worse,) * 3, test=(better,) * 3))
+    comparison = sound._replace(rows=(*ROWS, other), entries=tuple(entries))
+    text, _ = read(write_report(comparison, tmp_path).read_text(encoding="utf-8"))
+    assert text.count("best fusion gate:lstm+attn") == 2 and "best fusion add:lstm+attn" not in text
+
+
 def test_the_same_difference_at_every_seed_is_said_to_be_no_test(tmp_path):
     """In the tables and on the page."""
     comparison = made_up(tmp_path)
