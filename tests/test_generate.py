@@ -46,7 +46,6 @@ def likeliest(run, prompt, num_tokens):
     return run.tokenizer.decode(ids[-num_tokens:])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["a", LONG], ids=["short", "long"])
 def test_greedy_is_the_argmax_of_full_calls(run, prompt):
     found = text_of(run, prompt, temperature=0.0)

@@ -42,7 +42,6 @@ def untrained(folder, task, rows, **changes):
     return Run(experiment.model, shaken, source.tokenizer, config, 0, source.labels)
 
 
-@pytest.mark.slow
 def test_predictions(run):
     task = run.config.task.name
     texts = [text if isinstance(text, str) else " ".join(text) for text, _ in ROWS[task]]
