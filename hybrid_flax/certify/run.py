@@ -87,7 +87,7 @@ def certify(
         parse_layer(name)
     for place, name in enumerate(names):
         share = cases * (place + 1) // len(names) - cases * place // len(names)
-        yield _certify_mixer(name, properties, share, (seed, place))
+        yield _certify_mixer(name, properties, share, np.random.default_rng([seed, place]))
 
 
 def prove(name: str, property: str, **arguments: Any) -> float:
@@ -97,7 +97,7 @@ def prove(name: str, property: str, **arguments: Any) -> float:
     return entry.prove(subject, **arguments)
 
 
-def _certify_mixer(name, properties, share, seeds):
+def _certify_mixer(name, properties, share, rng):
     kinds = _kinds(name)
     asked = [key for key in properties if PROPERTIES[key].kind in kinds]
     varied = [key for key in asked if _varies(key)]
@@ -105,7 +105,6 @@ def _certify_mixer(name, properties, share, seeds):
     outcomes = []
     for key in sorted(set(order), key=asked.index):
         count, worst, failure = 0, 0.0, None
-        rng = np.random.default_rng([*seeds, list(PROPERTIES).index(key)])
         for index in range(order.count(key)):
             arguments = _draw_arguments(name, key, index, rng)
             count += 1
