@@ -3,7 +3,7 @@
 A row is the sequence of its live places; what stands between them is skipped.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,6 @@ from jax import lax
 from hybrid_flax.typing import Array, Float, TokenIds, TokenMask
 
 __all__ = ["Transitions", "best_path", "log_likelihood", "log_partition", "path_score"]
-
-
-_Three: TypeAlias = tuple[Array, Array, Array]
 
 
 class Transitions(NamedTuple):
@@ -53,7 +50,7 @@ def path_score(
 ) -> Float[Array, "B"]:
     """The score of one path of every row."""
 
-    def step(carry: _Three, xs: _Three) -> tuple[_Three, None]:
+    def step(carry: tuple[Array, ...], xs: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
         score, last, begun = carry
         emission, tag, live_t = xs
         move = jnp.where(begun, transitions.between[last, tag], transitions.start[tag])
