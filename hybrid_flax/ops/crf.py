@@ -50,7 +50,9 @@ def path_score(
 ) -> Float[Array, "B"]:
     """The score of one path of every row."""
 
-    def step(carry: tuple[Array, ...], xs: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def step(
+        carry: tuple[Array, Array, Array], xs: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], None]:
         score, last, begun = carry
         emission, tag, live_t = xs
         move = jnp.where(begun, transitions.between[last, tag], transitions.start[tag])
