@@ -3,8 +3,8 @@
     python benchmarks/suite_seconds.py [--out=FILE.md] [PYTEST ARGUMENTS]
 
 runs pytest as the README does, and then all tests (`-m ''`), or once with the arguments that are given. This file is
-also the pytest plugin that measures. The CPU seconds of a test are those of its process and of the processes that it
-waited for, fixtures included; a fixture that several tests share counts for the first of them.
+also the pytest plugin that measures. CPU seconds are counted in the process of a test and in the processes that it
+waits for. Fixtures are included; a fixture that several tests share counts for the first of them.
 """
 
 import argparse

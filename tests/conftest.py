@@ -53,7 +53,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    engines.wanted.update(filter(None, config.getoption("engines").lower().split(",")))
+    engines.require(config.getoption("engines"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,15 +12,25 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["absent", "data_sets", "library", "wanted"]
+__all__ = ["KNOWN", "absent", "data_sets", "library", "require"]
 
-wanted: set[str] = set()
-"""Names given by --engines, in lower case."""
+KNOWN = ("data", "datasets", "postgresql", "psycopg", "pyarrow", "slurm", "submitit", "tokenizers", "torch")
+
+_required: set[str] = set()  # by --engines
+
+
+def require(names: str) -> None:
+    """Let tests fail that miss one of `names`, separated by commas. Raises pytest.UsageError for an unknown one."""
+    given = set(filter(None, names.lower().split(",")))
+    if unknown := given - {*KNOWN}:
+        raise pytest.UsageError(f"--engines: {', '.join(sorted(unknown))} is none of {', '.join(KNOWN)}")
+    _required.update(given)
 
 
 def absent(engine: str, why: str) -> NoReturn:
     """Skip what needs `engine`, or fail where --engines says that it is here."""
-    if engine.lower() in wanted:
+    assert engine.lower() in KNOWN
+    if engine.lower() in _required:
         pytest.fail(f"--engines names {engine}, and {why}", pytrace=False)
     pytest.skip(f"{engine} is absent: {why}", allow_module_level=True)
 

@@ -20,7 +20,7 @@ FAMILIES = (
 
 
 def sampled(cases: Iterable, sample: Collection) -> list:
-    """Cases of a test: those of `sample`, and mixers that the working tree touches, are not slow."""
+    """The cases as parameters of a test, slow ones but for `sample` and for mixers that the working tree touches."""
     fast = {*sample, *touched()}
     return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
 
@@ -43,7 +43,7 @@ def changed_files() -> set[str]:
 
 
 def sources(name: str) -> set[str]:
-    """The files that the mixer `name` is made by: those of its parts and its fusion, and what these import."""
+    """The source files of the mixer `name`: its parts, its fusion, and all that they import."""
     fusion, parts = registry.parse_layer(name)
     builders = [registry._primitives[part].source for part in parts]
     if fusion is not None:

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from importlib import metadata
 
+import engines
 import pytest
 import tiny
 from sampling import imports
@@ -116,6 +117,13 @@ def test_workflows_call_steps_that_there_are():
         for line in re.findall(r"run: \.ci/run (.+)", path.read_text()):
             called += line.split()[:1] if line.startswith("slow") else line.split()
     assert {"lint", "types", "docs", "fast", "slow", "newest", "nightly"} <= set(called) <= steps
+
+
+def test_engines_are_spelt_right():
+    with pytest.raises(pytest.UsageError, match="slrum is none of .*slurm"):
+        engines.require("torch,slrum")
+    named = re.search(r"^engines=(.+)$", (tiny.ROOT / ".ci" / "run").read_text(), re.MULTILINE).group(1)
+    assert {*named.split(",")} <= {*engines.KNOWN}
 
 
 def test_the_version_stands_once():

@@ -96,7 +96,7 @@ def test_scanned_layers_are_layers(scanned):
 
 
 def test_scanned_layers_have_dropout_of_their_own():
-    """The masks are those of the same layers without a scan."""
+    """Scanned layers have the same masks as the same layers without a scan."""
     model = make("conv", 4)
     params, (tokens, segments) = random_params(model), tokens_and_segments()
     dropout = Dropout(jax.random.split(jax.random.key(1), B), jnp.float32(0.5))

@@ -1,4 +1,4 @@
-"""A parameter beside an array: its axes in front, its dtype that of the array."""
+"""A parameter gets the rank of an array, by new axes in front, and its dtype."""
 
 import jax.numpy as jnp
 import numpy as np

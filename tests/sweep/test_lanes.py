@@ -217,7 +217,7 @@ def test_the_process(experiment, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
-    """By launch.py: Ctrl-C leaves nothing running; the figures are those of trials that train alone."""
+    """By launch.py: Ctrl-C leaves nothing running; trials that train alone have the same figures."""
     folder, trials = tmp_path / "lanes", read_sweep(str(experiment), []).trials
     for trial in trials:
         train(trial.config, tmp_path / "alone" / trial.name)
