@@ -120,7 +120,7 @@ def test_workflows_call_steps_that_there_are():
 
 
 def test_engines_are_spelt_right():
-    with pytest.raises(pytest.UsageError, match="slrum is none of .*slurm"):
+    with pytest.raises(pytest.UsageError, match=r"slrum is none of .*slurm"):
         engines.require("torch,slrum")
     named = re.search(r"^engines=(.+)$", (tiny.ROOT / ".ci" / "run").read_text(), re.MULTILINE).group(1)
     assert {*named.split(",")} <= {*engines.KNOWN}
