@@ -92,6 +92,7 @@ def inexact(tree: Any) -> list[Any]:
 
 
 def _structure(tree: Any) -> Any:
+    """As Any, because the type stubs of jax do not say that structures can be compared."""
     return jax.tree.structure(tree)
 
 
