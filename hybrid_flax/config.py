@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from hybrid_flax.errors import ConfigError, nearest, one_line
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = [
@@ -39,10 +40,6 @@ __all__ = [
 
 T = TypeVar("T")
 Values: TypeAlias = Mapping[str, Any] | ConfigDict  # nested, by name
-
-
-class ConfigError(ValueError):
-    """A config that cannot run: one line with the value, the rule it breaks and what would be right."""
 
 
 def base_config() -> ConfigDict:
@@ -199,9 +196,8 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     path = Path(name)
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path(".")
-        near = difflib.get_close_matches(path.name, [str(p.name) for p in folder.glob("*.py")], n=3, cutoff=0.3)
-        hint = f"; nearest: {', '.join(str(folder / n) for n in near)}" if near else ""
-        raise ConfigError(f"no config file {name!r}{hint}")
+        files = map(str, sorted(folder.glob("*.py")))
+        raise ConfigError(f"no config file {name!r}; {nearest(str(folder / path.name), files)}")
     module_spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"config file {name!r} does not load: its name does not end in .py")
@@ -210,7 +206,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"config file {name!r} does not load: {_one_line(error)}") from error
+        raise ConfigError(f"config file {name!r} does not load: {one_line(error)}") from error
     return module, arg
 
 
@@ -222,7 +218,7 @@ def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) 
     try:
         made = getattr(module, function)(arg)
     except Exception as error:
-        raise ConfigError(f"config file {name!r}, {function}: {_one_line(error)}") from error
+        raise ConfigError(f"config file {name!r}, {function}: {one_line(error)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"config file {name!r}, {function}: returned {type(made).__name__}, not a {kind.__name__}")
     return made
@@ -439,20 +435,13 @@ _WITHIN = {
 }
 
 
-def _one_line(error):
-    text = error
-    while isinstance(text, KeyError | AttributeError) and text.args:
-        text = text.args[0]
-    return " ".join(str(text).split()) or type(error).__name__
-
-
 def _read_saved(path):
     """{"experiment": spec, "config": values} of a trial.json."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"experiment": saved["experiment"], "config": saved["config"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"config file {path!r} is no trial of a sweep: {_one_line(error)}") from error
+        raise ConfigError(f"config file {path!r} is no trial of a sweep: {one_line(error)}") from error
 
 
 def _find(config, key, shown):
