@@ -1,15 +1,17 @@
-"""What runs trials: the contract of executors, and the command of a trial."""
+"""What runs trials: the contract of executors, the command of a trial, and why its process died."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.jobs.trial import TrialFolder
 
-__all__ = ["Ended", "Executor", "trial_command", "trial_environment"]
+__all__ = ["EXECUTORS", "Ended", "Executor", "trial_command", "trial_environment", "why"]
 
+EXECUTORS = ("local", "lanes", "slurm")
 _CHILD = Path(__file__).with_name("child.py")
 _ROOT = Path(__file__).parents[2]
 
@@ -56,3 +58,21 @@ def trial_environment(**changes: str) -> dict[str, str]:
     """The environment of a trial: this one's, with the package on the path."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **changes}
+
+
+def why(code: int, output: Path, output_from: int = 0) -> str:
+    """Why a process ended with `code`: its last error in one line, or its signal, or the last that it printed.
+
+    output: the file that it printed into, from the byte `output_from` on.
+    """
+    with output.open("rb") as file:
+        file.seek(output_from)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return "killed (SIGKILL): out of memory?"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"exit code {code}: {lines[-1][:300] if lines else 'it printed nothing'}"

@@ -1,0 +1,90 @@
+"""Trials: the runs of a sweep or a comparison, and what their folders say."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from hybrid_flax.files import read_json, write_json
+from hybrid_flax.jobs.claims import is_locked
+from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.writers import read_jsonl
+
+__all__ = ["Status", "Trial", "TrialFolder", "describe", "read_status"]
+
+
+class Trial(NamedTuple):
+    """One run among many. name: its folder, and unique among them. values: what sets it apart from the others."""
+
+    name: str
+    values: Mapping[str, Any]
+    config: ConfigDict
+
+
+class Status(NamedTuple):
+    """What the folder of a trial says.
+
+    state: waiting, running, done, failed or pruned. step: the last that is known of. value: the last eval.metric of the
+    validation split, None before the first. reason: why it failed.
+    """
+
+    state: str
+    step: int = 0
+    value: float | None = None
+    reason: str = ""
+
+
+class TrialFolder(RunFolder):
+    """Paths of a trial's run folder: those of a run, and what whoever launched it keeps there.
+
+    trial.json (the experiment file and the config, as `launch.py --config` takes it), output.log, outcome.json (why it
+    failed, or where it was pruned), writer.lock (held by the process that trains).
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(path)
+        self.trial = self.path / "trial.json"
+        self.output = self.path / "output.log"
+        self.outcome = self.path / "outcome.json"
+        self.lock = self.path / "writer.lock"
+
+    def prepare(self, trial: Trial, experiment: str) -> None:
+        """Make the folder with the config to train."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.outcome.unlink(missing_ok=True)
+        write_json(
+            self.trial, {"experiment": experiment, "values": dict(trial.values), "config": trial.config.to_dict()}
+        )
+
+    def write_outcome(self, state: str, step: int, reason: str = "") -> None:
+        """Note how the trial ended where it did not reach its last step."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.outcome, {"state": state, "step": step, "reason": reason})
+
+
+def read_status(path: str | os.PathLike, metric: str) -> Status:
+    """What is on disk of a trial that is judged by `metric`."""
+    folder = TrialFolder(path)
+    name = f"eval/{metric}"
+    rows = [row for row in read_jsonl(folder.metrics) if name in row]
+    step, value = (rows[-1]["step"], rows[-1][name]) if rows else (0, None)
+    if folder.results.exists():
+        results = read_json(folder.results)
+        return Status("done", results["last_step"], results["valid"][metric])
+    if is_locked(folder.lock):
+        return Status("running", step, value)
+    if folder.outcome.exists():
+        outcome = read_json(folder.outcome)
+        return Status(outcome["state"], outcome["step"], value, outcome["reason"])
+    return Status("waiting", step, value)
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """The values of a trial in one line, as the command line has them."""
+    return " ".join(f"{key}={_text(value)}" for key, value in values.items()) or "the config as it is"
+
+
+def _text(value):
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
