@@ -66,7 +66,7 @@ def train_alone(width: str, text: str, folder: Path) -> None:
     import jax
     from rich.console import Console
 
-    from hybrid_flax.sweep.run import read_sweep
+    from hybrid_flax.sweep.definition import read_sweep
     from hybrid_flax.train.loop import train
 
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

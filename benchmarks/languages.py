@@ -24,9 +24,9 @@ from pathlib import Path
 import jax
 
 from hybrid_flax.config import ConfigError, apply_overrides, load_config, validate
+from hybrid_flax.jobs.machine import settle, share_of, visible_gpus
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.machine import settle, share_of, visible_gpus
 from hybrid_flax.train.session import evaluate_split
 from hybrid_flax.train.step import init_train_state, make_train_step
 

@@ -28,11 +28,12 @@ import jax
 from rich.console import Console
 
 from hybrid_flax.config import load_config
-from hybrid_flax.sweep.executor import Ended
-from hybrid_flax.sweep.run import Plan, read_sweep, run_sweep
-from hybrid_flax.sweep.trials import TrialFolder, describe, make_trial, read_status
+from hybrid_flax.files import read_json
+from hybrid_flax.jobs.executor import Ended
+from hybrid_flax.jobs.trial import TrialFolder, describe, read_status
+from hybrid_flax.sweep.definition import Plan, read_sweep, run_sweep
+from hybrid_flax.sweep.trials import make_trial
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.folder import read_json
 from hybrid_flax.train.loop import Interrupted, train
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "shakespeare.py")

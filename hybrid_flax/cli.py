@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,8 @@ def _train(options, overrides) -> int:
     _set_up_jax(options)
     from hybrid_flax.report.finish import finish_run
     from hybrid_flax.train.diagnose import TrainingFailed
-    from hybrid_flax.train.loop import Interrupted, train
+    from hybrid_flax.train.loop import train
+    from hybrid_flax.train.signals import Interrupted
 
     config = _config(options, overrides)
     workdir = options.workdir or _default_workdir(options.config, config)
@@ -72,7 +74,7 @@ def _train(options, overrides) -> int:
         return 128 + stop.signal_number
     except TrainingFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
-        return 1
+        return failure.exit_code
     finish_run(workdir, run, results)
     return 0
 
@@ -179,23 +181,31 @@ def _compare(options, overrides) -> int:
 
     jax.config.update("jax_platforms", "cpu")  # of this process, which only plans: accelerators are for the cells
     _set_up_jax(options)
-    from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
-    from hybrid_flax.compare.tables import print_cells, print_results
+    from hybrid_flax.compare.protocol import plan_comparison, run_comparison
     from hybrid_flax.report.comparison import write_report
+    from hybrid_flax.report.comparison_tables import print_contenders, print_results, write_tables
 
     _need_config(options)
-    jobs = _jobs(options)
-    title, cells = plan_comparison(options.config, overrides)
-    print_cells(title, cells)
+    title, contenders = plan_comparison(options.config, overrides)
+    print_contenders(title, contenders)
+    workdir = Path(options.workdir or Path("runs") / _run_name(options.config))
+    executor = _executor(options, workdir)
     if options.dry_run:
         return 0
-    workdir = options.workdir or str(Path("runs") / _run_name(options.config))
     print(f"folder: {workdir}", flush=True)
-    try:
-        comparison = run_comparison(title, cells, options.config, workdir, jobs)
-    except Stopped as stop:
-        print(stop)
-        return 128 + stop.signal_number
+    comparison, stopped_by = run_comparison(
+        title,
+        contenders,
+        options.config,
+        workdir,
+        executor,
+        pruner=options.pruner or "none",
+        storage=options.storage,
+        publish=lambda found: write_tables(found, workdir),
+    )
+    if stopped_by is not None:
+        print(f"stopped by {signal.Signals(stopped_by).name}; run the same command to go on")
+        return 128 + stopped_by
     print_results(comparison, workdir)
     print(write_report(comparison, workdir))
     return 0 if comparison.finished() else 1
@@ -207,25 +217,26 @@ def _sweep(options, overrides) -> int:
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the trials
     _set_up_jax(options)
     from hybrid_flax.report.sweep_report import write_sweep_report
-    from hybrid_flax.sweep.run import read_sweep, run_sweep
+    from hybrid_flax.sweep.definition import read_sweep, run_sweep
 
     _need_config(options)
     names = [name for name in (options.sweep or "").split(",") if name]
-    plan = read_sweep(options.config, overrides, names, options.search or "grid", options.trials)
+    sweep = read_sweep(options.config, overrides, names, options.search or "grid", options.trials)
     workdir = Path(options.workdir or Path("runs") / f"sweep-{_run_name(options.config)}")
     executor = _executor(options, workdir)
     if options.dry_run:
+        from hybrid_flax.jobs.machine import visible_gpus
         from hybrid_flax.report.sweep_plan import print_sweep_plan
-        from hybrid_flax.train.machine import visible_gpus
 
         jobs = 1 if options.executor == "lanes" else executor.slots  # lanes share one device
-        print_sweep_plan(plan, workdir, jobs, on_cpu=not visible_gpus())
+        print_sweep_plan(sweep, workdir, jobs, on_cpu=not visible_gpus())
         return 0
     given = {"pruner": options.pruner or "none", "storage": options.storage, "seed": options.seed or 0}
     print(f"sweep folder: {workdir}", flush=True)
-    outcome = run_sweep(plan, workdir, executor, **given)
-    print(write_sweep_report(plan, outcome.records, workdir))
-    return outcome.code
+    standings, stopped_by = run_sweep(sweep, workdir, executor, **given)
+    print(write_sweep_report(sweep, standings, workdir))
+    failed = any(one.state == "failed" for one in standings)
+    return int(failed) if stopped_by is None else 128 + stopped_by
 
 
 def _diff(options, overrides) -> int:
@@ -352,10 +363,10 @@ def _need_runs(options, count):
 
 def _executor(options, workdir):
     """What runs the trials of a sweep."""
-    from hybrid_flax.sweep.lanes import LanesExecutor
-    from hybrid_flax.sweep.local import LocalExecutor
-    from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
-    from hybrid_flax.train.machine import visible_gpus
+    from hybrid_flax.jobs.lane_executor import LanesExecutor
+    from hybrid_flax.jobs.local import LocalExecutor
+    from hybrid_flax.jobs.machine import visible_gpus
+    from hybrid_flax.jobs.slurm import SlurmExecutor, parse_parameters
 
     name = options.executor or "local"
     jobs = 32 if name == "lanes" and options.jobs is None else _jobs(options)
@@ -372,7 +383,7 @@ def _executor(options, workdir):
 
 def _jobs(options):
     """How many processes train at a time: as was said, else as many as there are GPUs to hand out."""
-    from hybrid_flax.train.machine import visible_gpus
+    from hybrid_flax.jobs.machine import visible_gpus
 
     return max(1, len(visible_gpus())) if options.jobs is None else _at_least_one(options.jobs, "jobs")
 
@@ -403,7 +414,8 @@ def _lines(name):
 
 def _register_own_mixers(workdir):
     """Run the experiment file of a run for the mixers that it registers, where there are any."""
-    from hybrid_flax.train.folder import RunFolder, read_json
+    from hybrid_flax.files import read_json
+    from hybrid_flax.train.folder import RunFolder
 
     folder = RunFolder(workdir)
     if folder.config.exists() and read_json(folder.config)["mixers"].keys() - mixer_options().keys():

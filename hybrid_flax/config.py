@@ -176,7 +176,7 @@ def load_config(spec: str) -> ConfigDict:
     """
     if Path(spec).suffix == ".json":
         saved = _read_saved(spec)
-        load_experiment(saved["experiment"])  # for the mixers that it registers
+        load_module(saved["experiment"])  # for what it registers
         return merge_saved(saved["config"])
     return load_experiment(spec)[1]
 

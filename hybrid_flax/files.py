@@ -29,7 +29,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
-    """`write_whole` of a value as JSON. Raises ValueError for numbers that are not finite."""
+    """`write_whole` of a value as JSON."""
     write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 

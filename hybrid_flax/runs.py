@@ -7,10 +7,11 @@ import jax
 
 from hybrid_flax.config import ConfigError, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
+from hybrid_flax.files import read_json
 from hybrid_flax.models.build import init_params
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
-from hybrid_flax.train.folder import Run, RunFolder, read_json
+from hybrid_flax.train.folder import Run, RunFolder
 
 __all__ = ["Run", "load_run"]
 
@@ -25,6 +26,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     folder = RunFolder(workdir)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
+    folder.check_format()
     if checkpoint not in (None, "latest", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
     config = merge_saved(read_json(folder.config))

@@ -11,7 +11,7 @@ from hybrid_flax import registered_mixers
 from hybrid_flax.certify.run import certify
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.mixers import registry
-from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.loop import train
 
 PAGES = [tiny.ROOT / "README.md", tiny.ROOT / "CONTRIBUTING.md", *sorted((tiny.ROOT / "docs").rglob("*.md"))]

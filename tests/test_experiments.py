@@ -10,7 +10,7 @@ import tiny
 
 from hybrid_flax.config import base_config, flatten, load_config, load_experiment, validate
 from hybrid_flax.models.build import init_params
-from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import has_spaces
 from hybrid_flax.train.experiment import make_experiment
 

@@ -41,9 +41,9 @@ HOLDERS = {
     "tensorboardX": {"train/writers.py"},
     "tokenizers": {"data/bpe.py"},
     "datasets": {"data/hub.py"},
-    "optuna": {"sweep/search.py", "sweep/importance.py"},
-    "psycopg": {"sweep/claims.py", "sweep/search.py"},
-    "submitit": {"sweep/slurm.py"},
+    "optuna": {"jobs/study.py", "jobs/queue.py", "sweep/search.py", "sweep/importance.py"},
+    "psycopg": {"jobs/claims.py", "jobs/study.py"},
+    "submitit": {"jobs/slurm.py"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""What is compared: the definition in an experiment file, and the cells, a row on a task, that it stands for."""
+"""What is compared: the definition in an experiment file, and the contenders, a row on a task each."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.compare.equalise import model_cost, solve_width
 from hybrid_flax.compare.results import Budget, Column, Cost
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, validate, with_values
+from hybrid_flax.config import apply_overrides, config_hash, validate, with_values
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.mixers.registry import parse_layer
 from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.train.experiment import make_experiment, missing_split, model_from_config, read_source
 
-__all__ = ["Cell", "ComparedTask", "Definition", "make_cells"]
+__all__ = ["ComparedTask", "Contender", "Definition", "make_contenders"]
 
 Values = Mapping[str, Any]  # {"model.pattern": "gate:lstm+attn"}
 
@@ -50,7 +51,7 @@ class Definition(NamedTuple):
     seeds: int
 
 
-class Cell(NamedTuple):
+class Contender(NamedTuple):
     """A row on a task, with its width solved.
 
     name: unique in the comparison, with a hash of the config, fit for a file. config: of its runs but for learning rate
@@ -74,8 +75,8 @@ _SOLVED = {
 }
 
 
-def make_cells(definition: Definition, overrides: Sequence[str] = ()) -> Iterator[Cell]:
-    """Every cell, task by task, each checked as it is made: its data, model and step are built, nothing is computed.
+def make_contenders(definition: Definition, overrides: Sequence[str] = ()) -> Iterator[Contender]:
+    """Every contender, task by task, checked as it is made: its data, model and step are built, nothing is computed.
 
     overrides: `a.b=value` texts for the configs of all tasks. Raises ConfigError in one line that names what is wrong.
     """
@@ -86,12 +87,12 @@ def make_cells(definition: Definition, overrides: Sequence[str] = ()) -> Iterato
         budget = _budget(task.budget or definition.budget, f"task {name!r}")
         for row, values in {**definition.rows, **task.rows}.items():
             try:
-                yield _make_cell(definition, row, values, name, base, budget)
+                yield _make_contender(definition, row, values, name, base, budget)
             except (ValueError, FileNotFoundError) as error:
                 raise ConfigError(f"row {row!r} on task {name!r}: {error}") from error
 
 
-def _make_cell(definition, row, values, task, base, budget) -> Cell:
+def _make_contender(definition, row, values, task, base, budget) -> Contender:
     first = {"eval.best": True, "optim.learning_rate": definition.learning_rates[0]}
     config = with_values(base, {**values, **first})
     validate(config)
@@ -111,16 +112,14 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
 
     model = make_model(solve_width(make_model, budget, tokens))
     config.model.width = model.width
-    make_experiment(config)
-    metric = config.eval.metric
-    higher = not lower_is_better(metric)
-    column = Column(task, config.task.name, metric, higher, budget, config.train.steps, tokens.shape[1])
+    metric = find_metric(make_experiment(config).task, config.eval.metric)
+    column = Column(task, config.task.name, metric, budget, config.train.steps, tokens.shape[1])
     seeds = tuple(config.seed + number for number in range(definition.seeds))
     cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
     # Without the learning rate: the runs of a grid remain those of a grid with other rates beside them.
     identity = config_hash(with_values(config, {"optim.learning_rate": 0.0}))
     name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{identity}")
-    return Cell(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
+    return Contender(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
 
 
 def _mechanisms(layers):

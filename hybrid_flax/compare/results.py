@@ -1,15 +1,17 @@
 """What a comparison found, as it lies in compare.json: everything that tables, statistics and pages are made of."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.files import read_json, write_json
+from hybrid_flax.tasks.base import Metric
 
 __all__ = ["Budget", "Column", "Comparison", "Cost", "Entry", "Failure", "Row", "read_comparison", "write_comparison"]
 
 FILE = "compare.json"
+_FORMAT = 1  # of the file; that of version 0.1 had none
 
 
 class Budget(NamedTuple):
@@ -27,12 +29,14 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A task and what is measured on it. kind: config.task.name. steps: of every run. length: tokens a row."""
+    """A task and what is measured on it.
+
+    kind: config.task.name. steps: of every run. length: tokens a row.
+    """
 
     task: str
     kind: str
-    metric: str
-    higher_is_better: bool
+    metric: Metric
     budget: Budget
     steps: int
     length: int
@@ -43,7 +47,7 @@ class Cost(NamedTuple):
 
     parameters: all of them. flops_per_token: of the forward pass. state_bytes: that one row carries from token to
     token after a row of the task's length, caches included; None for a model that reads the future. tokens_per_sec:
-    of training, the median over log points and seeds. peak_bytes: the most memory that the entry's process held.
+    of training, the median over log points and seeds. peak_bytes: the most memory that a process of its runs held.
     peak_kind: what that is: "resident memory of the process" or "device memory". The last three are None, None and ""
     until they are measured.
     """
@@ -114,32 +118,33 @@ class Comparison(NamedTuple):
 def write_comparison(comparison: Comparison, workdir: str | os.PathLike) -> Path:
     """Write compare.json in `workdir`, whole or not at all, and return its path."""
     path = Path(workdir) / FILE
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(_plain(comparison), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, {"format": _FORMAT, **_plain(comparison)}, indent=1)
     return path
 
 
 def read_comparison(workdir: str | os.PathLike) -> Comparison:
     """What `write_comparison` wrote. Raises ConfigError in one line where it is not there or cannot be read."""
     path = Path(workdir) / FILE
+    if not path.exists():
+        raise ConfigError(f"{Path(workdir)} holds no comparison: it has no {FILE}")
+    saved = read_json(path)
+    if not isinstance(saved, dict) or saved.pop("format", None) != _FORMAT:
+        raise ConfigError(f"{path} is of another version: start its comparison again, which keeps all finished runs")
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
         return Comparison(
             **saved
             | {
                 "rows": tuple(Row(**row) for row in saved["rows"]),
                 "columns": tuple(
-                    Column(**column | {"budget": Budget(**column["budget"])}) for column in saved["columns"]
+                    Column(**c | {"budget": Budget(**c["budget"]), "metric": Metric(**c["metric"])})
+                    for c in saved["columns"]
                 ),
                 "entries": tuple(_entry(entry) for entry in saved["entries"]),
                 "learning_rates": tuple(saved["learning_rates"]),
             }
         )
-    except FileNotFoundError:
-        raise ConfigError(f"{Path(workdir)} holds no comparison: it has no {FILE}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _entry(saved: dict[str, Any]) -> Entry:

@@ -133,4 +133,4 @@ def _verdict(comparison, row, task, reference):
 
 def _sign(comparison, task):
     column = next(column for column in comparison.columns if column.task == task)
-    return 1.0 if column.higher_is_better else -1.0
+    return -1.0 if column.metric.lower_is_better else 1.0

@@ -1,1 +1,1 @@
-"""Many runs: what is next (queues), what runs it (executors), who works on it (claims), and what a person sees of it."""
+"""Many runs: what is next (queues), what runs it (executors), who works on it (claims), and what is seen of it."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError
 
 __all__ = ["Claims", "FileClaims", "FileLock", "PostgresClaims", "is_locked"]
 

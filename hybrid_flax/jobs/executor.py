@@ -65,9 +65,8 @@ def why(code: int, output: Path, output_from: int = 0) -> str:
 
     output: the file that it printed into, from the byte `output_from` on.
     """
-    with output.open("rb") as file:
-        file.seek(output_from)
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    printed = output.read_bytes()[output_from:].decode(errors="replace") if output.exists() else ""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if errors:
         return errors[-1]

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from hybrid_flax.sweep.executor import Ended, trial_environment
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.jobs.executor import Ended, trial_environment, why
+from hybrid_flax.jobs.trial import TrialFolder
 
 __all__ = ["LanesExecutor"]
 
@@ -22,7 +22,7 @@ _CANCELLED = 128 + signal.SIGTERM
 
 
 class LanesExecutor:
-    """At most `lanes` trials at a time in one process (`lanes_process`), which ends with this one.
+    """At most `lanes` trials at a time in one process (`lane_worker`), which ends with this one.
 
     lanes.log in `workdir` has what it prints, lanes.jsonl what it measured and chose. patience: seconds from the wish
     to end to SIGKILL. Should the process die, the trials that it had begun have failed, and the others go to a new one.
@@ -116,7 +116,7 @@ class LanesExecutor:
 
     def _start(self):
         self._workdir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "hybrid_flax.sweep.lanes_process", str(self.slots), str(self._workdir)]
+        command = [sys.executable, "-m", "hybrid_flax.jobs.lane_worker", str(self.slots), str(self._workdir)]
         with (self._workdir / "lanes.log").open("ab") as log:
             self._log_from = log.tell()
             self._process = subprocess.Popen(
@@ -131,14 +131,8 @@ class LanesExecutor:
         threading.Thread(target=_read, args=(self._process.stdout, self._reports), daemon=True).start()
 
     def _why(self, code):
-        """Why the process died, by its last words."""
-        with (self._workdir / "lanes.log").open("rb") as file:
-            file.seek(self._log_from)
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        if code == -signal.SIGKILL:
-            return "the process of the lanes was killed (SIGKILL): out of memory? fewer --jobs need less"
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the process of the lanes died ({how}): {lines[-1][:300] if lines else 'it printed nothing'}"
+        reason = f"the process of the lanes: {why(code, self._workdir / 'lanes.log', self._log_from)}"
+        return reason + (" fewer --jobs need less" if code == -signal.SIGKILL else "")
 
 
 def _stdin(process: subprocess.Popen[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The process of a LanesExecutor: `python -m hybrid_flax.sweep.lanes_process LANES WORKDIR`.
+"""The process of a LanesExecutor: `python -m hybrid_flax.jobs.lane_worker LANES WORKDIR`.
 
 It reads messages from stdin, JSON a line: {"submit": [FOLDER, ...]}, {"cancel": FOLDER}; and writes {"begun": FOLDER}
 and {"ended": FOLDER, "code": C, "reason": R} to stdout. At the end of stdin, and on SIGTERM, it saves and ends.
@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from hybrid_flax.config import ConfigError, config_hash, experiment_name, flatten, load_config
-from hybrid_flax.sweep.claims import FileLock
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.config import config_hash, experiment_name, flatten, load_config
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.jobs.claims import FileLock
+from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
+from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment, make_experiment
-from hybrid_flax.train.lanes import open_session, prepare_paces, program_of, train_lanes
-from hybrid_flax.train.loop import Interrupt, Interrupted, train
+from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import Session
+from hybrid_flax.train.signals import Interrupt, Interrupted
 from hybrid_flax.train.state import Hparams
 from hybrid_flax.train.writers import JsonlWriter, read_jsonl
 
@@ -62,7 +64,7 @@ class Trainer:
                 self._train(self._waiting[0])
 
     def admit(self, count: int) -> Sequence[Session]:
-        """Sessions for free lanes (`train.lanes.Feed`)."""
+        """Sessions for free lanes (`jobs.lanes.Feed`)."""
         self._receive()
         sessions = []
         for waiting in [waiting for waiting in self._waiting if waiting.program == self._program][:count]:
@@ -198,6 +200,7 @@ class Trainer:
         if path in self._locks:
             self._locks.pop(path).release()
         code = 0 if error is None else 128 + signal.SIGTERM if isinstance(error, Interrupted) else 1
+        code = TrainingFailed.exit_code if isinstance(error, TrainingFailed) else code
         self._report({"ended": path, "code": code, "reason": "" if error is None else str(error)})
 
 

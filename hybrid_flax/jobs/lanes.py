@@ -15,13 +15,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment, step_program
-from hybrid_flax.train.loop import Interrupted
 from hybrid_flax.train.pace import quickest, step_seconds
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
+from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.step import make_eval_step, make_train_step
 from hybrid_flax.typing import PyTree
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hybrid_flax.sweep.executor import Ended, trial_command, trial_environment
-from hybrid_flax.sweep.trials import TrialFolder
-from hybrid_flax.train.machine import share_of
+from hybrid_flax.jobs.executor import Ended, trial_command, trial_environment
+from hybrid_flax.jobs.machine import share_of
+from hybrid_flax.jobs.trial import TrialFolder
 
 __all__ = ["LocalExecutor"]
 

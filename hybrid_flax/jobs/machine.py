@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Share", "settle", "share_of", "visible_gpus"]
+__all__ = ["Share", "share_of", "visible_gpus"]
 
 
 class Share(NamedTuple):
@@ -30,13 +30,6 @@ def share_of(slot: int, slots: int, gpus: Sequence[str]) -> Share:
     if slots == 1 or not cores:
         return Share({}, ())
     return Share({}, tuple(cores[slot % len(cores) :: slots]))
-
-
-def settle(share: Share) -> None:
-    """Keep this process to its share; before JAX is first asked for a device."""
-    os.environ.update(share.environment)
-    if share.cores:
-        os.sched_setaffinity(0, share.cores)
 
 
 def visible_gpus() -> list[str]:

@@ -80,12 +80,19 @@ class Queue(Protocol):
 class StudyQueue:
     """One worker's view of a study: all of a `Queue` but which trials there are, which a subclass says.
 
-    What failed before the queue was opened is in line again, unless its failure was final.
+    What failed before the queue was opened is in line again, unless its failure was final; so is a finished run that
+    `is_lost`.
     """
 
     num_trials: int
 
-    def __init__(self, study: Study, pruner: optuna.pruners.BasePruner):
+    def __init__(
+        self,
+        study: Study,
+        pruner: optuna.pruners.BasePruner,
+        is_lost: Callable[[str], bool] = lambda run: False,
+    ):
+        self._is_lost = is_lost
         self._study, self._storage, self._claims = study
         self._id_of_study = self._storage.get_study_id_from_name(self._study.study_name)
         self._study.pruner, self._study.sampler = pruner, optuna.samplers.RandomSampler()
@@ -148,9 +155,10 @@ class StudyQueue:
         return True
 
     def _retry(self):
-        """Put what failed in line again."""
+        """Put what failed or is lost in line again."""
         for name, frozen in self._known().items():
-            if frozen.state == TrialState.FAIL and not frozen.user_attrs.get("final"):
+            failed = frozen.state == TrialState.FAIL and not frozen.user_attrs.get("final")
+            if failed or (frozen.state == TrialState.COMPLETE and self._is_lost(name)):
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         state=TrialState.WAITING,
@@ -217,11 +225,12 @@ class Grid(StudyQueue):
         plan: Callable[[Mapping[str, Standing]], Sequence[Trial]],
         num_trials: int,
         prunable: Callable[[Trial], bool] = lambda trial: True,
+        is_lost: Callable[[str], bool] = lambda run: False,
     ):
         self._plan, self.num_trials, self._prunable = plan, num_trials, prunable
         self._trials: dict[str, Trial] = {}
         self._numbers: dict[str, int] = {}
-        super().__init__(study, pruner)
+        super().__init__(study, pruner, is_lost)
 
     def report(self, ticket: Ticket, step: int, value: float) -> bool:
         return super().report(ticket, step, value) and self._prunable(ticket.trial)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shlex
 import shutil
@@ -13,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hybrid_flax.config import ConfigError
-from hybrid_flax.sweep.executor import Ended, trial_command, trial_environment
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.files import read_json, write_json
+from hybrid_flax.jobs.executor import Ended, trial_command, trial_environment
+from hybrid_flax.jobs.trial import TrialFolder
 
 __all__ = ["SlurmExecutor", "parse_parameters"]
 
@@ -50,7 +50,7 @@ class SlurmExecutor:
         try:
             self._executor.update_parameters(**(_defaults() | parameters))
         except (NameError, TypeError, ValueError, AssertionError) as error:
-            raise ConfigError(f"--slurm: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"--slurm: {one_line(error)}") from error
         self._running: list[Any] = []
         self._states: dict[str, str] | None = None
         self._asked = float("-inf")
@@ -64,7 +64,7 @@ class SlurmExecutor:
             except (OSError, RuntimeError) as error:
                 lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines()]
                 raise ConfigError(f"--executor=slurm: sbatch refuses a job: {'; '.join(lines)}") from error
-            (folder.path / "job.json").write_text(json.dumps({"job": job.job_id, "logs": str(self._logs)}))
+            write_json(folder.path / "job.json", {"job": job.job_id, "logs": str(self._logs)})
             self._asked = float("-inf")
         self._running.append(job)
         return job
@@ -108,7 +108,7 @@ class SlurmExecutor:
         path = folder.path / "job.json"
         if self._cluster != "slurm" or not path.exists():
             return None
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
         job = self._submitit.SlurmJob(folder=saved["logs"], job_id=saved["job"])
         return job if self._state(job) in _AHEAD else None
 

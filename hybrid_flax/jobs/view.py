@@ -33,15 +33,15 @@ class View:
         console: Console | None = None,
     ):
         self._num_trials, self._slots, self._table, self._best = num_trials, slots, table, best
-        self._console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False)
         self._live: Live | None = None
         self._seconds: list[float] = []
         self._waits = False
         self._drawn = time.monotonic()
 
     def __enter__(self) -> "View":
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.__enter__()
         return self
 
@@ -80,7 +80,7 @@ class View:
 
     def print(self, text: str) -> None:
         """A line, above the table where there is one. Brackets are meant literally, and a log file has no width."""
-        self._console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(text), soft_wrap=True)
 
     def _summary(self, standings):
         ended = sum(one.state in ENDED for one in standings)
@@ -91,7 +91,7 @@ class View:
     def _eta(self, left):
         """At the pace of the trials that this worker has seen through."""
         if not self._seconds or left <= 0:
-            return "-:--" if left > 0 else format_clock(0)
+            return "-:--" if left > 0 else format_clock(0.0)
         return format_clock(sum(self._seconds) / len(self._seconds) * -(-left // self._slots))
 
 

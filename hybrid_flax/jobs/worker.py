@@ -11,7 +11,7 @@ from hybrid_flax.jobs.executor import Ended, Executor, why
 from hybrid_flax.jobs.queue import Queue, Standing, Ticket
 from hybrid_flax.jobs.trial import TrialFolder, read_status
 from hybrid_flax.jobs.view import View
-from hybrid_flax.train.loop import DIVERGED
+from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.signals import stop_on_signals
 from hybrid_flax.train.writers import read_jsonl
 
@@ -159,7 +159,7 @@ class _Worker:
         else:
             reason = ended.reason or why(ended.code, active.folder.output, active.output_from)
             active.folder.write_outcome("failed", active.step, reason)
-            self._queue.fail(active.ticket, reason, final=ended.code == DIVERGED)
+            self._queue.fail(active.ticket, reason, final=ended.code == TrainingFailed.exit_code)
         standings = self._queue.standings()
         self._view.ended(active.ticket, standings, time.monotonic() - active.since)
         self._on_end(standings)

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.config import ConfigError, flatten
-from hybrid_flax.train.folder import RunFolder, read_json
+from hybrid_flax.files import read_json
+from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["diff_runs", "print_diff"]

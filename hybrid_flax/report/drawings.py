@@ -9,9 +9,8 @@ import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row
-from hybrid_flax.compare.tables import is_share
 from hybrid_flax.report.page import INK, new_figure
-from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
@@ -48,8 +47,8 @@ def draw_intervals(comparison: Comparison, column: Column) -> Drawing:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel=_label(column))
     axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
-    alt = f"{column.task}: mean test {column.metric} of {len(rows)} rows with {LEVEL:.0%} intervals; the table has them"
-    return Drawing(figure, alt)
+    alt = f"{column.task}: mean test {column.metric.name} of {len(rows)} rows with {LEVEL:.0%} intervals"
+    return Drawing(figure, f"{alt}; the table has them")
 
 
 def draw_curves(comparison: Comparison, column: Column, workdir: Path) -> Drawing:
@@ -58,7 +57,7 @@ def draw_curves(comparison: Comparison, column: Column, workdir: Path) -> Drawin
     styles, scale = _styles(comparison), _scale(column)
     for row, style in styles.items():
         folders = [workdir / folder for folder in comparison.entry(row, column.task).folders]
-        steps, low, mean, high = _validation_curve(folders, f"eval/{column.metric}")
+        steps, low, mean, high = _validation_curve(folders, f"eval/{column.metric.name}")
         if not len(steps):
             continue
         mark = style | ({"markersize": 3.5} if len(steps) < 30 else {"marker": ""})
@@ -67,7 +66,9 @@ def draw_curves(comparison: Comparison, column: Column, workdir: Path) -> Drawin
     axes.set(xlabel="step", ylabel=_label(column, "validation"))
     axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
     _legend(figure, axes)
-    return Drawing(figure, f"{column.task}: validation {column.metric} of every row over {column.steps} training steps")
+    return Drawing(
+        figure, f"{column.task}: validation {column.metric.name} of every row over {column.steps} training steps"
+    )
 
 
 def draw_costs(comparison: Comparison, column: Column) -> Drawing:
@@ -89,7 +90,7 @@ def draw_costs(comparison: Comparison, column: Column) -> Drawing:
     axes.set(xlabel=label, ylabel=_label(column))
     axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
     _legend(figure, axes)
-    return Drawing(figure, f"{column.task}: test {column.metric} of every row against {label}")
+    return Drawing(figure, f"{column.task}: test {column.metric.name} of every row against {label}")
 
 
 def write_pngs(drawings: Mapping[str, Drawing], folder: Path) -> None:
@@ -100,10 +101,10 @@ def write_pngs(drawings: Mapping[str, Drawing], folder: Path) -> None:
         drawing.figure.set_layout_engine("none")  # it is laid out now, and to do so again takes as long as to draw
 
 
-def metric_label(metric: str, kind: str, split: str) -> str:
-    """The metric of a task of this kind (config.task.name) with its unit, and an arrow to where it is better."""
-    unit = " (%)" if is_share(metric) else " (nats)" if metric == "loss" and kind != "regress" else ""
-    return f"{split} {metric}{unit} {'↓' if lower_is_better(metric) else '↑'}"
+def metric_label(metric: Metric, split: str) -> str:
+    """A metric with its unit, and an arrow to where it is better."""
+    unit = "%" if metric.share else metric.unit
+    return f"{split} {metric.name}{f' ({unit})' if unit else ''} {'↓' if metric.lower_is_better else '↑'}"
 
 
 def _validation_curve(folders: Sequence[Path], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -133,11 +134,11 @@ def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 def _scale(column: Column) -> float:
     """100 for metrics that people read as per cent."""
-    return 100.0 if is_share(column.metric) else 1.0
+    return 100.0 if column.metric.share else 1.0
 
 
 def _label(column: Column, split: str = "test") -> str:
-    return metric_label(column.metric, column.kind, split)
+    return metric_label(column.metric, split)
 
 
 def _legend(figure, axes):

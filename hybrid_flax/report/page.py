@@ -7,15 +7,15 @@ import html
 import io
 import os
 import re
-import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from hybrid_flax.files import write_whole
 
 __all__ = [
     "INK",
     "PAPER",
-    "Cell",
+    "Field",
     "Page",
     "cards",
     "chips",
@@ -35,7 +35,7 @@ PAPER = "#fdfdfc"  # of what hides lines behind letters in figures; on a page it
 Html = str  # well-formed markup, safe to be put on a page; plain text becomes that by `html.escape`
 
 
-class Cell(NamedTuple):
+class Field(NamedTuple):
     """A cell of a table. value: what it sorts by, the text where there is none. kind: "code", "best", "good", "bad"."""
 
     text: str
@@ -73,10 +73,7 @@ class Page(NamedTuple):
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the document, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # others may write the same page
-        temporary.write_text(self.html(), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, self.html())
 
 
 def text(words: str, kind: str = "") -> Html:
@@ -90,7 +87,7 @@ def subheading(words: str) -> Html:
     return f"<h3>{html.escape(words)}</h3>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell]], caption: str = "") -> Html:
+def table(header: Sequence[str], rows: Sequence[Sequence[str | Field]], caption: str = "") -> Html:
     """A table that sorts by the column whose head is pressed."""
     head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in header)
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
@@ -155,7 +152,7 @@ def folded(summary: str, *blocks: Html) -> Html:
 
 
 def _cell(cell):
-    cell = Cell(cell) if isinstance(cell, str) else cell
+    cell = Field(cell) if isinstance(cell, str) else cell
     missing = cell.value is None or cell.value != cell.value
     kinds = " ".join(filter(None, (cell.kind, "" if cell.value is None else "number")))
     attributes = (f' class="{kinds}"' if kinds else "") + ("" if missing else f' data-v="{float(cell.value)!r}"')

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_flax.config import ConfigError, apply_overrides, config_hash, flatten, load_config, merge_saved
-from hybrid_flax.train.folder import RunFolder, read_json
+from hybrid_flax.files import read_json
+from hybrid_flax.train.folder import RunFolder
 
 __all__ = ["Command", "reproduce_command"]
 

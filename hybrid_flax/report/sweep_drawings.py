@@ -1,4 +1,4 @@
-"""The pictures of a sweep: the metric against each parameter, trials side by side, learning curves, importance."""
+"""The pictures of a ranking: the metric against each parameter, trials side by side, learning curves, importance."""
 
 import itertools
 import math
@@ -8,17 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hybrid_flax.compare.tables import is_share
+from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report.drawings import Drawing, metric_label
 from hybrid_flax.report.page import INK, PAPER, new_figure
 from hybrid_flax.sweep.importance import is_log, is_numeric
-from hybrid_flax.sweep.search import Record
-from hybrid_flax.sweep.view import short_names
-from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.sweep.tables import best_of, short_names
+from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["MOST", "Sweep", "draw_curves", "draw_importances", "draw_parallel", "draw_parameter", "has_value", "short"]
+__all__ = [
+    "MOST",
+    "Ranking",
+    "draw_curves",
+    "draw_importances",
+    "draw_parallel",
+    "draw_parameter",
+    "has_value",
+    "short",
+]
 
 BEST, DONE, PRUNED, FAILED = "#d55e00", "#0072b2", "#8b929a", "#b3261e"
 UNSET = "not set"  # of a parameter that goes with a value of another one
@@ -27,32 +35,30 @@ _OPTIONS = 30  # rows of a picture
 _REACH = 4.0  # of an axis, in distances from the best trial to the third quartile
 
 
-class Sweep(NamedTuple):
-    """What is drawn.
+class Ranking(NamedTuple):
+    """What is drawn: the trials, the best first.
 
-    records: the trials, the best first. keys: of the parameters that vary. metric: of the validation split, by which
-    trials are judged. kind: config.task.name.
+    keys: of the parameters that vary. metric: of the validation split, by which trials are judged.
     """
 
-    records: Sequence[Record]
+    standings: Sequence[Standing]
     keys: Sequence[str]
-    metric: str
-    kind: str
+    metric: Metric
 
     @property
-    def best(self) -> Record | None:
+    def best(self) -> Standing | None:
         """The best finished trial."""
-        return next((record for record in self.records if record.state == "done" and has_value(record)), None)
+        return best_of(self.standings, self.metric)
 
     @property
     def scale(self) -> float:
         """100 for metrics that people read as per cent."""
-        return 100.0 if is_share(self.metric) else 1.0
+        return 100.0 if self.metric.share else 1.0
 
 
-def has_value(record: Record) -> bool:
+def has_value(one: Standing) -> bool:
     """Whether a trial has a metric that is a number."""
-    return record.value is not None and math.isfinite(record.value)
+    return one.value is not None and math.isfinite(one.value)
 
 
 def short(text: Any, length: int) -> str:
@@ -61,71 +67,73 @@ def short(text: Any, length: int) -> str:
     return text if len(text) <= length else f"{text[: (length - 1) // 2]}…{text[-(length // 2) :]}"
 
 
-def draw_parameter(sweep: Sweep, key: str) -> Drawing:
+def draw_parameter(ranking: Ranking, key: str) -> Drawing:
     """The metric against one parameter: dots over an axis of numbers, else a row of dots and a box for every option."""
-    values = [record.values[key] for record in sweep.records if key in record.values]
+    values = [one.values[key] for one in ranking.standings if key in one.values]
     draw = _draw_numbers if is_numeric(values) else _draw_options
-    figure = draw(sweep, key)
-    return Drawing(figure, f"{sweep.metric} of the trials against {key}; the table of trials has them")
+    figure = draw(ranking, key)
+    return Drawing(figure, f"{ranking.metric.name} of the trials against {key}; the table of trials has them")
 
 
-def draw_parallel(sweep: Sweep) -> Drawing:
+def draw_parallel(ranking: Ranking) -> Drawing:
     """A line for every trial through an axis for every parameter that varies, to the metric, whose better end is up."""
-    lines = [record for record in sweep.records if has_value(record) and record.state != "failed"][:MOST]
-    names = [*short_names(sweep.keys), metric_label(sweep.metric, sweep.kind, "validation")]
+    lines = [one for one in ranking.standings if has_value(one) and one.state != "failed"][:MOST]
+    names = [*short_names(ranking.keys), metric_label(ranking.metric, "validation")]
     figure, axes = new_figure(max(8.0, 1.35 * len(names)), 4.0)
     axes.set_axis_off()
-    down = lower_is_better(sweep.metric)
-    low, high = _trial_limits(sweep)
-    places = [_places(lines, key) for key in sweep.keys]
+    down = ranking.metric.lower_is_better
+    low, high = _trial_limits(ranking)
+    places = [_places(lines, key) for key in ranking.keys]
     for x, (name, (_, ticks)) in enumerate(zip(names, [*places, (None, ())])):
         axes.plot([x, x], [0, 1], color=INK, linewidth=0.9, zorder=3)
         axes.text(x, 1.07, short(name, 30), ha="center", va="bottom", color=INK, fontsize=8.5, fontweight="bold")
         for y, label in ticks:
             _label_tick(axes, x, y, label)
-    for value in _round_values(sweep.scale * low, sweep.scale * high):
-        y = (value / sweep.scale - low) / (high - low)
+    for value in _round_values(ranking.scale * low, ranking.scale * high):
+        y = (value / ranking.scale - low) / (high - low)
         _label_tick(axes, len(names) - 1, 1 - y if down else y, f"{value:.6g}")
     worst_first = list(enumerate(lines))[::-1]
-    for number, record in worst_first:
-        height = min(max((record.value - low) / (high - low), 0.0), 1.0)
+    for number, one in worst_first:
+        height = min(max((one.value - low) / (high - low), 0.0), 1.0)
         height = 1 - height if down else height
-        route = [*(place[record.number] for place, _ in places), height]
-        is_best = record is sweep.best
-        colour = BEST if is_best else PRUNED if record.state != "done" else DONE
-        alpha = 1.0 if is_best else 0.35 if record.state != "done" else 0.85 - 0.6 * number / len(lines)
+        route = [*(place[one.number] for place, _ in places), height]
+        is_best = one is ranking.best
+        colour = BEST if is_best else PRUNED if one.state != "done" else DONE
+        alpha = 1.0 if is_best else 0.35 if one.state != "done" else 0.85 - 0.6 * number / len(lines)
         style = {"linewidth": 2.4 if is_best else 1.1, "zorder": 4 if is_best else 2}
         axes.add_patch(_ribbon(route, edgecolor=colour, alpha=alpha, **style))
-    axes.set(xlim=(-0.45, len(names) - 0.5), ylim=(-0.2 if _any_unset(sweep) else -0.06, 1.15))
-    return Drawing(figure, f"{len(lines)} trials as lines through {len(sweep.keys)} parameters to {sweep.metric}")
+    axes.set(xlim=(-0.45, len(names) - 0.5), ylim=(-0.2 if _any_unset(ranking) else -0.06, 1.15))
+    return Drawing(
+        figure, f"{len(lines)} trials as lines through {len(ranking.keys)} parameters to {ranking.metric.name}"
+    )
 
 
-def draw_curves(sweep: Sweep, workdir: Path) -> Drawing | None:
+def draw_curves(ranking: Ranking, workdir: Path) -> Drawing | None:
     """The validation metric over the steps of every trial, at most the 200 best; None where none was evaluated."""
-    curves = [(record, *_curve(sweep, workdir / record.run)) for record in sweep.records[:MOST]]
+    curves = [(one, *_curve(ranking, workdir / one.run)) for one in ranking.standings[:MOST]]
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
         return None
     figure, axes = new_figure(8.0, 3.8)
     labelled = set()
-    for record, steps, values in reversed(curves):
-        is_best = record is sweep.best
-        state = "best" if is_best else record.state if record.state in ("pruned", "failed", "done") else "not ended"
+    for one, steps, values in reversed(curves):
+        is_best = one is ranking.best
+        state = "best" if is_best else one.state if one.state in ("pruned", "failed", "done") else "not ended"
         colour = {"best": BEST, "done": DONE, "failed": FAILED}.get(state, PRUNED)
         style: dict[str, Any] = {"linewidth": 2.4 if is_best else 1.0}
         style |= {"alpha": 1.0 if is_best else 0.55 if state == "done" else 0.5}
         style |= {"linestyle": "solid" if state in ("best", "done") else (0, (3, 2)), "zorder": 4 if is_best else 2}
         style |= {"marker": "o" if len(steps) < 12 else "", "markersize": 4.5 if is_best else 2.2}
-        name = f"best: trial {record.number}" if is_best else state
+        name = f"best: trial {one.number}" if is_best else state
         axes.plot(steps, values, color=colour, label=None if name in labelled else name, **style)
         labelled.add(name)
         if state in ("pruned", "failed"):
             axes.plot(steps[-1:], values[-1:], "x" if state == "failed" else ".", color=colour, markersize=5)
-    low, high = _limits(np.concatenate([values for _, _, values in curves]), lower_is_better(sweep.metric))
+    low, high = _limits(np.concatenate([values for _, _, values in curves]), ranking.metric.lower_is_better)
     _set_limits(axes.set_ylim, low, high)
-    axes.set(xlabel="step", ylabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    axes.set(xlabel="step", ylabel=metric_label(ranking.metric, "validation"))
     _legend(axes)
-    return Drawing(figure, f"validation {sweep.metric} of {len(curves)} trials over their steps")
+    return Drawing(figure, f"validation {ranking.metric.name} of {len(curves)} trials over their steps")
 
 
 def draw_importances(importances: Mapping[str, float]) -> Drawing:
@@ -142,56 +150,56 @@ def draw_importances(importances: Mapping[str, float]) -> Drawing:
     return Drawing(figure, f"importance of the parameters: {words}")
 
 
-def _draw_numbers(sweep, key):
+def _draw_numbers(ranking, key):
     figure, axes = new_figure(4.6, 3.0)
-    records = [record for record in sweep.records if key in record.values]
-    log = is_log([record.values[key] for record in records])
+    standings = [one for one in ranking.standings if key in one.values]
+    log = is_log([one.values[key] for one in standings])
     if log:
         axes.set_xscale("log")
-    low, high = _trial_limits(sweep)
-    for marks, chosen in _by_marks(records, sweep, low, high, "^" if lower_is_better(sweep.metric) else "v"):
-        x = [record.values[key] for record in chosen]
-        y = [_shown(sweep, record, low, high) for record in chosen]
+    low, high = _trial_limits(ranking)
+    for marks, chosen in _by_marks(standings, ranking, low, high, "^" if ranking.metric.lower_is_better else "v"):
+        x = [one.values[key] for one in chosen]
+        y = [_shown(ranking, one, low, high) for one in chosen]
         axes.plot(x, y, linestyle="none", clip_on=False, **marks)
-    ticks = _few_ticks([record.values[key] for record in records], log)
+    ticks = _few_ticks([one.values[key] for one in standings], log)
     if ticks:
         axes.set_xticks(ticks, [short(float(tick), 9) for tick in ticks])
         axes.set_xticks([], minor=True)
-    _set_limits(axes.set_ylim, sweep.scale * low, sweep.scale * high)
-    axes.set(ylabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    _set_limits(axes.set_ylim, ranking.scale * low, ranking.scale * high)
+    axes.set(ylabel=metric_label(ranking.metric, "validation"))
     axes.set_title(short(key, 48), loc="left", color=INK, fontsize=10.5, fontweight="bold")
     return figure
 
 
-def _draw_options(sweep, key):
-    groups: dict[str, list[Record]] = {}
-    for record in sweep.records:  # the best first, so the options come by their best trial
-        groups.setdefault(str(record.values.get(key, UNSET)), []).append(record)
+def _draw_options(ranking, key):
+    groups: dict[str, list[Standing]] = {}
+    for one in ranking.standings:  # the best first, so the options come by their best trial
+        groups.setdefault(str(one.values.get(key, UNSET)), []).append(one)
     shown = list(groups.items())[:_OPTIONS]
     figure, axes = new_figure(4.6, max(2.2, 0.9 + 0.34 * len(shown)))
-    low, high = _trial_limits(sweep)
-    for place, (_, records) in enumerate(shown):
-        finished = [sweep.scale * record.value for record in records if record.state == "done" and has_value(record)]
+    low, high = _trial_limits(ranking)
+    for place, (_, standings) in enumerate(shown):
+        finished = [ranking.scale * one.value for one in standings if one.state == "done" and has_value(one)]
         if len(finished) > 3:
             first, middle, third = np.quantile(finished, (0.25, 0.5, 0.75))
             axes.barh(place, third - first, left=first, height=0.5, color=DONE, alpha=0.16, linewidth=0)
             axes.plot([middle, middle], [place - 0.25, place + 0.25], color=DONE, linewidth=1.4)
-        for marks, chosen in _by_marks(records, sweep, low, high, ">" if lower_is_better(sweep.metric) else "<"):
-            x = [_shown(sweep, record, low, high) for record in chosen]
-            y = [place + 0.3 * (record.number * 0.618 % 1 - 0.5) for record in chosen]
+        for marks, chosen in _by_marks(standings, ranking, low, high, ">" if ranking.metric.lower_is_better else "<"):
+            x = [_shown(ranking, one, low, high) for one in chosen]
+            y = [place + 0.3 * (one.number * 0.618 % 1 - 0.5) for one in chosen]
             axes.plot(x, y, linestyle="none", clip_on=False, **marks)
     axes.set_yticks(range(len(shown)), [short(option, 26) for option, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    _set_limits(axes.set_xlim, sweep.scale * low, sweep.scale * high)
-    axes.set(xlabel=metric_label(sweep.metric, sweep.kind, "validation"))
+    _set_limits(axes.set_xlim, ranking.scale * low, ranking.scale * high)
+    axes.set(xlabel=metric_label(ranking.metric, "validation"))
     more = f" (the best {_OPTIONS} of {len(groups)} options)" if len(groups) > _OPTIONS else ""
     axes.set_title(short(key, 48) + more, loc="left", color=INK, fontsize=10.5, fontweight="bold")
     return figure
 
 
-def _by_marks(records, sweep, low, high, triangle):
-    """(style, records) of the dots, the most important last; a triangle stands for what lies beyond the axis."""
+def _by_marks(standings, ranking, low, high, triangle):
+    """(style, standings) of the dots, the most important last; a triangle stands for what lies beyond the axis."""
     open_, full = {"color": PRUNED, "markersize": 3.6, "fillstyle": "none"}, {"color": DONE, "alpha": 0.7}
     styles = {
         "failed": {"marker": "x", "color": FAILED, "markersize": 5},
@@ -201,28 +209,28 @@ def _by_marks(records, sweep, low, high, triangle):
         "done": full | {"marker": "o", "markersize": 4.6, "markeredgewidth": 0},
         "best": {"marker": "*", "color": BEST, "markersize": 11, "zorder": 4},
     }
-    groups: dict[str, list[Record]] = {name: [] for name in styles}
-    for record in records:
-        if record.state == "failed" or record is sweep.best:
-            groups["best" if record is sweep.best else "failed"].append(record)
-        elif record.value is not None:
-            inside = has_value(record) and low <= record.value <= high
-            groups[("done" if record.state == "done" else "not done") + ("" if inside else ", beyond")].append(record)
+    groups: dict[str, list[Standing]] = {name: [] for name in styles}
+    for one in standings:
+        if one.state == "failed" or one is ranking.best:
+            groups["best" if one is ranking.best else "failed"].append(one)
+        elif one.value is not None:
+            inside = has_value(one) and low <= one.value <= high
+            groups[("done" if one.state == "done" else "not done") + ("" if inside else ", beyond")].append(one)
     return [(styles[name], group) for name, group in groups.items() if group]
 
 
-def _shown(sweep, record, low, high):
+def _shown(ranking, one, low, high):
     """Where a trial stands on the axis of the metric: at its worse end where it has none, or one beyond it."""
-    worst = high if lower_is_better(sweep.metric) else low
-    value = record.value if has_value(record) and record.state != "failed" else worst
-    return sweep.scale * min(max(value, low), high)
+    worst = high if ranking.metric.lower_is_better else low
+    value = one.value if has_value(one) and one.state != "failed" else worst
+    return ranking.scale * min(max(value, low), high)
 
 
-def _trial_limits(sweep):
+def _trial_limits(ranking):
     """Of the metric of trials: those that are finished, where there are some."""
-    found = [record for record in sweep.records if has_value(record)]
-    done = [record for record in found if record.state == "done"]
-    return _limits([record.value for record in (done if len(done) > 2 else found)], lower_is_better(sweep.metric))
+    found = [one for one in ranking.standings if has_value(one)]
+    done = [one for one in found if one.state == "done"]
+    return _limits([one.value for one in (done if len(done) > 2 else found)], ranking.metric.lower_is_better)
 
 
 def _limits(values, down):
@@ -258,10 +266,10 @@ def _round_values(low, high):
     return [float(value) for value in MaxNLocator(5).tick_values(low, high) if low <= value <= high]
 
 
-def _places(records, key):
+def _places(standings, key):
     """({number of a trial: its place on the axis of a parameter, 0 to 1}, [(place, label)])."""
-    held = {record.number: record.values[key] for record in records if key in record.values}
-    unset = {record.number: -0.14 for record in records if key not in record.values}
+    held = {one.number: one.values[key] for one in standings if key in one.values}
+    unset = {one.number: -0.14 for one in standings if key not in one.values}
     ticks = [(-0.14, UNSET)] if unset else []
     if not is_numeric(list(held.values())):
         options = list(dict.fromkeys(map(str, held.values())))[::-1]
@@ -279,8 +287,8 @@ def _places(records, key):
     return unset | {n: float((map_(value) - low) / (high - low)) for n, value in held.items()}, ticks + labels
 
 
-def _any_unset(sweep):
-    return any(key not in record.values for key in sweep.keys for record in sweep.records if has_value(record))
+def _any_unset(ranking):
+    return any(key not in one.values for key in ranking.keys for one in ranking.standings if has_value(one))
 
 
 def _label_tick(axes, x, y, label):
@@ -302,12 +310,12 @@ def _ribbon(heights, **style):
     return PathPatch(Line(points, codes), facecolor="none", **style)
 
 
-def _curve(sweep, folder):
+def _curve(ranking, folder):
     """(steps, values) of a trial's metric, scaled, finite values only."""
-    name = f"eval/{sweep.metric}"
+    name = f"eval/{ranking.metric.name}"
     points = [(row["step"], row[name]) for row in read_jsonl(RunFolder(folder).metrics) if row.get(name) is not None]
     points = [(step, value) for step, value in points if math.isfinite(value)]
-    return np.array([step for step, _ in points], int), sweep.scale * np.array([value for _, value in points], float)
+    return np.array([step for step, _ in points], int), ranking.scale * np.array([value for _, value in points], float)
 
 
 def _legend(axes):

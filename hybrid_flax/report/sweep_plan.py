@@ -11,18 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid_flax.cost import flops, tree_size
+from hybrid_flax.jobs.trial import Trial, describe, read_status
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
-from hybrid_flax.sweep.run import Plan
+from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
-from hybrid_flax.sweep.trials import Trial, check_config, describe, read_status
+from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.pace import step_seconds
 from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.units import format_duration
 
-__all__ = ["Program", "group_programs", "print_sweep_plan", "space_text"]
+__all__ = ["Group", "group_trials", "print_sweep_plan", "space_text"]
 
 
-class Program(NamedTuple):
+class Group(NamedTuple):
     """Trials that train by one compiled step.
 
     experiment: of the first. parameters: numbers. step_flops: of one step, with the update. num_steps: those left to
@@ -36,13 +38,13 @@ class Program(NamedTuple):
     num_steps: int
 
 
-def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
+def group_trials(sweep: Sweep, steps_done: Mapping[str, int]) -> list[Group]:
     """The trials of a grid by the program that trains them; nothing is compiled or run.
 
     steps_done: of trials by name, where there are any.
     """
     groups: dict[Any, tuple[Experiment, list[Trial]]] = {}
-    for trial in plan.trials:
+    for trial in sweep.trials:
         experiment = check_config(trial.config)
         groups.setdefault(step_program(experiment, trial.config), (experiment, []))[1].append(trial)
     programs = []
@@ -50,26 +52,26 @@ def group_programs(plan: Plan, steps_done: Mapping[str, int]) -> list[Program]:
         left = sum(trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials)
         arguments = _arguments(experiment)
         parameters = tree_size(arguments[0].params)
-        programs.append(Program(experiment, trials, parameters, flops(_step(experiment), *arguments), left))
+        programs.append(Group(experiment, trials, parameters, flops(_step(experiment), *arguments), left))
     return programs
 
 
-def print_sweep_plan(plan: Plan, workdir: Path, jobs: int, on_cpu: bool, console: Console | None = None) -> None:
+def print_sweep_plan(sweep: Sweep, workdir: Path, jobs: int, on_cpu: bool, console: Console | None = None) -> None:
     """The trials or the search space, the programs, and an estimate of time.
 
     on_cpu: whether the trials run on the kind of device that a probe here measures.
     """
     console = console or Console(highlight=False)
-    if plan.space is not None:
-        _print_space(plan, console)
+    if sweep.space is not None:
+        _print_space(sweep, console)
         return
-    statuses = {trial.name: read_status(workdir / trial.name, plan.base.eval.metric) for trial in plan.trials}
-    programs = group_programs(plan, {name: status.step for name, status in statuses.items()})
+    statuses = {trial.name: read_status(workdir / trial.name, sweep.metric.name) for trial in sweep.trials}
+    programs = group_trials(sweep, {name: status.step for name, status in statuses.items()})
     number_of = {trial.name: number for number, program in enumerate(programs) for trial in program.trials}
-    table = Table(title=f"{len(plan.trials)} trials", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"{len(sweep.trials)} trials", title_justify="left", box=SIMPLE_HEAD)
     for name in ("trial", "run", "program", "state", "values"):
         table.add_column(name, overflow="fold")
-    for number, trial in enumerate(plan.trials):
+    for number, trial in enumerate(sweep.trials):
         state = statuses[trial.name].state
         table.add_row(str(number), trial.name, str(number_of[trial.name]), state, describe(trial.values))
     console.print(table)
@@ -107,20 +109,20 @@ def _estimate(programs, jobs, on_cpu):
     seconds = step_seconds(probed.experiment, probed.trials[0].config)
     hours = total / (probed.step_flops / seconds) / jobs / 3600
     return (
-        f"{total:.3g} FLOPs are left to train; about {_duration(hours * 3600)} with --jobs={jobs}, at the "
+        f"{total:.3g} FLOPs are left to train; about {format_duration(hours * 3600)} with --jobs={jobs}, at the "
         f"{probed.step_flops / seconds / 1e9:.3g} GFLOP/s of program {programs.index(probed)} ({seconds * 1e3:.3g} ms "
         "a step, measured now, alone); starting, compiling and evaluating come on top"
     )
 
 
-def _print_space(plan, console):
-    table = Table(title=f"{plan.method} search, {plan.num_trials} trials", title_justify="left", box=SIMPLE_HEAD)
+def _print_space(sweep, console):
+    table = Table(title=f"{sweep.method} search, {sweep.num_trials} trials", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("key", overflow="fold")
     table.add_column("values", overflow="fold")
-    for key, value in plan.space.items():
+    for key, value in sweep.space.items():
         table.add_row(key, space_text(value))
     console.print(table)
-    steps = plan.base.train.steps * plan.num_trials
+    steps = sweep.base.train.steps * sweep.num_trials
     console.print(f"at most {steps:,} steps; programs and time unknown: trials are drawn on the way")
 
 
@@ -138,10 +140,3 @@ def _arguments(experiment):
     carry = jax.eval_shape(lambda: experiment.model.init_state(rows, CARRIED_CAPACITY)) if experiment.carried else ()
     batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, experiment.batches.batch(0, slice(0, rows))))
     return state, carry, batch
-
-
-def _duration(seconds):
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds > 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} seconds"

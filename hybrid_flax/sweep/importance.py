@@ -8,15 +8,15 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from hybrid_flax.sweep.search import Record
-from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.jobs.queue import Standing
+from hybrid_flax.tasks.base import Metric
 
 __all__ = ["is_log", "is_number", "is_numeric", "parameter_importances"]
 
 _FEWEST = 4  # finished trials
 
 
-def parameter_importances(records: Sequence[Record], keys: Sequence[str], metric: str) -> dict[str, float]:
+def parameter_importances(standings: Sequence[Standing], keys: Sequence[str], metric: Metric) -> dict[str, float]:
     """The share of each of `keys`, largest first, in telling the better half of the finished trials from all of them.
 
     PED-ANOVA: the divergence between a parameter's distribution among those and among all, so that the shares add up
@@ -25,17 +25,17 @@ def parameter_importances(records: Sequence[Record], keys: Sequence[str], metric
     Raises ValueError in one sentence where the trials cannot tell.
     Watanabe, Bansal & Hutter 2023, arXiv:2304.10255; for conditional parameters arXiv:2601.20800.
     """
-    done = [r for r in records if r.state == "done" and r.value is not None and math.isfinite(r.value)]
+    done = [r for r in standings if r.state == "done" and r.value is not None and math.isfinite(r.value)]
     if len(done) < _FEWEST:
         raise ValueError(f"it takes at least {_FEWEST} finished trials, and there are {len(done)}")
-    if len({record.value for record in done}) == 1:
+    if len({one.value for one in done}) == 1:
         raise ValueError("all finished trials are equally good")
-    spaces = {key: _space([record.values[key] for record in done if key in record.values]) for key in keys}
+    spaces = {key: _space([one.values[key] for one in done if key in one.values]) for key in keys}
     if not any(spaces.values()):
         raise ValueError("no parameter differs among the finished trials")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if lower_is_better(metric) else "maximize")
-    study.add_trials([_trial(record, {key: space for key, space in spaces.items() if space}) for record in done])
+    study = optuna.create_study(direction="minimize" if metric.lower_is_better else "maximize")
+    study.add_trials([_trial(one, {key: space for key, space in spaces.items() if space}) for one in done])
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of parameters that a single trial sets, and leaves those trials out
@@ -69,10 +69,10 @@ def _space(values: Sequence[Any]) -> BaseDistribution | None:
     return CategoricalDistribution(options) if len(options) > 1 else None
 
 
-def _trial(record, spaces):
-    held = {key: space for key, space in spaces.items() if key in record.values}
+def _trial(one, spaces):
+    held = {key: space for key, space in spaces.items() if key in one.values}
     params = {
-        key: record.values[key] if isinstance(space, FloatDistribution) else str(record.values[key])
+        key: one.values[key] if isinstance(space, FloatDistribution) else str(one.values[key])
         for key, space in held.items()
     }
-    return optuna.trial.create_trial(value=record.value, params=params, distributions=held)
+    return optuna.trial.create_trial(value=one.value, params=params, distributions=held)

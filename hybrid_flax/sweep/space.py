@@ -1,7 +1,7 @@
-"""Sweeps as data: rows of values for config keys, and what combines them.
+"""Sweeps as data: settings of config keys, and what combines them.
 
-A row is a flat dict, {"model.pattern": "gate:lstm+attn", "optim.learning_rate": 3e-3}: one trial. Values may also be
-spaces (`choice`, `int_range`, `float_range`, `when`): such a row stands for as many trials as it is searched for.
+A setting is a flat dict, {"model.pattern": "gate:lstm+attn", "optim.learning_rate": 3e-3}: one trial. Values may be
+spaces (`choice`, `int_range`, `float_range`, `when`): such a setting stands for as many trials as it is searched for.
 """
 
 import itertools
@@ -9,12 +9,13 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = [
     "Choice",
     "FloatRange",
     "IntRange",
+    "Setting",
     "When",
     "as_space",
     "axis",
@@ -32,7 +33,7 @@ __all__ = [
     "zip_",
 ]
 
-Row = Mapping[str, Any]
+Setting: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class When:
-    """`space` where the row's value of `key` is one of `values`; otherwise nothing is set."""
+    """`space` where the setting's value of `key` is one of `values`; otherwise nothing is set."""
 
     key: str
     values: tuple[Any, ...]
@@ -73,37 +74,37 @@ class When:
 # --- Rows ---
 
 
-def axis(key: str, values: Iterable[Any]) -> list[Row]:
-    """A row for every value of one key."""
+def axis(key: str, values: Iterable[Any]) -> list[Setting]:
+    """A setting for every value of one key."""
     return [{key: value} for value in values]
 
 
-def product(*parts: Iterable[Row]) -> Iterator[Row]:
-    """Every row of the first with every row of the second, and so on; the last varies fastest."""
-    return (_merge(rows, "product") for rows in itertools.product(*parts))
+def product(*parts: Iterable[Setting]) -> Iterator[Setting]:
+    """Every setting of the first with every setting of the second, and so on; the last varies fastest."""
+    return (_merge(settings, "product") for settings in itertools.product(*parts))
 
 
-def zip_(*parts: Iterable[Row]) -> Iterator[Row]:
-    """The first row of each as one, the second of each, and so on. Raises ValueError where their numbers differ."""
+def zip_(*parts: Iterable[Setting]) -> Iterator[Setting]:
+    """The first setting of each as one, the second of each, and so on. Raises ValueError where their numbers differ."""
     listed = [list(part) for part in parts]
     if len({len(part) for part in listed}) > 1:
-        raise ValueError(f"zip_ of parts of {', '.join(str(len(part)) for part in listed)} rows: make them as many")
-    return (_merge(rows, "zip_") for rows in zip(*listed))
+        raise ValueError(f"zip_ of parts of {', '.join(str(len(part)) for part in listed)} settings: make them as many")
+    return (_merge(settings, "zip_") for settings in zip(*listed))
 
 
-def chain(*parts: Iterable[Row]) -> Iterator[Row]:
-    """The rows of the first, then those of the second, and so on."""
+def chain(*parts: Iterable[Setting]) -> Iterator[Setting]:
+    """The settings of the first, then those of the second, and so on."""
     return itertools.chain(*parts)
 
 
-def sample(rows: Iterable[Row], count: int, seed: int = 0) -> list[Row]:
-    """`count` random rows, none twice; from rows with spaces, `count` random values of random rows of them."""
-    rows, rng = list(rows), random.Random(seed)
-    if not any(map(has_spaces, rows)):
-        if count > len(rows):
-            raise ValueError(f"sample of {count} out of {len(rows)} rows: take at most {len(rows)}")
-        return rng.sample(rows, count)
-    return [draw(rng.choice(rows), lambda _, space: _random_value(space, rng)) for _ in range(count)]
+def sample(settings: Iterable[Setting], count: int, seed: int = 0) -> list[Setting]:
+    """`count` random settings, none twice; from settings with spaces, `count` random values of random ones of them."""
+    settings, rng = list(settings), random.Random(seed)
+    if not any(map(has_spaces, settings)):
+        if count > len(settings):
+            raise ValueError(f"sample of {count} out of {len(settings)} settings: take at most {len(settings)}")
+        return rng.sample(settings, count)
+    return [draw(rng.choice(settings), lambda _, space: _random_value(space, rng)) for _ in range(count)]
 
 
 # --- Spaces ---
@@ -141,21 +142,21 @@ def choice(*options: Any) -> Choice:
 
 
 def when(key: str, values: Sequence[Any], space: Any) -> When:
-    """`space` (or one value) in rows whose `key`, which stands before, is one of `values`."""
+    """`space` (or one value) in settings whose `key`, which stands before, is one of `values`."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise ValueError(f"when({key!r}, {values!r}, ...): values is a list")
     return When(key, tuple(values), space)
 
 
-def has_spaces(row: Row) -> bool:
-    """Whether any value of the row is a space."""
-    return any(isinstance(value, _SPACES) for value in row.values())
+def has_spaces(setting: Setting) -> bool:
+    """Whether any value of the setting is a space."""
+    return any(isinstance(value, _SPACES) for value in setting.values())
 
 
-def draw(row: Row, pick: Callable[[str, Any], Any]) -> Row:
-    """The row with pick(key, space) in place of every space; what a `when` rules out is left out."""
+def draw(setting: Setting, pick: Callable[[str, Any], Any]) -> Setting:
+    """The setting with pick(key, space) in place of every space; what a `when` rules out is left out."""
     values: dict[str, Any] = {}
-    for key, value in row.items():
+    for key, value in setting.items():
         if isinstance(value, When):
             if not _holds(value, key, values):
                 continue
@@ -164,44 +165,48 @@ def draw(row: Row, pick: Callable[[str, Any], Any]) -> Row:
     return values
 
 
-def expand(row: Row) -> Iterator[Row]:
-    """All trials of a row: each choice and whole number with each. Raises ValueError for a float_range."""
-    return _expand(list(row.items()), {})
+def expand(setting: Setting) -> Iterator[Setting]:
+    """All trials of a setting: each choice and whole number with each. Raises ValueError for a float_range."""
+    return _expand(list(setting.items()), {})
 
 
-def space_size(row: Row, limit: int) -> int:
-    """The number of different trials of a row, counted up to `limit`; a float_range has no end of them."""
-    if any(isinstance(getattr(value, "space", value), FloatRange) for value in row.values()):
+def space_size(setting: Setting, limit: int) -> int:
+    """The number of different trials of a setting, counted up to `limit`; a float_range has no end of them."""
+    if any(isinstance(getattr(value, "space", value), FloatRange) for value in setting.values()):
         return limit
-    return sum(1 for _ in itertools.islice(expand(row), limit))
+    return sum(1 for _ in itertools.islice(expand(setting), limit))
 
 
-def as_space(rows: Sequence[Row]) -> Row:
-    """The one row of spaces that `rows` are: a row with spaces, or a full product of values.
+def as_space(settings: Sequence[Setting]) -> Setting:
+    """The one setting of spaces that `settings` are: a setting with spaces, or a full product of values.
 
-    Raises ValueError in one line for rows that are neither.
+    Raises ValueError in one line for settings that are neither.
     """
-    if len(rows) == 1:
-        return rows[0]
-    if any(map(has_spaces, rows)):
-        raise ValueError(f"{len(rows)} rows, some with spaces: a search takes one row; make a `choice` of what differs")
-    values = {key: _distinct([row[key] for row in rows if key in row]) for key in rows[0]}
-    full = math.prod(map(len, values.values())) == len(rows) and all(row.keys() == values.keys() for row in rows)
+    if len(settings) == 1:
+        return settings[0]
+    if any(map(has_spaces, settings)):
+        raise ValueError(
+            f"{len(settings)} settings, some with spaces: a search takes one setting; make a `choice` of what differs"
+        )
+    values = {key: _distinct([setting[key] for setting in settings if key in setting]) for key in settings[0]}
+    full = math.prod(map(len, values.values())) == len(settings) and all(
+        setting.keys() == values.keys() for setting in settings
+    )
     if not full:
-        raise ValueError(f"{len(rows)} rows that are no full product: a search takes one row with spaces")
+        raise ValueError(f"{len(settings)} settings that are no full product: a search takes one setting with spaces")
     return {key: choice(*options) if len(options) > 1 else options[0] for key, options in values.items()}
 
 
 _SPACES = (FloatRange, IntRange, Choice, When)
 
 
-def _merge(rows, name):
+def _merge(settings, name):
     merged: dict[str, Any] = {}
-    for row in rows:
-        twice = merged.keys() & row.keys()
+    for setting in settings:
+        twice = merged.keys() & setting.keys()
         if twice:
             raise ValueError(f"{sorted(twice)[0]!r} is in two parts of {name}")
-        merged |= row
+        merged |= setting
     return merged
 
 

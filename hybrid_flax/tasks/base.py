@@ -12,6 +12,20 @@ __all__ = ["Sums", "Task", "likeliest", "lower_is_better"]
 Sums = dict[str, Scalar]
 
 
+class Metric(NamedTuple):
+    """What a task measures."""
+
+    name: str
+    lower_is_better: bool
+    share: bool
+    unit: str = ""
+
+
+def find_metric(task, name: str) -> Metric:
+    share = name in ("accuracy", "exact", "precision", "recall", "sign") or name.startswith("f1")
+    return Metric(name, lower_is_better(name), share, "nats" if name == "loss" else "")
+
+
 class Task(NamedTuple):
     """What is learnt from a batch, as sums that may be added over devices, steps and batches.
 

@@ -14,7 +14,9 @@ __all__ = ["TrainingFailed", "explain_failure"]
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on: one line with the step, the metric and the place."""
+    """Training cannot go on: one line with the step, the metric and the place. Tried again, it fails again."""
+
+    exit_code = 3
 
 
 def explain_failure(model: SequenceModel, task: Task, state: TrainState, carry: Any, batch: Any, noise: Noise) -> str:

@@ -1,6 +1,5 @@
 """The folder of a run: what lies where, and whether it is the same run."""
 
-import json
 import os
 import platform
 import subprocess
@@ -11,12 +10,16 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import ConfigError, config_diff
+from hybrid_flax.config import config_diff, merge_saved
 from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.files import read_json, write_json
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.typing import Params
 
-__all__ = ["Run", "RunFolder", "read_json", "write_json"]
+__all__ = ["FORMAT", "Run", "RunFolder"]
+
+FORMAT = 1  # of a run folder, in its run.json; that of version 0.1 has none and is read as it is
 
 
 class Run(NamedTuple):
@@ -60,7 +63,8 @@ class RunFolder:
         """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
         new = config.to_dict()
         if self.config.exists():
-            changes = config_diff(read_json(self.config), new)
+            self.check_format()
+            changes = config_diff(merge_saved(read_json(self.config)), new)
             if changes:
                 more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
                 raise ConfigError(
@@ -78,6 +82,15 @@ class RunFolder:
         write_json(self.about, _about(experiment_name))
         write_json(self.config, new)
 
+    def check_format(self) -> None:
+        """Raises ConfigError where a later version wrote the folder in a way that this one does not know."""
+        made = read_json(self.about).get("format", 0) if self.about.exists() else 0
+        if made > FORMAT:
+            raise ConfigError(
+                f"{self.path} was written by a later version of hybrid_flax (format {made}, this one knows {FORMAT}): "
+                "install that, or use another --workdir"
+            )
+
     def write_results(
         self, results: dict[str, dict[str, float]], step: int, *, last_step: int, stopped_early: bool
     ) -> None:
@@ -93,6 +106,7 @@ def _about(experiment_name):
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
     device = jax.devices()[0]
     return {
+        "format": FORMAT,
         "experiment": experiment_name,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
@@ -114,18 +128,3 @@ def _git_revision():
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file of a run; raises ConfigError in one line where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically, so that a killed run never leaves half a file."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

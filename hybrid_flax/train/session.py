@@ -21,6 +21,7 @@ from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import evaluate
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.memory import peak_memory
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
@@ -148,6 +149,8 @@ class Session:
         if early:
             metric, best = self.config.eval.metric, self._checkpoints.best()
             self.progress.message(f"stopped early: no better eval/{metric} since step {best}")
+        if self._writers.perf is not None:
+            self._writers.perf.write({"step": last_step, **self._clock.skip(time.perf_counter()), **peak_memory()})
         if jax.process_index() == 0:
             self.folder.write_results(results, int(judged.step), last_step=last_step, stopped_early=early)
         return self.run(judged)

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import tiny
+from metrics import ACCURACY
 
 from hybrid_flax import cli
 from hybrid_flax.compare import definition as definition_module
-from hybrid_flax.compare.definition import ComparedTask, Definition, make_cells
+from hybrid_flax.compare.definition import ComparedTask, Definition, make_contenders
 from hybrid_flax.config import ConfigError
 
 
@@ -31,15 +32,15 @@ def text(tmp_path_factory):
     return tiny.write_text(tmp_path_factory.mktemp("text"))
 
 
-def test_a_cell_is_complete(text):
+def test_a_contender_is_complete(text):
     config = tiny.tiny_config(text, eval__every=3, data__test_fraction=0.2, eval__metric="accuracy", seed=5)
     rows = {"tanh": {"model.pattern": "tanh"}, "two": {"model.pattern": "add:tanh+conv"}}
     task = ComparedTask(config, {"flops": 90_000}, {"two": {"model.pattern": "bi:tanh"}})
     made = definition(text, rows=rows, tasks={"text": ComparedTask(config)}, learning_rates=(1e-3, 1e-2))
-    tanh, two = make_cells(made, ["train.steps=9"])
+    tanh, two = make_contenders(made, ["train.steps=9"])
     assert (tanh.row, tanh.seeds, tanh.learning_rates) == ("tanh", (5, 6), (1e-3, 1e-2))
     assert tanh.config.train.steps == tanh.column.steps == 9 and tanh.config.eval.best
-    assert tanh.column.higher_is_better and tanh.column.metric == "accuracy" and tanh.column.length == 8
+    assert tanh.column.metric == ACCURACY and tanh.column.length == 8
     assert (tanh.mechanisms, two.mechanisms) == ({"tanh"}, {"tanh", "conv"})
     assert tanh.config.model.width != two.config.model.width and config.model.width == 8
     assert abs(tanh.cost.parameters - 4_000) <= 80 and abs(two.cost.parameters - 4_000) <= 80
@@ -47,13 +48,13 @@ def test_a_cell_is_complete(text):
     assert definition_module._mechanisms(("sharnn:lstm",)) == {"lstm", "sharnn"}
     assert definition_module._mechanisms(("rglru", "rglru", "swa")) == {"rglru", "swa"}
     with pytest.raises(ConfigError, match=r"row 'two' on task 'text': .*causal"):
-        list(make_cells(made._replace(tasks={"text": task})))
+        list(make_contenders(made._replace(tasks={"text": task})))
 
 
 def test_another_grid_or_more_seeds_keep_the_runs_there_are(text):
     def name(**changes):
-        (cell,) = make_cells(definition(text, **changes))
-        return cell.name
+        (contender,) = make_contenders(definition(text, **changes))
+        return contender.name
 
     assert name() == name(learning_rates=(3e-3, 1e-3), seeds=5) == name(task__optim__learning_rate=1.0)
     assert name() != name(task__optim__weight_decay=0.1)
@@ -95,7 +96,7 @@ HOSTILE = {
 def test_hostile_definitions(name, text):
     changes, words = HOSTILE[name]
     with pytest.raises(ConfigError) as caught:
-        list(make_cells(definition(text, **changes)))
+        list(make_contenders(definition(text, **changes)))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -104,14 +105,14 @@ def test_advice_on_a_split_that_is_missing(text, tmp_path):
     for name in ("train", "valid"):
         shutil.copy(text, tmp_path / f"{name}.txt")
     with pytest.raises(ConfigError, match=r"no test split at data\.test_fraction=0\.0: raise it$"):
-        list(make_cells(definition(text, task__data__path=tmp_path, task__data__test_fraction=0.0)))
-    assert list(make_cells(definition(text, task__data__path=tmp_path, task__data__test_fraction=0.2)))
+        list(make_contenders(definition(text, task__data__path=tmp_path, task__data__test_fraction=0.0)))
+    assert list(make_contenders(definition(text, task__data__path=tmp_path, task__data__test_fraction=0.2)))
 
 
 def test_rows_of_a_task_must_be_rows(text):
     task = definition(text).tasks["text"]._replace(rows={"tahn": {"model.pattern": "tanh"}})
     with pytest.raises(ConfigError, match="'tahn' is none of the rows tanh"):
-        list(make_cells(definition(text, tasks={"text": task})))
+        list(make_contenders(definition(text, tasks={"text": task})))
 
 
 @pytest.mark.parametrize(

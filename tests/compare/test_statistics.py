@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from metrics import ACCURACY, LOSS
 from scipy import stats
 
 from hybrid_flax.compare.results import Budget, Column, Comparison, Cost, Entry, Row
@@ -73,7 +74,7 @@ def test_holm_by_its_definition():
 
 def comparison(higher: bool, **values: tuple[list[float], list[float]]) -> Comparison:
     """Rows with (validation, test) metrics on one task; a row with a "_" in its name is a fusion."""
-    column = Column("task", "classify", "accuracy" if higher else "loss", higher, Budget("parameters", 1e4), 10, 8)
+    column = Column("task", "classify", ACCURACY if higher else LOSS, Budget("parameters", 1e4), 10, 8)
     cost = Cost(1, 1.0, None)
     entries = tuple(
         Entry(name, "task", name, 8, 1e-3, (), tuple(range(len(test))), tuple(valid), tuple(test), (), cost)

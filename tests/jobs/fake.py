@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-from hybrid_flax.sweep.executor import Ended
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.jobs.executor import Ended
+from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.train.writers import JsonlWriter, read_jsonl
 
 __all__ = ["FakeExecutor", "loss_of"]
@@ -69,6 +69,7 @@ class FakeExecutor:
         with JsonlWriter(job.folder.metrics) as writer:
             writer.write({"step": job.step, "eval/loss": loss, "eval/accuracy": 1 / loss})
         if job.step == job.config["train"]["steps"]:
-            results = {"valid": {"loss": loss, "accuracy": 1 / loss}}
+            metrics = {"loss": loss, "accuracy": 1 / loss}
+            results = {"valid": metrics, "test": metrics}
             job.folder.write_results(results, job.step, last_step=job.step, stopped_early=False)
             job.ended = 0

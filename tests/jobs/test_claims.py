@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from sweep import postgres
+from jobs import postgres
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.sweep.claims import FileClaims, PostgresClaims, is_locked
-from hybrid_flax.sweep.search import open_study
+from hybrid_flax.jobs.claims import FileClaims, PostgresClaims, is_locked
+from hybrid_flax.jobs.study import open_store, open_study
 from hybrid_flax.train.writers import read_jsonl
 
 WORKER = Path(__file__).with_name("worker_script.py")
@@ -64,7 +64,7 @@ def test_one_holder_at_a_time(make_claims):
 
 def test_claims_die_with_their_process(tmp_path):
     code = (
-        "import sys, time; from hybrid_flax.sweep.claims import FileClaims\n"
+        "import sys, time; from hybrid_flax.jobs.claims import FileClaims\n"
         "claims = FileClaims(sys.argv[1]); print(claims.take('a'), flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=tiny.ROOT, text=True)
@@ -90,21 +90,25 @@ def test_hostile_storages(tmp_path):
         ("postgresql://nobody@127.0.0.1:1/none", "--storage does not answer"),
     ):
         with pytest.raises(ConfigError, match=message) as caught:
-            open_study(tmp_path / "sweep", url, {})
+            open_store(tmp_path / "sweep", url)
         assert "\n" not in str(caught.value)
 
 
+def opened(workdir, identity):
+    return open_study(open_store(workdir), identity, lower_is_better=True)
+
+
 def test_a_torn_journal(tmp_path):
-    open_study(tmp_path, None, {"a": 1}).claims.close()
+    opened(tmp_path, {"a": 1}).claims.close()
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 4, "wor')
-    study = open_study(tmp_path, None, {"a": 1})
+    study = opened(tmp_path, {"a": 1})
     assert journal.read_bytes().startswith(whole) and journal.read_bytes()[len(whole) :].startswith(b'{"op_code":0')
     study.optuna.ask()
     assert [json.loads(line) for line in journal.read_text().splitlines()]
     with pytest.raises(ConfigError, match="a: 1 -> 2"):
-        open_study(tmp_path, None, {"a": 2})
+        opened(tmp_path, {"a": 2})
 
 
 def start_worker(experiment, workdir, method, storage):

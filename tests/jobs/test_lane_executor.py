@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import tiny
 
-from hybrid_flax.sweep import lanes_process
-from hybrid_flax.sweep.lanes import LanesExecutor
-from hybrid_flax.sweep.run import read_sweep
-from hybrid_flax.sweep.trials import TrialFolder, is_locked, read_status
-from hybrid_flax.train.lanes import Paces
+from hybrid_flax.jobs import lane_worker
+from hybrid_flax.jobs.claims import is_locked
+from hybrid_flax.jobs.lane_executor import LanesExecutor
+from hybrid_flax.jobs.lanes import Paces
+from hybrid_flax.jobs.trial import TrialFolder, read_status
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
 
@@ -61,7 +62,7 @@ def train_all(folders, tmp_path, num_lanes=8, choice=None, monkeypatch=None):
             measured.append(lanes)
             return lambda: Paces(1.0, 2.0) if choice == "lanes" else Paces(2.0, 1.0)
 
-        monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
+        monkeypatch.setattr(lane_worker, "prepare_paces", prepare)
     messages = Messages({"submit": [str(folder.path) for folder in folders]})
 
     def report(message):
@@ -69,7 +70,7 @@ def train_all(folders, tmp_path, num_lanes=8, choice=None, monkeypatch=None):
         if sum("ended" in message for message in reports) == len(folders):
             messages.put(None)
 
-    lanes_process.Trainer(num_lanes, tmp_path, messages, report).work()
+    lane_worker.Trainer(num_lanes, tmp_path, messages, report).work()
     return reports, measured
 
 
@@ -111,13 +112,13 @@ def test_lanes_and_alone_agree(folders, tmp_path, monkeypatch):
 @pytest.mark.parametrize("far", [3, 11, 25, 100])
 def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
     """What has trained alone goes on as a lane from an evaluation; trials that end meanwhile need none."""
-    compiled, starts, opened = threading.Event(), [], lanes_process.open_session
+    compiled, starts, opened = threading.Event(), [], lane_worker.open_session
 
     def prepare(experiment, config, lanes):
         assert compiled.wait(120)
         return lambda: Paces(1.0, 2.0)
 
-    def at(self, step, told=lanes_process._Wish.at):
+    def at(self, step, told=lane_worker._Wish.at):
         if self._waiting.folder.path == folders[0].path and step == far:
             compiled.set()
             wait_for(self._until)
@@ -130,9 +131,9 @@ def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
         starts.append(session.start)
         return session
 
-    monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
-    monkeypatch.setattr(lanes_process._Wish, "at", at)
-    monkeypatch.setattr(lanes_process, "open_session", open_session)
+    monkeypatch.setattr(lane_worker, "prepare_paces", prepare)
+    monkeypatch.setattr(lane_worker._Wish, "at", at)
+    monkeypatch.setattr(lane_worker, "open_session", open_session)
     reports, _ = train_all(folders[:3], tmp_path)
     assert starts == {3: [10, 0, 0], 11: [20, 0, 0], 25: [0, 0], 100: []}[far]
     begun = [report["begun"] for report in reports if "begun" in report]
@@ -146,9 +147,9 @@ def test_training_while_the_lanes_compile(folders, tmp_path, monkeypatch, far):
 @pytest.mark.slow
 def test_a_program_that_does_not_fit(folders, tmp_path, monkeypatch):
     def prepare(experiment, config, lanes):
-        raise lanes_process.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte\nmore")
+        raise lane_worker.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte\nmore")
 
-    monkeypatch.setattr(lanes_process, "prepare_paces", prepare)
+    monkeypatch.setattr(lane_worker, "prepare_paces", prepare)
     reports, _ = train_all(folders[3:], tmp_path)
     assert [report["code"] for report in reports if "ended" in report] == [0] * 3
     (row, *_) = read_jsonl(tmp_path / "lanes.jsonl")

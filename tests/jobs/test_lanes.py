@@ -9,11 +9,12 @@ import pytest
 import tiny
 from rich.console import Console
 
+from hybrid_flax.files import read_json
+from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.folder import RunFolder, read_json
-from hybrid_flax.train.lanes import open_session, prepare_paces, program_of, train_lanes
+from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import Interrupted, train
 from hybrid_flax.train.session import start_position
 from hybrid_flax.train.writers import read_jsonl

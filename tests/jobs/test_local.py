@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from hybrid_flax.sweep import child, local
-from hybrid_flax.sweep.claims import FileLock, is_locked
-from hybrid_flax.sweep.executor import trial_command
-from hybrid_flax.sweep.local import LocalExecutor
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.jobs import child, local
+from hybrid_flax.jobs.claims import FileLock, is_locked
+from hybrid_flax.jobs.executor import trial_command
+from hybrid_flax.jobs.local import LocalExecutor
+from hybrid_flax.jobs.trial import TrialFolder
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hybrid_flax.train.machine import share_of, visible_gpus
+from hybrid_flax.jobs.machine import share_of, visible_gpus
 
 
 def test_gpus_are_shared_out(monkeypatch):

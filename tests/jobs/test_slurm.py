@@ -10,14 +10,14 @@ from pathlib import Path
 import engines
 import pytest
 import tiny
-from sweep import slurm_cluster
+from jobs import slurm_cluster
 
 from hybrid_flax.cli import main
 from hybrid_flax.config import ConfigError
-from hybrid_flax.sweep.executor import trial_command
-from hybrid_flax.sweep.run import read_sweep
-from hybrid_flax.sweep.slurm import SlurmExecutor, parse_parameters
-from hybrid_flax.sweep.trials import TrialFolder
+from hybrid_flax.jobs.executor import trial_command
+from hybrid_flax.jobs.slurm import SlurmExecutor, parse_parameters
+from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.writers import read_jsonl
 
 engines.library("submitit")

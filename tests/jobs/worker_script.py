@@ -10,16 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sweep.fake import FakeExecutor
+from jobs.fake import FakeExecutor
 
-from hybrid_flax.sweep import run
+from hybrid_flax.jobs import worker
+from hybrid_flax.sweep.definition import read_sweep, run_sweep
 
 if __name__ == "__main__":
     experiment, workdir, method, trials, *storage = sys.argv[1:]
-    run._PAUSE = run._PAUSE_IDLE = 0.04
-    plan = run.read_sweep(experiment, [], ["space"] if method != "grid" else [], method, int(trials))
+    worker._PAUSE = worker._PAUSE_IDLE = 0.04
+    sweep = read_sweep(experiment, [], ["space"] if method != "grid" else [], method, int(trials))
     beside = Path(workdir).parent
     (beside / f"ready-{os.getpid()}").touch()
     while not (beside / "go").exists():
         time.sleep(0.01)
-    sys.exit(run.run_sweep(plan, Path(workdir), FakeExecutor(slots=2), storage=storage[0] if storage else None).code)
+    standings, _ = run_sweep(sweep, Path(workdir), FakeExecutor(slots=2), storage=storage[0] if storage else None)
+    sys.exit(any(one.state == "failed" for one in standings))

@@ -3,7 +3,7 @@
 from markup import read
 
 from hybrid_flax.report import page
-from hybrid_flax.report.page import Cell, Page
+from hybrid_flax.report.page import Field, Page
 
 
 def drawing():
@@ -37,7 +37,7 @@ def test_a_section_makes_another_page():
 
 
 def test_tables_keep_text_and_value():
-    rows = [[Cell("gate", kind="code"), Cell("1.2 k", 1234.5)], ["plain", Cell("-", float("nan"))]]
+    rows = [[Field("gate", kind="code"), Field("1.2 k", 1234.5)], ["plain", Field("-", float("nan"))]]
     text, tags = read(Page("t").section("s", page.table(["name", "size"], rows, "words")).html())
     cells = [held for tag, held in tags if tag == "td"]
     assert cells == [{"class": "code"}, {"class": "number", "data-v": "1234.5"}, {}, {"class": "number"}]

@@ -8,8 +8,8 @@ import tiny
 from rich.console import Console
 
 from hybrid_flax.models.build import init_params
-from hybrid_flax.report.sweep_plan import group_programs, print_sweep_plan
-from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.report.sweep_plan import group_trials, print_sweep_plan
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.step import make_train_step
 
@@ -45,7 +45,7 @@ def printed(plan, workdir, **given) -> str:
 def test_programs(experiment, tmp_path):
     """Learning rates share a program, also by the step that they train with; having dropout or not does not."""
     plan = read_sweep(experiment, [])
-    programs = group_programs(plan, {plan.trials[0].name: 4})
+    programs = group_trials(plan, {plan.trials[0].name: 4})
     assert [len(program.trials) for program in programs] == [2, 4, 2, 4]
     assert [program.num_steps for program in programs] == [2 * 6 - 4, 4 * 6, 2 * 6, 4 * 6]
     steps = set()

@@ -7,27 +7,29 @@ import re
 import numpy as np
 import pytest
 import tiny
+from jobs.fake import FakeExecutor
 from markup import read
-from sweep.fake import FakeExecutor
+from metrics import ACCURACY, LOSS
 
 from hybrid_flax import cli
 from hybrid_flax.compare.statistics import mean_interval
 from hybrid_flax.config import apply_overrides, base_config
+from hybrid_flax.jobs import worker
+from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report.reproduce import reproduce_command
 from hybrid_flax.report.sweep_drawings import _limits, _places
 from hybrid_flax.report.sweep_report import write_sweep_report
-from hybrid_flax.sweep import run
-from hybrid_flax.sweep.run import Plan
-from hybrid_flax.sweep.search import Record
+from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import choice, float_range
-from hybrid_flax.sweep.view import best_first, best_of
+from hybrid_flax.sweep.tables import best_first, best_of
 
+METRICS = {"loss": LOSS, "accuracy": ACCURACY}
 PATTERNS = ("lstm", "gate:rglru+swa", "cascade:lstm+<attn>")
 
 
 def plan_of(records, metric="loss", space=None):
     base = apply_overrides(base_config(), [f"eval.metric={metric}"] + ["task.name=classify"] * (metric != "loss"))
-    return Plan("experiments/tiny.py", base, "tpe" if space else "grid", (), space, len(records))
+    return Sweep("experiments/tiny.py", base, METRICS[metric], "tpe" if space else "grid", (), space, len(records))
 
 
 def made_up(workdir, count=8, seed=0, metric="loss", points=3):
@@ -41,7 +43,7 @@ def made_up(workdir, count=8, seed=0, metric="loss", points=3):
         }
         if "swa" in values["model.pattern"]:
             values["mixers.swa.window"] = int(rng.choice([16, 64]))
-        record = Record(number, f"run{number}", values, "done", 10 * points, float(rng.uniform(0.2, 0.9)), "")
+        record = Standing(number, f"run{number}", values, "done", 10 * points, float(rng.uniform(0.2, 0.9)), "")
         curve = [*rng.uniform(0.2, 0.9, size=points - 1).tolist(), record.value]
         write_curve(workdir, record, metric, curve)
         records.append(record)
@@ -132,8 +134,8 @@ def test_metrics_that_are_no_numbers(tmp_path):
         write_curve(tmp_path, record, "loss", ["nan", "inf", 0.5])
     text, _, _ = page_of(plan_of(records), records, tmp_path)
     best = min(records[2:], key=lambda record: record.value)
-    assert best_of(records, "loss") is best and f"Trial {best.number} has the best" in text
-    assert [record.number for record in best_first(records, "loss")[-2:]] == [1, 0]  # what is no number at the end
+    assert best_of(records, LOSS) is best and f"Trial {best.number} has the best" in text
+    assert [record.number for record in best_first(records, LOSS)[-2:]] == [1, 0]  # what is no number at the end
 
 
 def test_a_constant_parameter_and_a_constant_metric(tmp_path):
@@ -167,7 +169,7 @@ def test_settings_by_their_mean_over_seeds(tmp_path):
     for pattern, losses in values.items():
         for seed, loss in enumerate(losses):
             row = {"model.pattern": pattern, "seed": seed}
-            records.append(Record(len(records), "not-there", row, "done", 9, loss, ""))
+            records.append(Standing(len(records), "not-there", row, "done", 9, loss, ""))
     text, _, _ = page_of(plan_of(records), records, tmp_path)
     table = text[text.index("setting runs") :]
     assert table.index("model.pattern=steady") < table.index("model.pattern=lucky")
@@ -181,7 +183,7 @@ def test_cross_validation(tmp_path):
     records = []
     for number, (width, fold) in enumerate([(8, 0), (8, 1), (16, 0), (16, 1)]):
         row = {"model.width": width, "data.fold": fold}
-        records.append(Record(number, f"run{number}", row, "done", 9, 0.5 + 0.01 * number, ""))
+        records.append(Standing(number, f"run{number}", row, "done", 9, 0.5 + 0.01 * number, ""))
         if number != 3:
             (tmp_path / f"run{number}").mkdir()
             results = {"step": 9, "test": {"accuracy": 0.6 + 0.1 * number}}
@@ -213,7 +215,7 @@ def test_limits_leave_out_what_is_far_out():
 
 def test_places_on_an_axis():
     rows = [{"a": 1e-4, "b": "x"}, {"a": 1e-2, "b": True}, {"a": 1.0}]
-    records = [Record(n, str(n), values, "done", 1, 1.0, "") for n, values in enumerate(rows)]
+    records = [Standing(n, str(n), values, "done", 1, 1.0, "") for n, values in enumerate(rows)]
     place, ticks = _places(records, "a")
     assert place == pytest.approx({0: 0.0, 1: 0.5, 2: 1.0})
     assert [label for _, label in ticks] == ["0.0001", "0.01", "1"]
@@ -223,8 +225,8 @@ def test_places_on_an_axis():
 
 def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     """Also where some trials fail, and with the search space in words."""
-    monkeypatch.setattr(run, "_PAUSE", 0.0)
-    monkeypatch.setattr(run, "_PAUSE_IDLE", 0.0)
+    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
     monkeypatch.setattr(cli, "_executor", lambda options, workdir: FakeExecutor(slots=2))
     monkeypatch.setattr(cli, "_set_up_jax", lambda options: None)
     head = (

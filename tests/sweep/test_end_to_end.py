@@ -11,9 +11,9 @@ import engines
 import pytest
 import tiny
 
-from hybrid_flax.sweep.run import read_sweep
-from hybrid_flax.sweep.slurm import SlurmExecutor
-from hybrid_flax.sweep.trials import TrialFolder, read_status
+from hybrid_flax.jobs.slurm import SlurmExecutor
+from hybrid_flax.jobs.trial import TrialFolder, read_status
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.writers import read_jsonl
 
 SWEEP = """

@@ -103,9 +103,9 @@ def test_a_full_product_is_a_space():
 
 MISTAKES = [
     (lambda: list(product(axis("a", [1]), axis("a", [2]))), "'a' is in two parts of product"),
-    (lambda: list(zip_(axis("a", [1]), axis("b", [2, 3]))), "zip_ of parts of 1, 2 rows"),
+    (lambda: list(zip_(axis("a", [1]), axis("b", [2, 3]))), "zip_ of parts of 1, 2 settings"),
     (lambda: list(zip_(axis("a", [1]), axis("a", [2]))), "'a' is in two parts of zip_"),
-    (lambda: sample(axis("a", [1]), 2), "sample of 2 out of 1 rows"),
+    (lambda: sample(axis("a", [1]), 2), "sample of 2 out of 1 settings"),
     (lambda: choice(), "choice.. of nothing"),
     (lambda: choice([1, 2]), "one by one"),
     (lambda: choice(1, 1), "every option once"),
@@ -121,7 +121,7 @@ MISTAKES = [
     (lambda: list(expand({"a": float_range(0.0, 1.0)})), "--search=random"),
     (lambda: list(expand({"a": when("a", [1], 2)})), "depends on itself"),
     (lambda: as_space([{"a": 1}, {"b": 2}]), "no full product"),
-    (lambda: as_space([{"a": choice(1, 2)}, {"a": 3}]), "takes one row"),
+    (lambda: as_space([{"a": choice(1, 2)}, {"a": 3}]), "takes one setting"),
 ]
 
 

@@ -7,16 +7,11 @@ import pytest
 import tiny
 
 from hybrid_flax.config import ConfigError, config_hash, flatten, load_config
-from hybrid_flax.sweep.claims import FileLock
-from hybrid_flax.sweep.run import read_sweep
+from hybrid_flax.jobs.claims import FileLock
+from hybrid_flax.jobs.trial import TrialFolder, describe, read_status
+from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import axis, product
-from hybrid_flax.sweep.trials import (
-    TrialFolder,
-    describe,
-    make_trial,
-    make_trials,
-    read_status,
-)
+from hybrid_flax.sweep.trials import make_trial, make_trials
 
 
 @pytest.fixture
@@ -68,9 +63,9 @@ HOSTILE = [
     (rows('axis("optim.clip_norm", [1, 1.0])'), "grid", r"trials 0 and 1 .*the same run"),
     (rows("[]"), "grid", r"empty sweep"),
     ("def sweep():\n    return None", "grid", r"'NoneType' object is not iterable"),
-    ("def sweep():\n    return [('seed', 1)]", "grid", r"row 0 is no"),
-    ("def sweep():\n    return {'seed': 1}", "grid", r"row 0 is no"),
-    ("def sweep():\n    return [{1: 2}]", "grid", r"row 0 is no"),
+    ("def sweep():\n    return [('seed', 1)]", "grid", r"setting 0 is no"),
+    ("def sweep():\n    return {'seed': 1}", "grid", r"setting 0 is no"),
+    ("def sweep():\n    return [{1: 2}]", "grid", r"setting 0 is no"),
     ("def sweep():\n    yield {'seed': 1}\n    raise RuntimeError('in\\ntwo')", "grid", r"in two"),
     ("def sweep(option):\n    yield {}", "grid", r"missing 1 required positional argument"),
     ("sweep = 3", "grid", r"not callable"),
@@ -86,9 +81,9 @@ HOSTILE = [
     (rows("[{'model.width': float_range(1.0, 8.0)}]"), "tpe", r"1.0 is no int"),
     (rows("[{'mixers.swa.num_heads': int_range(1, 3)}]"), "random", r"must divide the width 8"),
     (rows("[{'model.pattern': choice('lstm', 'lsmt')}]"), "random", r"nearest: lstm"),
-    (rows("[{'seed': 1}]"), "random", r"needs a row with spaces"),
+    (rows("[{'seed': 1}]"), "random", r"needs a setting with spaces"),
     (rows("[{'seed': 1}, {'optim.b1': 0.5}]"), "random", r"no full product"),
-    (rows("[{'seed': choice(1, 2)}, {'seed': 3}]"), "random", r"takes one row"),
+    (rows("[{'seed': choice(1, 2)}, {'seed': 3}]"), "random", r"takes one setting"),
 ]  # fmt: skip
 
 

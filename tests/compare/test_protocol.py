@@ -1,66 +1,82 @@
 """A comparison from its file to its tables: whole, failing in parts, cut off and gone on with."""
 
-import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import comparisons
 import jax
 import pytest
 import tiny
+from jobs.fake import FakeExecutor
+from rich.console import Console
 
 from hybrid_flax import cli
-from hybrid_flax.compare import cells as cells_module
-from hybrid_flax.compare import run as run_module
-from hybrid_flax.compare.cells import do_runs, ended_runs, next_run, num_runs
+from hybrid_flax.compare import protocol
+from hybrid_flax.compare.protocol import num_runs, plan_comparison, plan_runs, run_comparison
 from hybrid_flax.compare.results import Failure, read_comparison
-from hybrid_flax.compare.run import Stopped, plan_comparison, run_comparison
-from hybrid_flax.config import ConfigError
+from hybrid_flax.config import experiment_name, load_config
+from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.jobs import worker
+from hybrid_flax.jobs.executor import Ended
+from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report import comparison as report_module
+from hybrid_flax.report.comparison_tables import markdown, write_tables
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.loop import train
+from hybrid_flax.train.signals import Interrupted
+
+here = sys.modules[__name__]
+real_train = train
 
 
 class Here:
-    """A pool whose cells run in this process, one after another; `codes` are exit codes to end with instead."""
+    """An executor whose trials train in this process, one after another; `codes` are exit codes to end with instead."""
+
+    slots = 1
 
     def __init__(self, codes=()):
-        self._codes, self._done, self.running, self.stopped_by = list(codes), [], {}, None
+        self._codes = list(codes)
 
-    def is_set(self):
-        return self.stopped_by is not None
+    def submit(self, folder):
+        if self._codes:
+            return Ended(self._codes.pop(0))
+        try:
+            train(load_config(str(folder.trial)), folder.path, experiment_name(str(folder.trial)), Console(quiet=True))
+        except Interrupted as stopped:
+            os.kill(os.getpid(), stopped.signal_number)  # as it came to the whole comparison
+            return None
+        except TrainingFailed as failure:
+            return Ended(failure.exit_code, str(failure))
+        except Exception as error:
+            return Ended(1, one_line(error))
+        return Ended(0)
 
-    def start(self, cell, spec, workdir):
-        self.running[len(self.running)] = cell
-        code = self._codes.pop(0) if self._codes else 0
-        if not code:
-            try:
-                do_runs(spec, cell, workdir, self)
-            except SystemExit as end:
-                code, self.stopped_by = end.code, end.code - 128
-        self._done.append((cell, code))
+    def poll(self, job):
+        return job
 
-    def ended(self):
-        done, self._done, self.running = self._done, [], {}
-        return done
+    def cancel(self, job):
+        pass
+
+    def close(self):
+        pass
 
 
-def run_here(monkeypatch, plan, spec, workdir, codes=()):
-    """`run_comparison` with a pool of `Here`."""
+def run_here(plan, spec, workdir, codes=()):
+    """What a comparison found whose trials train `Here`."""
+    return run_comparison(*plan, str(spec), workdir, Here(codes), console=Console(quiet=True))[0]
 
-    @contextlib.contextmanager
-    def processes(slots) -> Iterator[Here]:
-        yield Here(codes)
 
-    monkeypatch.setattr(run_module, "_processes", processes)
-    return run_comparison(*plan, str(spec), workdir)
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +89,10 @@ def whole(plan, comparison_file, tmp_path_factory):
     """The folder of a finished comparison."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        run_here(patch, plan, comparison_file, workdir)
+        patch.setattr(worker, "_PAUSE", 0.0)
+        patch.setattr(worker, "_PAUSE_IDLE", 0.0)
+        found = run_here(plan, comparison_file, workdir)
+    write_tables(found, workdir)
     return workdir
 
 
@@ -139,9 +158,9 @@ def test_tables_hold_the_figures(whole):
 
 
 def test_a_finished_comparison_trains_nothing(whole, plan, comparison_file, monkeypatch):
-    monkeypatch.setattr(cells_module, "train", None)
+    monkeypatch.setattr(here, "train", None)
     before = (whole / "compare.json").read_bytes()
-    run_here(monkeypatch, plan, comparison_file, whole)
+    run_here(plan, comparison_file, whole)
     assert (whole / "compare.json").read_bytes() == before
 
 
@@ -154,8 +173,8 @@ def test_what_is_missing_is_done_again(copy, whole, plan, comparison_file, monke
     entry = read_comparison(copy).entries[0]
     shutil.rmtree(copy / entry.folders[1])
     trained = []
-    monkeypatch.setattr(cells_module, "train", lambda config, *rest: trained.append(config) or train(config, *rest))
-    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    monkeypatch.setattr(here, "train", lambda config, *rest: trained.append(config) or real_train(config, *rest))
+    assert run_here(plan, comparison_file, copy).finished()
     assert [(config.seed, config.optim.learning_rate) for config in trained] == [(1, entry.learning_rate)]
     assert figures(copy) == figures(whole)
 
@@ -169,16 +188,16 @@ def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_f
     def broken(config, *rest):
         raise TrainingFailed("step 3: not finite") if "even_pairs" in config.data.path else MemoryError("too\nlittle")
 
-    monkeypatch.setattr(cells_module, "train", broken)
-    comparison = run_here(monkeypatch, plan, comparison_file, copy)
+    monkeypatch.setattr(here, "train", broken)
+    comparison = run_here(plan, comparison_file, copy)
     assert not comparison.finished()
     pairs, parity = (comparison.entry("tanh", task) for task in ("pairs", "parity"))
     assert (pairs.seeds, len(pairs.test), pairs.failures[0].reason) == ((0,), 1, "step 3: not finite")
     assert (pairs.failures[0].seed, pairs.failures[0].learning_rate) == (1, first.learning_rate)
-    assert parity.failures[0].reason == "MemoryError: too little"
-    assert "Runs that failed" in (copy / "compare.md").read_text()
-    monkeypatch.setattr(cells_module, "train", train)
-    again = run_here(monkeypatch, plan, comparison_file, copy)
+    assert parity.failures[0].reason == "too little"
+    assert "Runs that did not get to their end" in markdown(comparison)
+    monkeypatch.setattr(here, "train", real_train)
+    again = run_here(plan, comparison_file, copy)
     assert again.entry("tanh", "parity") == read_comparison(whole).entry("tanh", "parity")._replace(
         cost=again.entry("tanh", "parity").cost
     )
@@ -189,11 +208,11 @@ def test_a_search_without_any_success_has_no_rate(plan, comparison_file, tmp_pat
     def broken(config, *rest):
         raise TrainingFailed("step 3: not finite")
 
-    monkeypatch.setattr(cells_module, "train", broken)
-    comparison = run_here(monkeypatch, plan, comparison_file, tmp_path)
+    monkeypatch.setattr(here, "train", broken)
+    comparison = run_here(plan, comparison_file, tmp_path)
     for entry in comparison.entries:
         assert entry.learning_rate is None and entry.test == () and len(entry.failures) == 2
-    assert "| - |" in (tmp_path / "compare.md").read_text()
+    assert "| - |" in markdown(comparison)
 
 
 @pytest.mark.parametrize(("seeds", "code"), [((0, 1), 0), ((0,), 1), ((), 1)])
@@ -202,21 +221,21 @@ def test_the_exit_code_says_whether_anything_is_missing(seeds, code, whole, plan
     made = read_comparison(whole)
     first = made.entries[0]._replace(seeds=seeds, failures=(Failure("x", 0.1, 0, "step 3: not finite"),))
     made = made._replace(entries=(first, *made.entries[1:]))
-    monkeypatch.setattr(run_module, "plan_comparison", lambda *arguments: plan)
-    monkeypatch.setattr(run_module, "run_comparison", lambda *arguments: made)
+    monkeypatch.setattr(protocol, "plan_comparison", lambda *arguments: plan)
+    monkeypatch.setattr(protocol, "run_comparison", lambda *arguments, **options: (made, None))
     monkeypatch.setattr(report_module, "write_report", lambda *arguments: "compare.html")
     assert cli.main(["compare", f"--config={comparison_file}", f"--workdir={whole}"]) == code
 
 
-def test_a_process_that_is_killed_is_noted_and_its_cell_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+def test_a_process_that_is_killed_is_noted_and_the_others_go_on(copy, whole, plan, comparison_file, monkeypatch):
     entry = read_comparison(copy).entries[0]
     for folder in entry.folders:
         shutil.rmtree(copy / folder)
-    comparison = run_here(monkeypatch, plan, comparison_file, copy, codes=[-signal.SIGKILL])
+    comparison = run_here(plan, comparison_file, copy, codes=[-signal.SIGKILL])
     (failure,) = comparison.entries[0].failures
-    assert "ended by SIGKILL; perhaps there was too little memory" in failure.reason
+    assert failure.reason == "killed (SIGKILL): out of memory?"
     assert comparison.entries[0].learning_rate != failure.learning_rate  # for now it goes on with what is left
-    assert not run_here(monkeypatch, plan, comparison_file, copy).entries[0].failures
+    assert not run_here(plan, comparison_file, copy).entries[0].failures
     assert figures(copy) == figures(whole)
 
 
@@ -227,29 +246,47 @@ def test_a_signal_stops_after_the_step_and_the_next_start_goes_on(copy, whole, p
     def stopped(config, workdir, *rest):
         raise Interrupted(3, signal.SIGTERM)
 
-    monkeypatch.setattr(cells_module, "train", stopped)
-    with pytest.raises(Stopped, match="SIGTERM; run the same command") as caught:
-        run_here(monkeypatch, plan, comparison_file, copy)
-    assert caught.value.signal_number == signal.SIGTERM
+    monkeypatch.setattr(here, "train", stopped)
+    _, stopped_by = run_comparison(*plan, str(comparison_file), copy, Here(), console=Console(quiet=True))
+    assert stopped_by == signal.SIGTERM
     assert not read_comparison(copy).entries[0].failures
-    monkeypatch.setattr(cells_module, "train", train)
-    assert run_here(monkeypatch, plan, comparison_file, copy).finished()
+    monkeypatch.setattr(here, "train", real_train)
+    assert run_here(plan, comparison_file, copy).finished()
     assert figures(copy) == figures(whole)
 
 
-def test_the_search_comes_first_and_its_best_run_is_a_seed(plan, whole, tmp_path):
-    cell = plan[1][0]
-    order = []
-    while (run := next_run(cell, tmp_path)) is not None:
-        order.append((run.learning_rate, run.seed))
-        shutil.copytree(whole / run.folder, tmp_path / run.folder)
-    entry = read_comparison(whole).entries[0]
-    assert order == [(1e-3, 0), (1e-2, 0), (entry.learning_rate, 1)]
-    assert ended_runs(cell, tmp_path) == ended_runs(cell, whole)
+def test_the_search_comes_first_and_its_best_run_is_a_seed(plan):
+    contender = plan[1][0]
+    trials, standings = plan_runs(contender), {}
+    for place, value in enumerate((0.7, 0.6)):
+        planned = trials(standings)
+        assert [(t.values["optim.learning_rate"], t.values["seed"]) for t in planned] == [(1e-3, 0), (1e-2, 0)]
+        name = planned[place].name
+        standings[name] = Standing(place, name, planned[place].values, "done", 6, value)
+    assert [(t.values["optim.learning_rate"], t.values["seed"]) for t in trials(standings)[2:]] == [(1e-2, 1)]
+    standings[name] = standings[name]._replace(state="pruned")
+    assert [(t.values["optim.learning_rate"], t.values["seed"]) for t in trials(standings)[2:]] == [(1e-3, 1)]
+
+
+def test_pruning_is_for_the_search_alone(comparison_file, tmp_path, monkeypatch):
+    """A rate that is behind the others of its contender is stopped; no seed at the best rate is, however bad."""
+    title, contenders = plan_comparison(str(comparison_file), ["train.steps=9", "eval.every=1"])
+    contenders = [c._replace(learning_rates=(0.01, 0.02, 0.04, 0.08), seeds=(0, 1, 2)) for c in contenders[:1]]
+    executor = FakeExecutor()
+    result, _ = run_comparison(
+        title, contenders, "x.py", tmp_path, executor, pruner="halving", console=Console(quiet=True)
+    )
+    (entry,) = result.entries
+    assert executor.cancelled == len(entry.failures) > 0
+    assert all(failure.seed == 0 and failure.reason.startswith("pruned at step") for failure in entry.failures)
+    assert entry.learning_rate == 0.01 and entry.seeds == (0, 1, 2)
 
 
 def test_unreadable_comparisons(tmp_path):
     with pytest.raises(ConfigError, match="holds no comparison"):
+        read_comparison(tmp_path)
+    (tmp_path / "compare.json").write_text('{"title": "of version 0.1"}')
+    with pytest.raises(ConfigError, match="start its comparison again"):
         read_comparison(tmp_path)
     (tmp_path / "compare.json").write_text('{"title": "half')
     with pytest.raises(ConfigError, match=r"compare\.json cannot be read"):
@@ -258,8 +295,8 @@ def test_unreadable_comparisons(tmp_path):
 
 def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be the folder of a comparison"):
-        run_comparison(*plan, str(comparison_file), tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be a folder of runs"):
+        run_comparison(*plan, str(comparison_file), tmp_path / "file", Here())
 
 
 @pytest.mark.slow
@@ -288,7 +325,7 @@ def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
         assert len(list(workdir.glob("runs/*/results.json"))) < 12
     code, out, err = tiny.python(*command)
     assert code == 0, err
-    assert figures(workdir) == figures(tmp_path / "whole") and "12/12 runs" in out
+    assert figures(workdir) == figures(tmp_path / "whole") and "12/12 trials" in out
 
 
 def wait_for_results(process, workdir, number):
@@ -301,7 +338,7 @@ def wait_for_results(process, workdir, number):
 
 
 def assert_nothing_runs(workdir, seconds=10.0):
-    """No process writes into the folder: every lock of a cell is free within a moment, and stays so."""
+    """No process writes into the folder: every lock of a run is free within a moment, and stays so."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not [pid for pid in os.listdir("/proc") if pid.isdigit() and holds(pid, workdir)]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+from jobs.fake import FakeExecutor, loss_of
 from rich.console import Console
-from sweep.fake import FakeExecutor, loss_of
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.sweep import run, view
-from hybrid_flax.sweep.run import read_sweep, run_sweep
-from hybrid_flax.sweep.trials import read_status
+from hybrid_flax.jobs import executor, view, worker
+from hybrid_flax.jobs.trial import read_status
+from hybrid_flax.sweep import definition
+from hybrid_flax.sweep.definition import read_sweep, run_sweep
 
 SWEEP = """
 from hybrid_flax.sweep.space import *
@@ -36,8 +37,8 @@ def sweep_small():
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch):
-    monkeypatch.setattr(run, "_PAUSE", 0.0)
-    monkeypatch.setattr(run, "_PAUSE_IDLE", 0.0)
+    monkeypatch.setattr(worker, "_PAUSE", 0.0)
+    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,13 @@ def console() -> Console:
 def go(plan, workdir, executor=None, **given):
     """(exit code, output, executor) of a sweep."""
     executor, screen = executor or FakeExecutor(), console()
-    code = run_sweep(plan, workdir, executor, console=screen, **given).code
+    standings, stopped_by = run_sweep(plan, workdir, executor, console=screen, **given)
+    code = 128 + stopped_by if stopped_by else int(any(one.state == "failed" for one in standings))
     return code, screen.file.getvalue(), executor
+
+
+def loss_at(rate, seed) -> float:
+    return loss_of({"optim": {"learning_rate": rate}, "seed": seed}, 9)
 
 
 def table(workdir: Path) -> list[dict[str, str]]:
@@ -72,7 +78,10 @@ def test_a_grid_to_its_end(experiment, tmp_path):
     expected = sorted(loss_of(trial.config.to_dict(), 9) for trial in plan.trials)
     assert [float(row["loss"]) for row in rows] == expected
     assert rows[0]["optim.learning_rate"] == "0.01" and {row["state"] for row in rows} == {"done"}
-    assert (tmp_path / "sweep.md").read_text().count("\n") == 8
+    text = (tmp_path / "sweep.md").read_text()
+    assert text.count("\n") == 8 + 1 + 5  # trials, and settings by their mean over seeds
+    means = {rate: (loss_at(rate, 0) + loss_at(rate, 1)) / 2 for rate in (0.1, 0.01, 0.001)}
+    assert [f"| optim.learning_rate={rate:g} | 2 | {means[rate]:.6g} |" in text for rate in means] == [True] * 3
     assert f"best: trial {rows[0]['trial']}, loss {float(rows[0]['loss']):.4f}" in output
 
     code, _, executor = go(plan, tmp_path)  # again: there is nothing to do
@@ -112,7 +121,7 @@ def test_a_failed_trial_is_told_and_tried_again(experiment, tmp_path):
 def test_a_metric_that_is_no_number_is_a_failure(experiment, tmp_path, monkeypatch):
     """The others go on, and it is the last of the table."""
     monkeypatch.setattr(
-        "sweep.fake.loss_of", lambda config, step: math.nan if config["seed"] == 0 else loss_of(config, step)
+        "jobs.fake.loss_of", lambda config, step: math.nan if config["seed"] == 0 else loss_of(config, step)
     )
     code, output, _ = go(read_sweep(experiment, []), tmp_path)
     rows = table(tmp_path)
@@ -211,7 +220,7 @@ def test_draws_that_cannot_run_are_failures(experiment, tmp_path, monkeypatch):
         if len(checked) == 2:
             raise ConfigError("does not fit")
 
-    monkeypatch.setattr(run, "check_config", check)
+    monkeypatch.setattr(definition, "check_config", check)
     code, output, executor = go(plan, tmp_path)
     assert code == 1 and len(executor.steps) == 4 and "does not fit" in output
     assert [row["state"] for row in table(tmp_path)].count("failed") == 1
@@ -243,7 +252,7 @@ def test_why(printed, code, reason, tmp_path):
     """Of what this process printed, not an earlier one."""
     output = tmp_path / "output.log"
     output.write_text("error: old\n" + printed)
-    assert run._why(code, output, len("error: old\n")) == reason
+    assert executor.why(code, output, len("error: old\n")) == reason
 
 
 def test_live_table(experiment, tmp_path, monkeypatch):
@@ -251,10 +260,10 @@ def test_live_table(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(view, "_PAUSE", 0.0)
     plan = read_sweep(experiment, [], num_trials=4)
     screen = Console(file=io.StringIO(), width=100, force_terminal=True)
-    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen).code == 0
+    assert run_sweep(plan, tmp_path, FakeExecutor(slots=2), console=screen)[1] is None
     text = screen.file.getvalue()
     assert "learning_rate" in text and "seed" in text and "running" in text and "pattern" not in text
-    assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:00:0", text)
+    assert re.search(r"2/4 trials, best 9\.1111 of trial 0, eta 0:0", text)
 
 
 def test_another_metric(experiment, tmp_path):
