@@ -1,8 +1,7 @@
 """The training run as a story: build, resume or start, step, log, evaluate, save, report."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,10 @@ from rich.console import Console
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.session import Position, Session, eval_params, evaluate_split
+from hybrid_flax.train.signals import Interrupt, Interrupted, stop_on_signals
 from hybrid_flax.train.step import make_train_step
 
-__all__ = ["Interrupt", "Interrupted", "catch_signals", "train"]
-
-
-class Interrupted(Exception):
-    """A signal asked to stop; the checkpoint of `step` is on disk."""
-
-    def __init__(self, step: int, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
-        self.step = step
-        self.signal_number = signal_number
-
-
-class Interrupt:
-    """A wish to stop after the step that is being done. number: the signal that it came with, None for none."""
-
-    number: int | None = None
-
-    def at(self, step: int) -> int | None:
-        """The signal to stop with after `step`, None to go on."""
-        return self.number
+__all__ = ["Interrupt", "Interrupted", "train"]
 
 
 def train(
@@ -56,8 +37,8 @@ def train(
         if session.ended:
             session.progress.message(f"this run is finished: {session.start} steps")
             return session.run(session.judged_state(session.position)), session.folder.read_results()
-        with catch_signals(interrupt) as interrupt:
-            position = _run_steps(session, interrupt)
+        with stop_on_signals() if interrupt is None else nullcontext(interrupt) as stop:
+            position = _run_steps(session, stop)
             state = session.judged_state(position)
             params = eval_params(state)
             results = {
@@ -100,33 +81,3 @@ def _agree_to_stop(wished, logs):
     if jax.process_count() == 1:
         return wished
     return logs and bool(np.any(multihost_utils.process_allgather(np.array(wished))))
-
-
-@contextmanager
-def catch_signals(given: Interrupt | None = None) -> Iterator[Interrupt]:
-    """Note SIGTERM and SIGINT for the end of the step; after that Ctrl-C acts at once, SIGTERM schedulers repeat.
-
-    given: an interrupt that comes from elsewhere, to take instead.
-    """
-    if given is not None:
-        yield given
-        return
-    interrupt = Interrupt()
-    previous: dict[int, Any] = {}
-
-    def note(number, frame):
-        if interrupt.number is not None and number == signal.SIGINT:
-            signal.signal(number, previous[number])
-            raise KeyboardInterrupt
-        interrupt.number = interrupt.number or number
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals are not ours to catch
-        previous = {}
-    try:
-        yield interrupt
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)

@@ -1,0 +1,52 @@
+"""Stopping on SIGTERM and Ctrl-C where the work can be saved, not where the signal comes."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Interrupt", "Interrupted", "stop_on_signals"]
+
+
+class Interrupt:
+    """A wish to stop. number: the first signal that asked for it, None before."""
+
+    number: int | None = None
+
+    def at(self, step: int) -> int | None:
+        """The signal to stop with after `step`, None to go on."""
+        return self.number
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; the checkpoint of `step` is on disk."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
+        self.step = step
+        self.signal_number = signal_number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Interrupt]:
+    """Note the first SIGTERM or SIGINT in what is yielded, and let the caller stop when it can.
+
+    After the first signal Ctrl-C raises KeyboardInterrupt at once, and SIGTERM, which schedulers repeat, does nothing.
+    Python gives signals to the main thread alone: in another one nothing is noted. The handlers of before come back.
+    """
+    stop = Interrupt()
+
+    def note(number, frame):
+        if stop.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.number = stop.number or number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
