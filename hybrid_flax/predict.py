@@ -51,7 +51,7 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
         for row in range(batch_size):
             if len(found) < len(texts):
                 sure = float(confidence[row]) if kind == "class" else None
-                label = _name(predicted[row], batch["weights"][row] > 0, kind, run.labels)
+                label = _name(predicted[row], batch.weights[row] > 0, kind, run.labels)
                 found.append(Prediction(texts[len(found)], label, sure))
     return found
 
@@ -76,7 +76,7 @@ def _make_apply(model, task):
 
     def apply(params, batch):
         outputs, _ = apply_model(model, params, (), batch)
-        predicted = task.predict(outputs, batch["weights"] > 0 if batch["weights"].ndim == 2 else None)
+        predicted = task.predict(outputs, batch.weights > 0 if batch.weights.ndim == 2 else None)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         return predicted, jax.nn.softmax(logits, axis=-1).max(axis=-1)
 

@@ -13,6 +13,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.runs import load_run
+from hybrid_flax.tasks.base import describe
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import make_task, read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
@@ -54,8 +55,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     for name, words in how.items():
         batches = split_batches(source, config, split, name == "carried")
         sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
-        results[name] = {metric: float(value) for metric, value in task.metrics(sums).items()}
-        print(f"{words}: {task.describe(results[name])}")
+        results[name] = {metric: float(value) for metric, value in task.measure(sums).items()}
+        print(f"{words}: {describe(task, results[name])}")
         if "true_positive" in sums:
             print_classes(sums, run.labels)
     if task.generates and "carried" not in results:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.hub import HUB
@@ -17,7 +16,7 @@ from hybrid_flax.models.build import init_params, make_model, model_is_bounded, 
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout, LockedDropout
 from hybrid_flax.tasks.answer import make_answering
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Metric, Task, find_metric
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.tasks.regress import make_regression
@@ -26,7 +25,7 @@ from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
-from hybrid_flax.train.step import StepSpec, make_eval_step
+from hybrid_flax.train.step import StepSpec
 
 __all__ = [
     "LABEL_KINDS",
@@ -44,11 +43,15 @@ LABEL_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number"
 
 
 class Experiment(NamedTuple):
-    """Everything that a config determines. batch_size: rows a step; carried: whether states go from step to step."""
+    """Everything that a config determines.
+
+    metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
+    """
 
     source: Source
     model: SequenceModel
     task: Task
+    metric: Metric
     spec: StepSpec
     hparams: Hparams
     parallel: Parallel
@@ -82,10 +85,10 @@ def make_experiment(config: Any) -> Experiment:
                 f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
             )
-        _check_metric(config, source, model, task)
+        metric = find_metric(task, config.eval.metric)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
+    return Experiment(source, model, task, metric, spec, hparams, parallel, batches, batch_size, carried)
 
 
 def step_program(experiment: Experiment, config: Any) -> Hashable:
@@ -247,24 +250,6 @@ def _check_model(model, task, carried):
             "data.mode=stream carries states without end, and full attention's would grow with them: "
             "use swa (or attn with mixers.attn.window) in model.pattern, or data.mode=windows"
         )
-
-
-def _check_metric(config, source, model, task):
-    """Ask the task itself, by an evaluation that is traced and never run."""
-    name = config.eval.metric
-    if name == "loss":
-        return
-    batches = next(iter(source.splits.values())).batches(config.eval.batch_size, config.data.length, False)
-    known = _metric_names(model, task, tuple((key, leaf.shape, leaf.dtype) for key, leaf in batches[0].items()))
-    if name not in known:
-        raise ValueError(f"eval.metric={name!r} is none of {', '.join(known)}, for task.name={config.task.name}")
-
-
-@functools.lru_cache(maxsize=64)
-def _metric_names(model, task, leaves):
-    batch = {key: jax.ShapeDtypeStruct(shape, dtype) for key, shape, dtype in leaves}
-    _, _, sums = jax.eval_shape(make_eval_step(model, task, None), _abstract_params(model), (), batch)
-    return tuple(task.metrics({key: np.ones(value.shape) for key, value in sums.items()}))
 
 
 def _abstract_params(model):

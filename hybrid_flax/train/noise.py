@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.train.state import TrainState
-from hybrid_flax.typing import Array, Int, Key, Params, RowIds, Scalar, Segments, State
+from hybrid_flax.typing import Array, Batch, Int, Key, Params, RowIds, Scalar, State
 
 __all__ = [
     "NO_NOISE",
@@ -51,20 +51,19 @@ def apply_model(
     model: SequenceModel,
     params: Params,
     carry: State,
-    batch: dict[str, Any],
+    batch: Batch,
     noise: Noise = NO_NOISE,
     state: TrainState | None = None,
     **options: Any,
 ) -> Any:
     """`model.apply` on the rows of a batch, under the noise of the next step of `state`; carry () is none."""
-    segments = Segments(batch["segment_ids"], batch["positions"])
     before = None if carry == () else carry
     if noise == NO_NOISE:
-        return model.apply({"params": params}, batch["tokens"], segments, before, **options)
+        return model.apply({"params": params}, batch.tokens, batch.segments, before, **options)
     assert state is not None, "noise needs the keys of a train state"
-    hparams, tokens = state.hparams, batch["tokens"]
+    hparams, tokens = state.hparams, batch.tokens
     step_key = jax.random.fold_in(state.key, state.step)
-    keys = row_keys(state.key, state.step, batch["row"])
+    keys = row_keys(state.key, state.step, batch.row)
     if noise.unknown_id is not None:
         tokens = drop_words(tokens, keys, hparams.word_dropout, noise.unknown_id)
     if noise.recurrent:
@@ -75,7 +74,7 @@ def apply_model(
         key = jax.random.fold_in(step_key, _TYPES)
         factors = _keep(key, hparams.embedding_dropout, (model.vocab_size,))
     dropout = None if noise.dropout is None else noise.dropout(keys, hparams.dropout)
-    return model.apply({"params": params}, tokens, segments, before, dropout, factors, **options)
+    return model.apply({"params": params}, tokens, batch.segments, before, dropout, factors, **options)
 
 
 def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: RowIds) -> Key[Array, "B"]:
