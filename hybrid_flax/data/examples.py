@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_flax.data.pipeline import Batches, make_batch
-from hybrid_flax.data.readers import Record, are_spans
+from hybrid_flax.data.readers import Record
+from hybrid_flax.data.tags import are_spans
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.typing import Batch
 

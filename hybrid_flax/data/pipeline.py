@@ -17,8 +17,6 @@ import numpy as np
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.typing import Batch, Segments
 
-MODES = ("windows", "stream", "packed")
-
 
 class Tokens(NamedTuple):
     """Documents one after another, each array int32 [N]."""
@@ -81,8 +79,7 @@ def make_batches(mode: str, tokens: Tokens, *, batch_size: int, length: int, see
     _check_sizes(batch_size, length)
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
-    build = {"windows": _windows, "stream": _stream, "packed": _packed}[mode]
-    rows_of_step, steps_per_epoch = build(tokens, batch_size, length, seed)
+    rows_of_step, steps_per_epoch = MODES[mode](tokens, batch_size, length, seed)
 
     def batch(step: int, rows: slice = slice(None)) -> Batch:
         if step < 0:
@@ -340,3 +337,11 @@ def _check_evaluation(tokens: Tokens, batch_size: int, length: int) -> None:
     _check_sizes(batch_size, length)
     if not np.any(tokens.position > 0):
         raise ValueError(f"nothing to evaluate: no document with 2 tokens or more among {len(tokens.ids)} tokens")
+
+
+# (tokens, batch_size, length, seed) -> ((step, rows [B]) -> Batch, steps per epoch)
+MODES: dict[str, Callable[[Tokens, int, int, int], tuple[Callable, int]]] = {
+    "windows": _windows,
+    "stream": _stream,
+    "packed": _packed,
+}

@@ -5,7 +5,6 @@ input; a row is padded to the longest, so that every length runs in the same pro
 symbol, or comes only after the whole input, blanks follow the input and the answer is read under them.
 """
 
-import difflib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_flax.data.pipeline import Batches, make_batch
+from hybrid_flax.errors import nearest
 from hybrid_flax.typing import Batch
 
 __all__ = ["LANGUAGES", "Language", "eval_language", "make_language", "make_language_batches"]
@@ -47,8 +47,7 @@ def make_language(spec: str) -> Language:
     """
     name, *given = spec.split(",")
     if name not in LANGUAGES:
-        near = difflib.get_close_matches(name, LANGUAGES, n=3) or LANGUAGES
-        raise ValueError(f"unknown synthetic language {name!r}; nearest: {', '.join(near)}")
+        raise ValueError(f"unknown synthetic language {name!r}; {nearest(name, LANGUAGES)}")
     known = inspect.signature(LANGUAGES[name]).parameters
     options = {}
     for text in given:

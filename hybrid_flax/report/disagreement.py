@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hybrid_flax.data.readers import are_spans
+from hybrid_flax.data.tags import are_spans
 from hybrid_flax.runs import load_run
-from hybrid_flax.train.experiment import make_task, read_source
+from hybrid_flax.tasks.registry import make_task
+from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.folder import Run
-from hybrid_flax.train.noise import apply_model
 from hybrid_flax.train.session import split_batches
+from hybrid_flax.train.step import apply_model
 
 __all__ = ["Example", "Said", "most_disputed"]
 

@@ -7,7 +7,7 @@ import jax
 from hybrid_flax.generate import generate
 from hybrid_flax.report.curves import plot_loss_curve
 from hybrid_flax.tasks.base import describe
-from hybrid_flax.train.experiment import make_task
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.writers import read_jsonl
 

@@ -8,7 +8,8 @@ import numpy as np
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import Tokenizer, WordTokenizer
-from hybrid_flax.train.experiment import LABEL_KINDS, Experiment
+from hybrid_flax.tasks.registry import label_kind
+from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import eval_length
 from hybrid_flax.typing import Batch
 
@@ -22,7 +23,7 @@ def print_preview(experiment: Experiment, config: Any) -> None:
 
     Raises ConfigError in one line for data that cannot be read.
     """
-    source, kind = experiment.source, LABEL_KINDS.get(config.task.name)
+    source, kind = experiment.source, label_kind(config.task.name)
     length = eval_length(config, source)
     tokenizer = source.tokenizer
     print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")

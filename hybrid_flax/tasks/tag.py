@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hybrid_flax.data.readers import are_spans
+from hybrid_flax.data.tags import are_spans, span_types
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.tasks.base import Metric, Task, likeliest
@@ -68,7 +68,7 @@ def make_tagging(names: tuple[str, ...]) -> Task:
 
     if not spans:
         return Task(loss, evaluate, measure_classes, class_metrics("nats/token"), predict)
-    metrics = (*SPAN_METRICS, *(Metric(f"f1/{kind}", share=True) for kind in _types(names)))
+    metrics = (*SPAN_METRICS, *(Metric(f"f1/{kind}", share=True) for kind in span_types(names)))
     return Task(loss, evaluate, functools.partial(_measure, names), metrics, predict)
 
 
@@ -134,16 +134,11 @@ def _constrain(outputs, moves):
     )
 
 
-def _types(names):
-    """The types of spans in the order of their B- and I-."""
-    return [name[2:] for name in names[1::2]]
-
-
 def _measure(names, sums):
     true_positive, predicted, actual = (sums[name] for name in ("true_positive", "predicted", "actual"))
     by_type = {
         f"f1/{name}": f1_scores(*(count[[place]] for count in (true_positive, predicted, actual)))["f1_micro"]
-        for place, name in enumerate(_types(names))
+        for place, name in enumerate(span_types(names))
     }
     return {
         "loss": sums["loss"] / sums["count"],

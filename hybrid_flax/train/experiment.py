@@ -15,12 +15,8 @@ from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout, LockedDropout
-from hybrid_flax.tasks.answer import make_answering
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.classify import make_classification
-from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.tasks.regress import make_regression
-from hybrid_flax.tasks.tag import make_tagging
+from hybrid_flax.tasks.registry import label_kind, make_task
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -28,18 +24,13 @@ from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepSpec
 
 __all__ = [
-    "LABEL_KINDS",
     "Experiment",
     "make_experiment",
-    "make_task",
     "missing_split",
     "model_from_config",
     "read_source",
     "step_program",
 ]
-
-# The kind of label (`data.examples.KINDS`) of every task that has labelled examples.
-LABEL_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
 
 
 class Experiment(NamedTuple):
@@ -132,7 +123,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
-    options = {"kind": LABEL_KINDS[task], "labels": labels, "word_length": word_length}
+    options = {"kind": label_kind(task), "labels": labels, "word_length": word_length}
     return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
 
 
@@ -140,20 +131,6 @@ def missing_split(config: Any, split: str) -> str:
     """What to say where there is no such split; a larger fraction cuts one also from data that has other splits."""
     key = f"{split}_fraction"
     return f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it"
-
-
-def make_task(config: Any, labels: tuple[str, ...]) -> Task:
-    """What config.task says is learnt; `labels` are those of the source."""
-    name = config.task.name
-    if name == "lm":
-        return make_language_modelling(config.loss.name)
-    if name == "answer":
-        return make_answering()
-    if name == "regress":
-        return make_regression()
-    if name == "tag":
-        return make_tagging(labels)
-    return make_classification(multi_label=name == "multilabel")
 
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:

@@ -12,7 +12,8 @@ from seqeval import metrics as oracle
 from seqeval.scheme import IOB2
 from sklearn import metrics as sklearn
 
-from hybrid_flax.data.readers import read_splits, to_bio2
+from hybrid_flax.data.readers import read_splits
+from hybrid_flax.data.tags import to_bio2
 from hybrid_flax.ops.crf import Transitions, best_path
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.tag import allowed_moves, make_tagging, span_counts
