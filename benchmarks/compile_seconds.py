@@ -17,6 +17,7 @@ from hybrid_flax.models.build import init_params, make_model, model_is_causal
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.state import Hparams
 from hybrid_flax.train.step import StepSpec, init_train_state, make_train_step
+from hybrid_flax.typing import Batch, Segments
 
 ROWS, LENGTH, WIDTH, VOCAB_SIZE = 4, 64, 32, 64
 
@@ -46,9 +47,8 @@ def compile_seconds(layer: str, depth: int) -> float:
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     hparams = Hparams(*(jnp.zeros(()) for _ in Hparams._fields))
     state = jax.eval_shape(lambda p: init_train_state(p, hparams, spec, jax.random.key(0)), params)
-    names = {"tokens": jnp.int32, "targets": jnp.int32, "segment_ids": jnp.int32, "positions": jnp.int32}
-    batch = {name: jax.ShapeDtypeStruct((ROWS, LENGTH), dtype) for name, dtype in names.items()}
-    batch |= {"weights": jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.float32), "row": jax.ShapeDtypeStruct((ROWS,), int)}
+    ids, weights = (jax.ShapeDtypeStruct((ROWS, LENGTH), dtype) for dtype in (jnp.int32, jnp.float32))
+    batch = Batch(ids, Segments(ids, ids), ids, weights, jax.ShapeDtypeStruct((ROWS,), jnp.int32))
     jax.clear_caches()
     make_train_step.cache_clear()
     since = time.perf_counter()

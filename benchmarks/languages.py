@@ -26,6 +26,7 @@ import jax
 from hybrid_flax.config import ConfigError, apply_overrides, load_config, validate
 from hybrid_flax.jobs.machine import settle, share_of, visible_gpus
 from hybrid_flax.models.build import init_params
+from hybrid_flax.tasks.base import describe
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.session import evaluate_split
 from hybrid_flax.train.step import init_train_state, make_train_step
@@ -108,8 +109,8 @@ def run(
     valid, test = (evaluate_split(experiment, config, state.params, split) for split in ("valid", "test"))
     seconds = time.process_time() - since
     print(
-        f"{experiment_name}.py:{row}@{language} {' '.join(overrides)}: valid {task.describe(valid)}; "
-        f"test {task.describe(test)}; {seconds:.0f} s",
+        f"{experiment_name}.py:{row}@{language} {' '.join(overrides)}: valid {describe(task, valid)}; "
+        f"test {describe(task, test)}; {seconds:.0f} s",
         file=sys.stderr,
         flush=True,
     )

@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_flax.data.pipeline import make_batch
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.models.layers import Norm
 from hybrid_flax.tasks.lm import make_language_modelling
@@ -149,15 +150,8 @@ class Entry:
 
 def _random_batch(rows, length):
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (rows, length + 1), dtype=np.int32)
-    batch = {
-        "tokens": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "weights": np.ones((rows, length), np.float32),
-        "segment_ids": np.ones((rows, length), np.int32),
-        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "row": np.arange(rows, dtype=np.int32),
-    }
-    return jax.device_put(batch)
+    ones = np.ones((rows, length), np.int32)
+    return jax.device_put(make_batch(tokens[:, :-1], ones, tokens[:, 1:], ones, np.arange(rows)))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import numpy as np
 
 from hybrid_flax.data.examples import Examples, eval_examples, make_examples
 from hybrid_flax.data.readers import Record
-from hybrid_flax.train.experiment import LABEL_KINDS, make_task
+from hybrid_flax.tasks.registry import TASKS, label_kind, make_task
 from hybrid_flax.train.folder import Run
-from hybrid_flax.train.noise import apply_model
+from hybrid_flax.train.step import apply_model
 
 __all__ = ["Prediction", "predict"]
 
@@ -35,13 +35,13 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
 
     Raises ValueError for a run without labels, and for a text without a word.
     """
-    name = run.config.task.name
-    if name not in LABEL_KINDS:
-        raise ValueError(f"a run of task.name={name} gives no labels; those of {', '.join(LABEL_KINDS)} do")
+    kind = label_kind(run.config.task.name)
+    if kind is None:
+        labelled = ", ".join(name for name in TASKS if label_kind(name))
+        raise ValueError(f"a run of task.name={run.config.task.name} gives no labels; those of {labelled} do")
     for place, text in enumerate(texts, start=1):
         if not text.strip():
             raise ValueError(f"text {place} of {len(texts)} is blank: there is nothing to label")
-    kind = LABEL_KINDS[name]
     examples = _encode(run, texts, kind)
     length = max(_SHORTEST, 1 << (max(map(len, examples.tokens)) - 1).bit_length())
     apply = _make_apply(run.model, make_task(run.config, run.labels))
@@ -51,7 +51,7 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
         for row in range(batch_size):
             if len(found) < len(texts):
                 sure = float(confidence[row]) if kind == "class" else None
-                label = _name(predicted[row], batch["weights"][row] > 0, kind, run.labels)
+                label = _name(predicted[row], batch.weights[row] > 0, kind, run.labels)
                 found.append(Prediction(texts[len(found)], label, sure))
     return found
 
@@ -76,7 +76,7 @@ def _make_apply(model, task):
 
     def apply(params, batch):
         outputs, _ = apply_model(model, params, (), batch)
-        predicted = task.predict(outputs, batch["weights"] > 0 if batch["weights"].ndim == 2 else None)
+        predicted = task.predict(outputs, batch.weights > 0 if batch.weights.ndim == 2 else None)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         return predicted, jax.nn.softmax(logits, axis=-1).max(axis=-1)
 

@@ -9,6 +9,8 @@ from hybrid_flax.config import ConfigError, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.files import read_json
 from hybrid_flax.models.build import init_params
+from hybrid_flax.tasks.base import find_metric
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
 from hybrid_flax.train.folder import Run, RunFolder
@@ -34,10 +36,11 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
         tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
         labels = tuple(read_json(folder.labels))
         model = model_from_config(config, tokenizer.vocab_size, labels, tokenizer.num_characters)
+        metric = find_metric(make_task(config, labels), config.eval.metric)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
     checkpoint = checkpoint or ("best" if config.eval.best else "latest")
-    checkpoints = Checkpoints(folder.checkpoints, config.eval.metric)
+    checkpoints = Checkpoints(folder.checkpoints, metric)
     try:
         step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
         if step is None:

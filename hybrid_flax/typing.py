@@ -25,6 +25,7 @@ __all__ = [
     "Array",
     "AttentionMask",
     "AttentionScores",
+    "Batch",
     "Bool",
     "Cell",
     "CellFinish",
@@ -106,6 +107,27 @@ class Segments(NamedTuple):
         """One document a row, no padding; `offset` is the position of the first token."""
         positions = jnp.arange(offset, offset + length, dtype=jnp.int32)
         return cls(jnp.ones((batch_size, length), jnp.int32), jnp.tile(positions, (batch_size, 1)))
+
+
+class Batch(NamedTuple):
+    """Rows that a model reads, and what is asked of them: arrays of numpy until a step takes them to a device.
+
+    tokens: int32 [B, T], or [B, T, 1 + W] where words are spelt: a word, then W characters (0: none). 0 in padding.
+    targets: int32 [B, T] (the next token, a symbol or a tag), int32 [B] (a class), float32 [B, C] (whether each class
+        is given) or float32 [B] (a number); 0 in padding.
+    weights: float32 [B, T], or [B] where a row has one target: 1 where the target counts, else 0.
+    row: int32, number of the row in the batch of all processes.
+    num_chars, num_bytes: int32, characters and UTF-8 bytes of the original text under each target, 0 where it does not
+        count; None where nobody asks for them.
+    """
+
+    tokens: Int[Array, "B T *W"]
+    segments: Segments
+    targets: Shaped[Array, "B *T"]
+    weights: Float[Array, "B *T"]
+    row: RowIds
+    num_chars: TokenIds | None = None
+    num_bytes: TokenIds | None = None
 
 
 class Traits(NamedTuple):

@@ -43,7 +43,7 @@ OVERRIDES = {
     "train.patience=-1": "must be at least 0",
     "optim.b1=1.0": "must be in [0.0, 1.0)",
     "data.mode=window": "windows, stream, packed",
-    "data.tokenizer=chars": "did you mean 'char'",
+    "data.tokenizer=chars": "nearest: char",
     "data.document=chapter": "file, paragraph, line",
     "data.path=synthetic:parity": "go with answer",
     "task.name=classification": "classify, multilabel",
@@ -170,7 +170,7 @@ def test_data_that_does_not_read(experiment, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     assert "is empty" in with_path(tmp_path / "empty.txt")
     assert "is not UTF-8: byte 0xe9" in with_path(tmp_path / "latin.txt")
-    assert f"did you mean {str(tmp_path / 'empty.txt')!r}" in with_path(tmp_path / "emty.txt")
+    assert f"nearest: {tmp_path / 'empty.txt'}" in with_path(tmp_path / "emty.txt")
     assert "without any *.txt" in with_path(tmp_path / "folder")
     assert "is empty" in with_path("")
     assert not (tmp_path / "run").exists()

@@ -72,7 +72,7 @@ def test_plain_tags(crf, tmp_path, capsys):
     assert [line.split("\t")[0] for line in lines] == ["Ann", "sings", "in", "Paris"]
     assert {line.split("\t")[1] for line in lines} <= set(run.labels)
     batch = make_experiment(run.config).source.splits["train"].batches(12, 8, False)[0]
-    assert _words(run, batch, 0, batch["labels"][0]) == ("Ann/NOUN sings/VERB", True)
+    assert _words(run, batch, 0, batch.targets[0]) == ("Ann/NOUN sings/VERB", True)
     with pytest.raises(ConfigError, match=r"eval.metric='f1' is none of loss, accuracy, f1_macro"):
         untrained(tmp_path, "tag", rows, task__crf=crf, eval__metric="f1")
 

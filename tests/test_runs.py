@@ -142,7 +142,7 @@ def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys
     }  # fmt: skip
     config = tiny.tiny_config(data, **changes)
     experiment = make_experiment(config)
-    assert experiment.batches.batch(0)["tokens"].shape == (4, 4, 6)
+    assert experiment.batches.batch(0).tokens.shape == (4, 4, 6)
     print_plan(make_plan(experiment, 3))
     train(config, tmp_path / "run")
     assert "vectors of 2 of 4 words (50.0 %), 0 of them by lower case" in capsys.readouterr().out

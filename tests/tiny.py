@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.config import apply_overrides, base_config
 from hybrid_flax.data import sources
+from hybrid_flax.typing import Batch
 
 __all__ = [
     "ROOT",
     "Crash",
+    "asked",
     "at_step",
     "crash",
     "finish",
@@ -108,6 +110,11 @@ def finish(process: subprocess.Popen, timeout: float = 1200) -> tuple[int, str, 
 def python(*arguments: Any, num_devices: int = 1, timeout: float = 1200) -> tuple[int, str, str]:
     """`finish` of `start`."""
     return finish(start(*arguments, num_devices=num_devices), timeout)
+
+
+def asked(targets: Any, weights: Any, **widths: Any) -> Batch:
+    """A batch of which a task reads nothing but what is asked: it has no tokens."""
+    return Batch(None, None, targets, weights, None, **widths)
 
 
 class Crash(Exception):

@@ -103,7 +103,7 @@ def _make_contender(definition, row, values, task, base, budget) -> Contender:
         if split not in source.splits:
             raise ConfigError(missing_split(config, split))
     train = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
-    tokens = train.batch(0, slice(0, 1))["tokens"]
+    tokens = train.batch(0, slice(0, 1)).tokens
 
     def make_model(width: int) -> SequenceModel:
         config.model.width = width

@@ -258,6 +258,5 @@ def missing_path(path: Path, embedded: str = "") -> str:
     siblings = [embedded] if embedded and path.parent == Path() else []
     if path.parent.is_dir():
         siblings += sorted(sibling.name for sibling in path.parent.iterdir())
-    if nearest := difflib.get_close_matches(path.name, siblings, n=1):
-        message += f": did you mean {str(path.parent / nearest[0])!r}?"
-    return message
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    return message + (f"; nearest: {path.parent / close[0]}" if close else "")

@@ -1,11 +1,6 @@
 """Labelled examples as padded batches, one example a row: pure functions of (seed, step), as all batches.
 
-A batch is a dict of numpy arrays: tokens, segment_ids, positions [B, T] and row [B] as in `pipeline`, but tokens
-[B, T, 1 + W] where words are spelt: the id of the word, then those of W characters (0: none), and
-
-  labels   what is to be predicted: int32 [B] (a class), float32 [B, C] (several classes), float32 [B] (a number),
-           int32 [B, T] (tags)
-  weights  float32 [B], or [B, T] for tags: 1 where there is a label to predict, else 0
+Targets are labels: a class, several classes, a number, or a tag for every token, which counts where a word begins.
 """
 
 import functools
@@ -14,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybrid_flax.data.pipeline import Batches
-from hybrid_flax.data.readers import Record, are_spans
+from hybrid_flax.data.pipeline import Batches, make_batch
+from hybrid_flax.data.readers import Record
+from hybrid_flax.data.tags import are_spans
 from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.typing import Batch
 
 __all__ = [
     "KINDS",
@@ -162,7 +159,7 @@ def make_example_batches(examples: Examples, *, batch_size: int, length: int, se
     def order_of(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(count)
 
-    def batch(step: int, rows: slice = slice(None)) -> dict:
+    def batch(step: int, rows: slice = slice(None)) -> Batch:
         row = np.arange(batch_size)[rows]
         epochs, places = np.divmod(step * batch_size + row, count)
         return _batch(examples, [order_of(epoch)[place] for epoch, place in zip(epochs.tolist(), places)], row, length)
@@ -170,12 +167,12 @@ def make_example_batches(examples: Examples, *, batch_size: int, length: int, se
     return Batches(batch, batch_size, -(-count // batch_size), batch_size * length)
 
 
-def eval_examples(examples: Examples, *, batch_size: int, length: int) -> Sequence[dict]:
+def eval_examples(examples: Examples, *, batch_size: int, length: int) -> Sequence[Batch]:
     """All examples once, in order; the last batch is filled up with rows of padding."""
     count = len(examples.tokens)
     row = np.arange(batch_size)
 
-    def batch(step: int) -> dict:
+    def batch(step: int) -> Batch:
         places = step * batch_size + row
         return _batch(examples, np.where(places < count, places, -1), row, length)
 
@@ -188,7 +185,7 @@ def _batch(examples, places, row, length):
     tokens = np.zeros((len(row), length, *examples.tokens[0].shape[1:]), np.int32)
     segment_ids = np.zeros((len(row), length), np.int32)
     shape = (len(row), length) if tagged else (len(row), *examples.labels.shape[1:])
-    labels = np.zeros(shape, np.int32 if tagged else examples.labels.dtype)
+    targets = np.zeros(shape, np.int32 if tagged else examples.labels.dtype)
     weights = np.zeros(shape[: 2 if tagged else 1], np.float32)
     for b, place in enumerate(places):
         if place < 0:
@@ -197,17 +194,10 @@ def _batch(examples, places, row, length):
         tokens[b, : len(ids)], segment_ids[b, : len(ids)] = ids, 1
         if tagged:
             tags = examples.labels[place][:length]
-            labels[b, : len(ids)], weights[b, : len(ids)] = np.maximum(tags, 0), tags >= 0
+            targets[b, : len(ids)], weights[b, : len(ids)] = np.maximum(tags, 0), tags >= 0
         else:
-            labels[b], weights[b] = examples.labels[place], 1.0
-    return {
-        "tokens": tokens,
-        "segment_ids": segment_ids,
-        "positions": np.arange(length, dtype=np.int32) * segment_ids,
-        "labels": labels,
-        "weights": weights,
-        "row": row.astype(np.int32),
-    }
+            targets[b], weights[b] = examples.labels[place], 1.0
+    return make_batch(tokens, segment_ids, targets, weights, row)
 
 
 def _tagged(records, tokenizer, names, word_length):

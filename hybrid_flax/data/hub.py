@@ -1,12 +1,12 @@
 """The Hugging Face hub as an importer: data sets by name, or local folders that `datasets` loads, as records."""
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hybrid_flax.data.corpora import SPLIT_NAMES, Corpus, complete_splits, cut_documents
 from hybrid_flax.data.readers import Record, tagged_records
+from hybrid_flax.errors import nearest
 
 __all__ = ["HUB", "read_hub", "read_hub_text"]
 
@@ -83,9 +83,7 @@ def _records(rows, text, label, name_of, where) -> Iterator[Record]:
 def _check_columns(features, wanted, where):
     for column in wanted:
         if column not in features:
-            near = difflib.get_close_matches(column, features, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(features)}"
-            raise ValueError(f"{where}: no column {column!r}{hint}")
+            raise ValueError(f"{where}: no column {column!r}; {nearest(column, features)}")
 
 
 def _names_of_classes(features, label, where):

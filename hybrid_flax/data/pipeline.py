@@ -1,18 +1,8 @@
 """Batches as pure functions of (seed, step): no iterator state to lose, any number of processes.
 
-A batch is a dict of numpy arrays with one row per sequence:
-
-  tokens       int32   [B, T]  the inputs
-  targets      int32   [B, T]  the token after each input
-  weights      float32 [B, T]  1 where the target is the next token of the same document, else 0
-  segment_ids  int32   [B, T]  document id, unique within a row while its state is carried; 0 = padding
-  positions    int32   [B, T]  position inside its own document, as far as the model sees it
-  row          int32   [B]     global row of the batch
-
-Padding has token, target, id, position and weight 0. Batches for evaluation also have
-
-  num_chars    int32   [B, T]  characters of the original text under the target, 0 where the weight is 0
-  num_bytes    int32   [B, T]  UTF-8 bytes likewise
+Those of text have as target the token after each input, which counts where it is the next token of the same document.
+Positions are those inside the document as far as the model sees it. Batches for evaluation also have `num_chars` and
+`num_bytes`.
 """
 
 from __future__ import annotations
@@ -20,13 +10,12 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hybrid_flax.data.tokenizers import Tokenizer
-
-MODES = ("windows", "stream", "packed")
+from hybrid_flax.typing import Batch, Segments
 
 
 class Tokens(NamedTuple):
@@ -42,10 +31,23 @@ class Tokens(NamedTuple):
 class Batches(NamedTuple):
     """The training batches of one run."""
 
-    batch: Callable  # (step, rows=slice(None)) -> dict; `rows` are the global rows that this process builds
+    batch: Callable  # (step, rows=slice(None)) -> Batch; `rows` are the global rows that this process builds
     batch_size: int  # B
     steps_per_epoch: int  # rounded up: the last batch of an epoch may begin the next one
     tokens_per_step: int  # B * T, padding included
+
+
+def make_batch(
+    tokens: Any, segment_ids: Any, targets: Any, weights: Any, row: Any, *, positions: Any = None, **widths: Any
+) -> Batch:
+    """A batch of numpy arrays in the dtypes that a step reads; tokens and targets are 0 in padding already.
+
+    positions: by default every row is one document, with all padding behind it. widths: num_chars, num_bytes.
+    """
+    live = segment_ids > 0
+    positions = live * (np.arange(live.shape[1]) if positions is None else positions)
+    segments = Segments(segment_ids.astype(np.int32), positions.astype(np.int32))
+    return Batch(tokens, segments, targets, weights.astype(np.float32), row.astype(np.int32), **widths)
 
 
 def tokenize(documents: Iterable[str], tokenizer: Tokenizer) -> Tokens:
@@ -77,10 +79,9 @@ def make_batches(mode: str, tokens: Tokens, *, batch_size: int, length: int, see
     _check_sizes(batch_size, length)
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
-    build = {"windows": _windows, "stream": _stream, "packed": _packed}[mode]
-    rows_of_step, steps_per_epoch = build(tokens, batch_size, length, seed)
+    rows_of_step, steps_per_epoch = MODES[mode](tokens, batch_size, length, seed)
 
-    def batch(step: int, rows: slice = slice(None)) -> dict:
+    def batch(step: int, rows: slice = slice(None)) -> Batch:
         if step < 0:
             raise ValueError(f"step {step} is negative")
         return rows_of_step(int(step), np.arange(batch_size)[rows])
@@ -88,7 +89,7 @@ def make_batches(mode: str, tokens: Tokens, *, batch_size: int, length: int, see
     return Batches(batch, batch_size, steps_per_epoch, batch_size * length)
 
 
-def eval_windows(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[dict]:
+def eval_windows(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[Batch]:
     """Windows without overlap from the first token on; every target of the text has weight 1 exactly once.
 
     Each batch is built when it is indexed; the last window and the last batch are padded to [B, T].
@@ -99,14 +100,14 @@ def eval_windows(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[di
     _check_evaluation(tokens, batch_size, length)
     windows = -(-(len(tokens.ids) - 1) // length)
 
-    def batch(step: int) -> dict:
+    def batch(step: int) -> Batch:
         row = np.arange(batch_size)
         return _window_rows(tokens, (step * batch_size + row) * length, length, row, widths=True)
 
     return _Batches(batch, -(-windows // batch_size))
 
 
-def eval_stream(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[dict]:
+def eval_stream(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[Batch]:
     """`batch_size` contiguous streams, to be run in order with carried state; every token is read once.
 
     Every target of the text has weight 1 exactly once, also across the seam of two streams. Each batch is
@@ -118,7 +119,7 @@ def eval_stream(tokens: Tokens, *, batch_size: int, length: int) -> Sequence[dic
     _check_evaluation(tokens, batch_size, length)
     per_stream = -(-len(tokens.ids) // batch_size)
 
-    def batch(step: int) -> dict:
+    def batch(step: int) -> Batch:
         row = np.arange(batch_size)
         local = step * length + np.arange(length)
         index = row[:, None] * per_stream + local
@@ -140,7 +141,7 @@ class _Batches(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, step: int) -> dict:  # type: ignore[override]  # no slices: they would be built all at once
+    def __getitem__(self, step: int) -> Batch:  # type: ignore[override]  # no slices: they would be built all at once
         return self._batch(range(self._count)[step])
 
 
@@ -157,7 +158,7 @@ def _windows(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[C
         rng = np.random.default_rng([seed, epoch])
         return rng.integers(phases) + length * rng.permutation(per_epoch)
 
-    def rows_of_step(step: int, row: np.ndarray) -> dict:
+    def rows_of_step(step: int, row: np.ndarray) -> Batch:
         starts = _epoch_items(starts_of, per_epoch, step * batch_size + row)
         return _window_rows(tokens, starts, length, row, widths=False)
 
@@ -174,7 +175,7 @@ def _stream(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[Ca
         )
     per_stream = steps_per_epoch * length
 
-    def rows_of_step(step: int, row: np.ndarray) -> dict:
+    def rows_of_step(step: int, row: np.ndarray) -> Batch:
         epoch, step_in_epoch = divmod(step, steps_per_epoch)
         local = step_in_epoch * length + np.arange(length)
         starts = row * per_stream
@@ -202,7 +203,7 @@ def _packed(tokens: Tokens, batch_size: int, length: int, seed: int) -> tuple[Ca
     def packed_rows_of(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
-    def rows_of_step(step: int, row: np.ndarray) -> dict:
+    def rows_of_step(step: int, row: np.ndarray) -> Batch:
         packed = _epoch_items(packed_rows_of, num_rows, step * batch_size + row)
         nth = _ragged_arange(num_pieces[packed])
         piece = np.repeat(first_piece[packed], num_pieces[packed]) + nth
@@ -262,7 +263,7 @@ def _pack(sizes: np.ndarray, length: int, rng: np.random.Generator) -> tuple[np.
     return by_row, row_of[by_row], column_of[by_row]
 
 
-def _window_rows(tokens: Tokens, starts: np.ndarray, length: int, row: np.ndarray, *, widths: bool) -> dict:
+def _window_rows(tokens: Tokens, starts: np.ndarray, length: int, row: np.ndarray, *, widths: bool) -> Batch:
     """Rows that forget all that comes before their start; what lies past the end of the text is padding."""
     index = starts[:, None] + np.arange(length)
     live = index < len(tokens.ids)
@@ -298,7 +299,7 @@ def _rows(
     row: np.ndarray,
     *,
     widths: bool,
-) -> dict:
+) -> Batch:
     """The batch of the inputs at `index` and their targets at `following`, [B, T]; padding where not `live`.
 
     A target counts where `counts` and where it is the next token of the same document.
@@ -307,18 +308,9 @@ def _rows(
     index = np.where(live, index, 0)
     following = np.where(has_target, following, 0)
     counted = has_target & counts & (tokens.document[following] == tokens.document[index])
-    batch = {
-        "tokens": tokens.ids[index] * live,
-        "targets": tokens.ids[following] * has_target,
-        "weights": counted.astype(np.float32),
-        "segment_ids": (segment_ids * live).astype(np.int32),
-        "positions": (positions * live).astype(np.int32),
-        "row": row.astype(np.int32),
-    }
-    if widths:
-        batch["num_chars"] = tokens.num_chars[following] * counted
-        batch["num_bytes"] = tokens.num_bytes[following] * counted
-    return batch
+    targets = tokens.ids[following] * has_target
+    sizes = {name: getattr(tokens, name)[following] * counted for name in ("num_chars", "num_bytes") if widths}
+    return make_batch(tokens.ids[index] * live, segment_ids * live, targets, counted, row, positions=positions, **sizes)
 
 
 def _epoch_items(items_of: Callable, per_epoch: int, example: np.ndarray) -> np.ndarray:
@@ -345,3 +337,11 @@ def _check_evaluation(tokens: Tokens, batch_size: int, length: int) -> None:
     _check_sizes(batch_size, length)
     if not np.any(tokens.position > 0):
         raise ValueError(f"nothing to evaluate: no document with 2 tokens or more among {len(tokens.ids)} tokens")
+
+
+# (tokens, batch_size, length, seed) -> ((step, rows [B]) -> Batch, steps per epoch)
+MODES: dict[str, Callable[[Tokens, int, int, int], tuple[Callable, int]]] = {
+    "windows": _windows,
+    "stream": _stream,
+    "packed": _packed,
+}

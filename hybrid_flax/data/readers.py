@@ -12,24 +12,23 @@
 """
 
 import csv
-import difflib
 import functools
 import importlib.resources
 import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hybrid_flax.data.corpora import missing_path, read_text, split_of, text_of
+from hybrid_flax.data.tags import are_spans, parse_tag, to_bio2
+from hybrid_flax.errors import nearest
 
-__all__ = ["CONLL", "TABLES", "Record", "are_spans", "read_records", "read_splits", "tagged_records", "to_bio2"]
+__all__ = ["CONLL", "READERS", "Record", "read_records", "read_splits", "tagged_records"]
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated", ".conllu")
-_MARKED = re.compile("([BIESLUM])-(.+)")  # a tag of a span
 _MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
 _LONGEST_LINE = 2_000_000  # characters; more is a file without line ends
 
@@ -73,7 +72,7 @@ def read_splits(
     folders = _folders_of_text(place)
     if not folders:
         raise ValueError(
-            f"{path!r} has neither a file named for the train split ({', '.join((*TABLES, *CONLL))}) "
+            f"{path!r} has neither a file named for the train split ({', '.join((*READERS, *CONLL))}) "
             "nor a folder of *.txt files for each label"
         )
     splits = {split_of(folder.name): folder for folder in folders}
@@ -89,16 +88,12 @@ def read_records(
 ) -> list[Record]:
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
     ending = file.suffix.lower()
-    if tagged and ending not in (".jsonl", ".parquet", ".csv"):
-        records = _conll(file, text, label, encoding)
-    elif ending in (".csv", ".tsv"):
-        records = list(_table(file, "," if ending == ".csv" else "\t", text, label, encoding))
-    elif ending == ".jsonl":
-        records = list(_json_lines(file, text, label, encoding))
-    elif ending == ".parquet":
-        records = list(_parquet(file, text, label))
-    else:
-        raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(TABLES)}")
+    read = READERS.get(ending)
+    if tagged and (read is None or ending == ".tsv"):
+        read = _conll
+    if read is None:
+        raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(READERS)}")
+    records = list(read(file, text, label, encoding))
     if not records:
         raise ValueError(
             f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
@@ -121,38 +116,6 @@ def tagged_records(records: Iterable[Record]) -> list[Record]:
     if not are_spans(tag for record in made for tag in record.label):
         return made
     return [record._replace(label=to_bio2(record.label, record.where)) for record in made]
-
-
-def are_spans(tags: Iterable[str]) -> bool:
-    """Whether the tags of a file, or of all training data, mark spans; else each is the class of its token.
-
-    They do where one has the form that `to_bio2` reads, B-PER, and where there is none but O and such as b-per, x-per,
-    which `to_bio2` refuses.
-    """
-    found = set(tags) - {"O"}
-    return any(map(_MARKED.fullmatch, found)) or all(re.match(r"[A-Za-z]-.", tag) for tag in found)
-
-
-def to_bio2(tags: Sequence[str], where: str = "") -> tuple[str, ...]:
-    """Tags in the BIO2 scheme from IOB1, BIO2, BIOES or BILOU ones: every span begins with B-.
-
-    An I- that continues nothing begins a span. Raises ValueError for a tag of another form.
-    """
-    given = [_parse_tag(tag, where) for tag in tags]
-    converted, before = [], ("O", "")
-    for mark, kind in given:
-        goes_on = mark in "IELM" and before[1] == kind and before[0] in "BIM"
-        converted.append("O" if mark == "O" else f"{'I' if goes_on else 'B'}-{kind}")
-        before = (mark, kind)
-    return tuple(converted)
-
-
-def _parse_tag(tag, where):
-    """("B", "PER") of B-PER; ("O", "") of O."""
-    match = _MARKED.fullmatch(tag)
-    if match is None and tag != "O":
-        raise ValueError(f"{where}: tag {tag!r} is neither O nor B-TYPE, I-TYPE (or E-, S-, L-, U-, M-TYPE)")
-    return (match[1], match[2]) if match else ("O", "")
 
 
 def _files_of_labels(path, encoding) -> Iterator[Record]:
@@ -209,7 +172,7 @@ def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
 
 
 def _files_of_splits(folder, tagged):
-    known = (*TABLES, *CONLL, ".txt") if tagged else TABLES
+    known = (*READERS, *CONLL, ".txt") if tagged else tuple(READERS)
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         split = split_of(file.stem)
@@ -221,7 +184,7 @@ def _files_of_splits(folder, tagged):
     return found if "train" in found else {}
 
 
-def _table(file, delimiter, text, label, encoding) -> Iterator[Record]:
+def _table(file, text, label, encoding, delimiter=",") -> Iterator[Record]:
     by_number = text.isdecimal() and label.isdecimal()
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
     lines = (f"{line}\n" for line in _lines(file, encoding))
@@ -256,9 +219,7 @@ def _columns(header, wanted, where):
     places = []
     for name in wanted:
         if name not in header:
-            near = difflib.get_close_matches(name, header, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(header[:8])}"
-            raise ValueError(f"{where}: no column {name!r} in the header{hint}")
+            raise ValueError(f"{where}: no column {name!r} in the header; {nearest(name, header)}")
         if header.count(name) > 1:
             raise ValueError(f"{where}: column {name!r} stands twice in the header")
         places.append(header.index(name))
@@ -279,7 +240,8 @@ def _json_lines(file, text, label, encoding) -> Iterator[Record]:
         yield _record(value, text, label, where)
 
 
-def _parquet(file, text, label) -> Iterator[Record]:
+def _parquet(file, text, label, encoding) -> Iterator[Record]:
+    del encoding  # it has its own
     try:
         from pyarrow import parquet
     except ImportError:
@@ -297,9 +259,7 @@ def _record(value, text, label, where):
         if key in value and value[key] is None:
             raise ValueError(f"{where}: {key!r} is null")
         if key not in value:
-            near = difflib.get_close_matches(key, value, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(map(str, value))}"
-            raise ValueError(f"{where}: no {key!r}{hint}")
+            raise ValueError(f"{where}: no {key!r}; {nearest(key, map(str, value))}")
     given = [tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])]
     return Record(given[0], given[1], where)
 
@@ -309,7 +269,7 @@ def _conll(file, text, label, encoding) -> list[Record]:
     blocks = list(_blocks(file, text, label, encoding))
     lines = {tag: line for block in reversed(blocks) for line, _, tag in reversed(block)}
     for tag in lines if are_spans(lines) else ():
-        _parse_tag(tag, f"{file}:{lines[tag]}")
+        parse_tag(tag, f"{file}:{lines[tag]}")
     return [
         Record(tuple(token for _, token, _ in block), tuple(tag for _, _, tag in block), f"{file}:{block[0][0]}")
         for block in blocks
@@ -366,3 +326,12 @@ def _vader() -> list[Record]:
         lines: Iterable[str] = archive.read(name).decode("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line.strip()]
     return [Record(text, rating, f"vader:{number}") for number, (_, rating, text) in enumerate(rows, start=1)]
+
+
+# (file, text, label, encoding) -> records, by the ending of a file; text and label name columns.
+READERS: dict[str, Callable[[Path, str, str, str], Iterable[Record]]] = {
+    ".csv": _table,
+    ".tsv": functools.partial(_table, delimiter="\t"),
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}

@@ -21,6 +21,7 @@ from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows
 from hybrid_flax.data.readers import Record, read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
+from hybrid_flax.typing import Batch
 
 __all__ = ["SYNTHETIC", "Source", "Split", "cut_rows", "labelled_source", "language_source", "text_source"]
 
@@ -34,7 +35,7 @@ class Split(NamedTuple):
     the vocabulary has not, all tokens). lengths: tokens of every labelled example, whole.
     """
 
-    batches: Callable[[int, int, bool], Sequence[dict]]
+    batches: Callable[[int, int, bool], Sequence[Batch]]
     unknown: tuple[int, int] = (0, 0)
     lengths: tuple[int, ...] = ()
 

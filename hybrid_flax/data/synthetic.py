@@ -5,7 +5,6 @@ input; a row is padded to the longest, so that every length runs in the same pro
 symbol, or comes only after the whole input, blanks follow the input and the answer is read under them.
 """
 
-import difflib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybrid_flax.data.pipeline import Batches
+from hybrid_flax.data.pipeline import Batches, make_batch
+from hybrid_flax.errors import nearest
+from hybrid_flax.typing import Batch
 
 __all__ = ["LANGUAGES", "Language", "eval_language", "make_language", "make_language_batches"]
 
@@ -46,8 +47,7 @@ def make_language(spec: str) -> Language:
     """
     name, *given = spec.split(",")
     if name not in LANGUAGES:
-        near = difflib.get_close_matches(name, LANGUAGES, n=3) or LANGUAGES
-        raise ValueError(f"unknown synthetic language {name!r}; nearest: {', '.join(near)}")
+        raise ValueError(f"unknown synthetic language {name!r}; {nearest(name, LANGUAGES)}")
     known = inspect.signature(LANGUAGES[name]).parameters
     options = {}
     for text in given:
@@ -69,7 +69,7 @@ def make_language_batches(language: Language, *, batch_size: int, length: int, s
     total = language.total(length)
     lengths = (length if language.one_length else language.shortest, length)
 
-    def batch(step: int, rows: slice = slice(None)) -> dict:
+    def batch(step: int, rows: slice = slice(None)) -> Batch:
         places = np.arange(batch_size)[rows]
         return _batch(language, lengths, total, places, [seed, 0, step])
 
@@ -78,7 +78,7 @@ def make_language_batches(language: Language, *, batch_size: int, length: int, s
 
 def eval_language(
     language: Language, *, batch_size: int, lengths: tuple[int, int], longest: int, beyond: int = 0, stream: int = 1
-) -> Sequence[dict]:
+) -> Sequence[Batch]:
     """EVAL_ROWS examples (rounded up to whole batches) of lengths uniform in `lengths`, both ends included.
 
     longest: rows are as wide as examples of this length, so that splits of different lengths run in one program.
@@ -87,13 +87,11 @@ def eval_language(
     """
     total = language.total(longest)
 
-    def batch(step: int) -> dict:
+    def batch(step: int) -> Batch:
         places = np.arange(batch_size) + step * batch_size
         made = _batch(language, lengths, total, places, [stream, *lengths])
-        made["row"] = np.arange(batch_size, dtype=np.int32)
-        if language.every_symbol:
-            made["weights"] = made["weights"] * (made["positions"] >= beyond)
-        return made
+        weights = made.weights * (made.segments.positions >= beyond) if language.every_symbol else made.weights
+        return made._replace(weights=weights, row=np.arange(batch_size, dtype=np.int32))
 
     return [batch(step) for step in range(-(-EVAL_ROWS // batch_size))]
 
@@ -107,14 +105,7 @@ def _batch(language, lengths, total, places, seed):
         size = len(row[0])
         tokens[place, :size], targets[place, :size], weights[place, :size] = row
         segment_ids[place, :size] = 1
-    return {
-        "tokens": tokens,
-        "targets": targets * (weights > 0),
-        "weights": weights,
-        "segment_ids": segment_ids,
-        "positions": np.arange(total, dtype=np.int32) * segment_ids,
-        "row": places.astype(np.int32),
-    }
+    return make_batch(tokens, segment_ids, targets * (weights > 0), weights, places)
 
 
 # State tracking: after every symbol, the state that a finite automaton is in. (Delétang et al. 2023, appendix A, ask

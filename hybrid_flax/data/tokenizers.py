@@ -10,25 +10,44 @@ import abc
 import codecs
 import collections
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from hybrid_flax.data import bpe
+from hybrid_flax.errors import nearest
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNKNOWN = "<unk>"
 
 
+class Vocabulary(NamedTuple):
+    """What is asked of a tokenizer that is made from texts: the arguments of `make_tokenizer`."""
+
+    vocab_size: int
+    min_count: int
+    lowercase: bool
+    cut: str
+    spells: bool
+
+
 class Tokenizer(abc.ABC):
-    """Maps text to ids in [0, vocab_size) and back. Immutable, and equal where the vocabularies are."""
+    """Maps text to ids in [0, vocab_size) and back. Immutable, and equal where the vocabularies are.
+
+    name: of the kind. lowercases: whether it can be made of texts in lower case.
+    """
 
     name: ClassVar[str]
     unknown_id: ClassVar[int | None]
+    lowercases: ClassVar[bool] = False
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        """Made from training texts; raises ValueError where they hold no vocabulary."""
+        raise ValueError(f"a {cls.name} tokenizer is not made from texts")
 
     @property
     def num_characters(self) -> int:
@@ -75,6 +94,10 @@ class ByteTokenizer(Tokenizer):
     unknown_id = None
     vocab_size = 256
 
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        return cls()
+
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
@@ -109,6 +132,13 @@ class CharTokenizer(Tokenizer):
     def __post_init__(self):
         if not self.characters or sorted(set(self.characters)) != list(self.characters):
             raise ValueError("the characters of a char tokenizer must be some, different and sorted by code point")
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        characters = sorted(set().union(*texts))
+        if not characters:
+            raise ValueError("a char tokenizer needs training text, and there is none")
+        return cls("".join(characters))
 
     @property
     def vocab_size(self) -> int:
@@ -155,12 +185,28 @@ class WordTokenizer(Tokenizer):
     characters: str = ""
     name = "word"
     unknown_id = 0
+    lowercases = True
 
     def __post_init__(self):
         if not self.pieces or len(self._id_of_piece) != len(self.pieces):
             raise ValueError("the pieces of a word tokenizer must be some and all different")
         if self.cut not in _CUTS:
             raise ValueError(f"the cut of a word tokenizer is one of {', '.join(_CUTS)}, not {self.cut!r}")
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        letters: collections.Counter[str] = collections.Counter()
+
+        def pieces():
+            for text in texts:
+                cut = cut_words(text, vocabulary.cut)
+                if vocabulary.spells:
+                    letters.update("".join(cut))
+                yield map(str.lower, cut) if vocabulary.lowercase else cut
+
+        frequent = _frequent(cls.name, pieces(), vocabulary)
+        alphabet = "".join(sorted(letter for letter, count in letters.items() if count >= vocabulary.min_count))
+        return cls(frequent, vocabulary.cut, vocabulary.lowercase, alphabet)
 
     @property
     def vocab_size(self) -> int:
@@ -237,6 +283,10 @@ class WhitespaceTokenizer(Tokenizer):
         if not self.pieces or len(self._id_of_piece) != len(self.pieces) + 1:
             raise ValueError("the pieces of a whitespace tokenizer must be some, all different, and none <unk>")
 
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        return cls(_frequent(cls.name, map(_WRITTEN.findall, texts), vocabulary))
+
     @property
     def vocab_size(self) -> int:
         return len(self.pieces) + 1
@@ -273,6 +323,12 @@ class BpeTokenizer(Tokenizer):
     lowercase: bool = False
     name = "bpe"
     unknown_id = None
+    lowercases = True
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], vocabulary: Vocabulary) -> Tokenizer:
+        texts = map(_lower, texts) if vocabulary.lowercase else texts
+        return cls(bpe.train(texts, vocabulary.vocab_size), vocabulary.lowercase)
 
     @property
     def vocab_size(self) -> int:
@@ -371,47 +427,20 @@ def make_tokenizer(
     Raises:
       ValueError: an unknown name, texts without any vocabulary, or options out of range.
     """
-    if name not in _FROM_TEXT:
-        raise ValueError(_unknown_name(name, _FROM_TEXT))
+    kind = _find_kind(name)
     if vocab_size < 2 or min_count < 1:
         raise ValueError(f"vocab_size {vocab_size} must be at least 2 and min_count {min_count} at least 1")
-    if lowercase and name not in ("word", "bpe"):
-        raise ValueError(f"lower case goes with the tokenizers word and bpe, not with {name}")
-    if name == "byte":
-        return ByteTokenizer()
-    if name == "char":
-        characters = sorted(set().union(*texts))
-        if not characters:
-            raise ValueError("a char tokenizer needs training text, and there is none")
-        return CharTokenizer("".join(characters))
-    if name == "bpe":
-        return BpeTokenizer(bpe.train(map(_lower, texts) if lowercase else texts, vocab_size), lowercase)
-    counts: collections.Counter[str] = collections.Counter()
-    letters: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        pieces = cut_words(text, cut) if name == "word" else _WRITTEN.findall(text)
-        counts.update(map(str.lower, pieces) if lowercase else pieces)
-        for piece in pieces if spells else ():
-            letters.update(piece)
-    del counts[_UNKNOWN]
-    # Ties go by the piece itself, so that the vocabulary does not depend on the order of the texts.
-    frequent = sorted((-count, piece) for piece, count in counts.items() if count >= min_count)
-    if not frequent:
-        raise ValueError(f"a {name} tokenizer needs a piece that occurs min_count {min_count} times; there is none")
-    vocabulary = tuple(piece for _, piece in frequent[: vocab_size - 1])
-    if name == "whitespace":
-        return WhitespaceTokenizer(vocabulary)
-    alphabet = "".join(sorted(letter for letter, count in letters.items() if count >= min_count))
-    return WordTokenizer(vocabulary, cut, lowercase, alphabet)
+    if lowercase and not kind.lowercases:
+        takers = " and ".join(other for other in TOKENIZERS if TOKENIZERS[other].lowercases)
+        raise ValueError(f"lower case goes with the tokenizers {takers}, not with {name}")
+    return kind.from_texts(texts, Vocabulary(vocab_size, min_count, lowercase, cut, spells))
 
 
 def tokenizer_from_dict(d: dict) -> Tokenizer:
     """The tokenizer whose `to_dict()` was `d`. Raises ValueError for anything else."""
     options = dict(d)
     name = options.pop("name", None)
-    if name not in _KINDS:
-        raise ValueError(_unknown_name(name, _KINDS))
-    kind: Any = _KINDS[name]  # a dataclass, which the abstract class is not
+    kind: Any = _find_kind(name)  # a dataclass, which the abstract class is not
     fields = dataclasses.fields(kind)
     needed = {field.name for field in fields if field.default is dataclasses.MISSING}
     if not needed <= options.keys() <= {field.name for field in fields}:
@@ -433,12 +462,6 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
         return lambda ids, final=False: "".join(f" {tokenizer.decode([i])}" for i in ids)
     return lambda ids, final=False: tokenizer.decode(ids)
 
-
-_KINDS: dict[str, type[Tokenizer]] = {
-    kind.name: kind
-    for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer, SymbolTokenizer)
-}
-_FROM_TEXT = ("byte", "char", "word", "whitespace", "bpe")
 
 # [^\W_] is a letter or digit of any script; the straight and the typographic apostrophe belong to words.
 _WRITTEN = re.compile(r"[^\S\n]*(\n|\S+)")
@@ -475,7 +498,27 @@ def _lower(text: str) -> str:
     return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
-def _unknown_name(name: object, known: Iterable[str]) -> str:
-    message = f"unknown tokenizer {name!r}: one of {', '.join(known)}"
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    return message + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+def _frequent(name: str, pieces: Iterable[Iterable[str]], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The most frequent pieces of all texts; ties go by the piece itself, not by the order of the texts."""
+    counts: collections.Counter[str] = collections.Counter()
+    for some in pieces:
+        counts.update(some)
+    del counts[_UNKNOWN]
+    least = vocabulary.min_count
+    frequent = sorted((-count, piece) for piece, count in counts.items() if count >= least)
+    if not frequent:
+        raise ValueError(f"a {name} tokenizer needs a piece that occurs min_count {least} times; there is none")
+    return tuple(piece for _, piece in frequent[: vocabulary.vocab_size - 1])
+
+
+def _find_kind(name: object) -> type[Tokenizer]:
+    if name not in TOKENIZERS:
+        known = ", ".join(TOKENIZERS)
+        raise ValueError(f"unknown tokenizer {name!r}: one of {known}; {nearest(str(name), TOKENIZERS, count=1)}")
+    return TOKENIZERS[str(name)]
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    kind.name: kind
+    for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer, SymbolTokenizer)
+}

@@ -23,7 +23,7 @@ from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
 from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.step import make_eval_step, make_train_step
-from hybrid_flax.typing import PyTree
+from hybrid_flax.typing import Batch, PyTree
 
 __all__ = ["Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]
 
@@ -125,7 +125,7 @@ class _Lanes:
         positions = list(positions) + [positions[0]] * (self.num_lanes - len(positions))
         return jax.tree.map(self._stack_leaf, *positions)
 
-    def stack_rows(self, batches: Sequence[dict]) -> PyTree:
+    def stack_rows(self, batches: Sequence[Batch]) -> PyTree:
         """Batches of all lanes as one."""
         batches = list(batches) + [batches[0]] * (self.num_lanes - len(batches))
         return self._put(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
@@ -147,7 +147,7 @@ class _Lanes:
             value = jax.device_put(value, NamedSharding(self._mesh(), P()))
         return self._put_back(_put(tree, self._place(lane), value))
 
-    def evaluate(self, params: PyTree, batches: Sequence[dict], max_batches: int = 0) -> list[dict[str, float]]:
+    def evaluate(self, params: PyTree, batches: Sequence[Batch], max_batches: int = 0) -> list[dict[str, float]]:
         """`train.evaluate.evaluate` of every lane's parameters."""
         total: dict[str, Any] = {}
         for index in range(min(len(batches), max_batches or len(batches))):
@@ -156,7 +156,7 @@ class _Lanes:
                 total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
         total = {name: value.reshape(self.num_lanes, *value.shape[self._num_axes :]) for name, value in total.items()}
         lanes = ({name: value[lane] for name, value in total.items()} for lane in range(self.num_lanes))
-        return [{name: float(value) for name, value in self._task.metrics(sums).items()} for sums in lanes]
+        return [{name: float(value) for name, value in self._task.measure(sums).items()} for sums in lanes]
 
     def _stack_leaf(self, *leaves):
         """On the host: a program with every leaf of every lane as an argument would take seconds to compile."""

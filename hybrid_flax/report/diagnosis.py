@@ -19,11 +19,12 @@ from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
-from hybrid_flax.train.experiment import make_task, read_source
+from hybrid_flax.tasks.registry import make_task
+from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.noise import apply_model
 from hybrid_flax.train.session import split_batches
-from hybrid_flax.typing import Mixer, Params
+from hybrid_flax.train.step import apply_model
+from hybrid_flax.typing import Batch, Mixer, Params
 
 __all__ = [
     "COLUMNS",
@@ -103,7 +104,7 @@ def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: s
     return diagnose(run.model, make_task(config, run.labels), run.params, batches)
 
 
-def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dict]) -> Diagnosis:
+def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Batch]) -> Diagnosis:
     """The diagnosis of a model on batches of one shape; two programs are compiled, whatever the number of parts."""
     places: dict[Any, Mixer] = {
         (layer, *path): mixer
@@ -150,7 +151,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dic
     by_name |= {f"layer {layer}": layers[f"layer_{layer}"] for layer in range(len(model.layers))}
     by_name |= {"norm": gradients["backbone"]["norm"]}
     by_name |= {name: value for name, value in gradients.items() if name not in ("embed", "backbone")}
-    rows = sum(int(np.sum(np.any(batch["segment_ids"] > 0, axis=1))) for batch in batches)
+    rows = sum(int(np.sum(np.any(batch.segments.ids > 0, axis=1))) for batch in batches)
     return Diagnosis(_loss(task, sums), rows, tuple(parts), {name: _norm(tree) for name, tree in by_name.items()})
 
 
@@ -313,7 +314,7 @@ def _beside(place, other):
 
 
 def _loss(task, sums: dict[str, Any]) -> float:
-    return float(task.metrics(sums)["loss"])
+    return float(task.measure(sums)["loss"])
 
 
 def _norm(tree) -> float:

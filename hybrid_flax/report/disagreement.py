@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hybrid_flax.data.readers import are_spans
+from hybrid_flax.data.tags import are_spans
 from hybrid_flax.runs import load_run
-from hybrid_flax.train.experiment import make_task, read_source
+from hybrid_flax.tasks.registry import make_task
+from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.folder import Run
-from hybrid_flax.train.noise import apply_model
 from hybrid_flax.train.session import split_batches
+from hybrid_flax.train.step import apply_model
 
 __all__ = ["Example", "Said", "most_disputed"]
 
@@ -49,22 +50,21 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
         own = split_batches(source, run.config, split)[0]
         if batch is None:
             batch, first = own, run
-        elif not np.array_equal(own["tokens"], batch["tokens"]):
+        elif not np.array_equal(own.tokens, batch.tokens):
             continue
         outputs = numbers[name] = np.asarray(_predict(run, own))
         predicted[name] = [_words(run, batch, row, outputs[row]) for row in range(len(outputs))]
     if batch is None or first is None:
         return []
-    rows = [row for row in range(len(batch["row"])) if np.any(batch["weights"][row] > 0)]
+    rows = [row for row in range(len(batch.row)) if np.any(batch.weights[row] > 0)]
     disagreement: dict[int, Any] = {row: _disagreement([said[row] for said in predicted.values()]) for row in rows}
     if first.config.task.name == "regress":
         disagreement = {row: float(np.std([values[row] for values in numbers.values()])) for row in rows}
     chosen = sorted(sorted(rows, key=disagreement.__getitem__, reverse=True)[:count])
-    truth = batch["labels"] if "labels" in batch else batch["targets"]
     return [
         Example(
             _text(first, batch, row),
-            _words(first, batch, row, truth[row]).words,
+            _words(first, batch, row, batch.targets[row]).words,
             {name: said[row] for name, said in predicted.items()},
         )
         for row in chosen
@@ -77,7 +77,7 @@ def _predict(run: Run, batch) -> Any:
     @jax.jit
     def predict(params, batch):
         outputs, _ = apply_model(run.model, params, (), batch)
-        return task.predict(outputs, batch["weights"] > 0 if batch["weights"].ndim == 2 else None)
+        return task.predict(outputs, batch.weights > 0 if batch.weights.ndim == 2 else None)
 
     return predict(run.params, batch)
 
@@ -99,15 +99,15 @@ def _words(run, batch, row, prediction) -> Said:
     if kind == "regress":
         return Said(f"{float(prediction):+.2f}", None)
     if kind == "classify":
-        return Said(names[int(prediction)], bool(prediction == batch["labels"][row]))
+        return Said(names[int(prediction)], bool(prediction == batch.targets[row]))
     if kind == "multilabel":
         given = [name for name, yes in zip(names, prediction) if yes]
-        return Said(", ".join(given) or "(none)", bool(np.all((prediction > 0) == (batch["labels"][row] > 0))))
-    scored = batch["weights"][row] > 0
-    truth = batch["labels" if kind == "tag" else "targets"][row]
+        return Said(", ".join(given) or "(none)", bool(np.all((prediction > 0) == (batch.targets[row] > 0))))
+    scored = batch.weights[row] > 0
+    truth = batch.targets[row]
     right = prediction[scored] == truth[scored]
     if kind == "tag":
-        live = batch["segment_ids"][row] > 0
+        live = batch.segments.ids[row] > 0
         tags = [names[tag] if given else None for tag, given in zip(prediction[live], scored[live])]
         shown = _spans if are_spans(names) else _tagged_words
         words = shown(run, _ids(batch, row), tags)
@@ -121,7 +121,7 @@ def _words(run, batch, row, prediction) -> Said:
 
 def _ids(batch, row):
     """The tokens of a row, without padding and spelling."""
-    tokens = batch["tokens"][row][batch["segment_ids"][row] > 0]
+    tokens = batch.tokens[row][batch.segments.ids[row] > 0]
     return tokens if tokens.ndim == 1 else tokens[:, 0]
 
 

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
+from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.runs import load_run
+from hybrid_flax.tasks.base import describe
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.experiment import make_task, read_source
+from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
 from hybrid_flax.train.session import eval_length, split_batches
 
@@ -54,8 +57,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     for name, words in how.items():
         batches = split_batches(source, config, split, name == "carried")
         sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
-        results[name] = {metric: float(value) for metric, value in task.metrics(sums).items()}
-        print(f"{words}: {task.describe(results[name])}")
+        results[name] = {metric: float(value) for metric, value in task.measure(sums).items()}
+        print(f"{words}: {describe(task, results[name])}")
         if "true_positive" in sums:
             print_classes(sums, run.labels)
     if task.generates and "carried" not in results:
@@ -72,7 +75,7 @@ def print_classes(sums: Mapping[str, Any], names: Sequence[str]) -> None:
     sums: of a task's `evaluate`, with "confusion" where there are classes. names: of classes, or of tags.
     """
     spans = "confusion" not in sums
-    names = [name[2:] for name in names[1::2]] if spans else names
+    names = span_types(names) if spans else names
     matrix = not spans and len(names) <= _MOST_CLASSES
     table = Table(title="rows are the true class" if matrix else None, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("type" if spans else "class")

@@ -6,7 +6,8 @@ import jax
 
 from hybrid_flax.generate import generate
 from hybrid_flax.report.curves import plot_loss_curve
-from hybrid_flax.train.experiment import make_task
+from hybrid_flax.tasks.base import describe
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
@@ -26,7 +27,7 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
         files.append(folder.sample)
     print(f"--- after {run.step} steps, every row from nothing ---")
     for split, metrics in results.items():
-        print(f"{split:5}  {task.describe(metrics)}")
+        print(f"{split:5}  {describe(task, metrics)}")
     print(", ".join(map(str, files)))
 
 

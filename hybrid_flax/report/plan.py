@@ -163,7 +163,7 @@ def _loss(model, task):
 
     def loss(params, carry, batch):
         state = None if carry == () else carry
-        logits, _ = _forward(model)(params, batch["tokens"], batch["segment_ids"], batch["positions"], state)
+        logits, _ = _forward(model)(params, batch.tokens, *batch.segments, state)
         return task.loss(logits, batch)["loss"]
 
     return loss

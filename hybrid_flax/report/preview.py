@@ -1,6 +1,6 @@
 """What a model will see: examples as text and as tokens, lengths, label counts, before anything trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,10 @@ import numpy as np
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import Tokenizer, WordTokenizer
+from hybrid_flax.tasks.registry import label_kind
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import eval_length
+from hybrid_flax.typing import Batch
 
 __all__ = ["print_preview"]
 
@@ -21,7 +23,7 @@ def print_preview(experiment: Experiment, config: Any) -> None:
 
     Raises ConfigError in one line for data that cannot be read.
     """
-    source = experiment.source
+    source, kind = experiment.source, label_kind(config.task.name)
     length = eval_length(config, source)
     tokenizer = source.tokenizer
     print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")
@@ -35,27 +37,25 @@ def print_preview(experiment: Experiment, config: Any) -> None:
         print(f"\n{name}: {_rows(batches)}{unknown}")
         if cut := cut_rows(split, config.data.length if name == "train" else length):
             print(f"  {cut}")
-        for line in _label_lines(batches, source.labels):
+        for line in _label_lines(batches, source.labels) if kind else ():
             print(f"  {line}")
     batch = experiment.batches.batch(0)
     print(f"\nthe first rows of the first of {experiment.batches.steps_per_epoch} training batches an epoch")
-    for row in range(min(_EXAMPLES, len(batch["row"]))):
+    for row in range(min(_EXAMPLES, len(batch.row))):
         print()
-        for line in _example(batch, row, tokenizer, source.labels):
+        for line in _example(batch, row, tokenizer, kind, source.labels):
             print(f"  {line[:_WIDTH]}{' ...' if len(line) > _WIDTH else ''}")
 
 
-def _rows(batches: Sequence[Mapping[str, np.ndarray]]) -> str:
-    lengths = np.concatenate([np.sum(batch["segment_ids"] > 0, axis=1) for batch in batches])
+def _rows(batches: Sequence[Batch]) -> str:
+    lengths = np.concatenate([np.sum(batch.segments.ids > 0, axis=1) for batch in batches])
     lengths = lengths[lengths > 0]
     low, middle, high = np.percentile(lengths, (0, 50, 100)).astype(int)
     return f"{len(lengths):,} rows of {low} to {high} tokens, median {middle}, {lengths.sum():,} tokens"
 
 
 def _label_lines(batches, names):
-    if "labels" not in batches[0]:
-        return []
-    labels = [batch["labels"][batch["weights"] > 0] for batch in batches]
+    labels = [batch.targets[batch.weights > 0] for batch in batches]
     if not names:
         values = np.concatenate(labels)
         low, high, mean, deviation = values.min(), values.max(), values.mean(), values.std()
@@ -69,9 +69,9 @@ def _label_lines(batches, names):
     return [shown + (f" and {len(names) - 12} more labels" if len(names) > 12 else "")]
 
 
-def _example(batch, row, tokenizer: Tokenizer, names):
-    live = batch["segment_ids"][row] > 0
-    tokens = batch["tokens"][row][live]
+def _example(batch: Batch, row: int, tokenizer: Tokenizer, kind: str | None, names: Sequence[str]) -> Iterator[str]:
+    live = batch.segments.ids[row] > 0
+    tokens = batch.tokens[row][live]
     ids = tokens if tokens.ndim == 1 else tokens[:, 0]
     pieces = [tokenizer.decode([i]) for i in ids]
     yield f"text    {tokenizer.decode(ids)!r}"
@@ -79,17 +79,13 @@ def _example(batch, row, tokenizer: Tokenizer, names):
     if tokens.ndim == 2:
         assert isinstance(tokenizer, WordTokenizer)  # no other spells
         yield f"spelt   {' '.join(map(tokenizer.unspell, tokens[:, 1:].tolist()))}"
-    if "labels" not in batch:
-        targets, scored = batch["targets"][row][live], batch["weights"][row][live] > 0
-        yield f"targets {' '.join(repr(tokenizer.decode([t]))[1:-1] if s else '-' for t, s in zip(targets, scored))}"
-        return
-    label = batch["labels"][row]
-    if label.ndim and label.dtype == np.int32:  # tags
-        label = " ".join(
-            names[tag] if scored else "-" for tag, scored in zip(label[live], batch["weights"][row][live] > 0)
-        )
-    elif label.ndim:
-        label = ", ".join(name for name, given in zip(names, label) if given) or "(none)"
+    target = batch.targets[row]
+    if kind in (None, "tags"):
+        shown = names.__getitem__ if kind else lambda symbol: repr(tokenizer.decode([symbol]))[1:-1]
+        scored = batch.weights[row][live] > 0
+        words = " ".join(shown(symbol) if counts else "-" for symbol, counts in zip(target[live], scored))
+        yield f"{'label  ' if kind else 'targets'} {words}"
+    elif kind == "classes":
+        yield f"label   {', '.join(name for name, given in zip(names, target) if given) or '(none)'}"
     else:
-        label = names[label] if names else f"{label:.4g}"
-    yield f"label   {label}"
+        yield f"label   {names[int(target)] if kind == 'class' else f'{target:.4g}'}"

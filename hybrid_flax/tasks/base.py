@@ -5,54 +5,68 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from hybrid_flax.typing import Array, Float, Int, Scalar
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.typing import Array, Batch, Float, Int, Scalar
 
-__all__ = ["Sums", "Task", "likeliest", "lower_is_better"]
+__all__ = ["Metric", "Sums", "Task", "describe", "find_metric", "likeliest"]
 
 Sums = dict[str, Scalar]
 
 
 class Metric(NamedTuple):
-    """What a task measures."""
+    """A figure that a task measures.
+
+    name: in results, without prefix. unit: "nats/token", "" where it has none. share: whether it is in [0, 1] and read
+    as per cent. text: how it stands in the line of `describe`, with what separates it from the one before; "" where it
+    is left out.
+    """
 
     name: str
-    lower_is_better: bool
-    share: bool
     unit: str = ""
-
-
-def find_metric(task, name: str) -> Metric:
-    share = name in ("accuracy", "exact", "precision", "recall", "sign") or name.startswith("f1")
-    return Metric(name, lower_is_better(name), share, "nats" if name == "loss" else "")
+    lower_is_better: bool = False
+    share: bool = False
+    text: str = ""
 
 
 class Task(NamedTuple):
     """What is learnt from a batch, as sums that may be added over devices, steps and batches.
 
     loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count".
-    evaluate: (outputs, batch) -> sums for `metrics`, among them "confusion" [C, C] where there are classes: examples
+    evaluate: (outputs, batch) -> sums for `measure`, among them "confusion" [C, C] where there are classes: examples
         of class i (first axis) that were taken for class j.
-    metrics: (sums on the host) -> metrics by name, without prefix.
-    describe: (metrics) -> one line for people, with units.
+    measure: (sums on the host) -> the values of `metrics` by name.
+    metrics: what is measured, "loss" first.
     predict: (outputs, live[B, T]) -> what is predicted: token, symbol or tag ids [B, T], classes [B], whether each
         class is given [B, C], or numbers [B]; live marks the tokens that are no padding.
     generates: whether outputs are next tokens, so that text can be sampled.
     """
 
     loss: Callable[..., Sums]
-    evaluate: Callable[[Any, Mapping[str, Any]], Sums]
-    metrics: Callable[[Mapping[str, float]], dict[str, float]]
-    describe: Callable[[Mapping[str, float]], str]
+    evaluate: Callable[[Any, Batch], Sums]
+    measure: Callable[[Mapping[str, float]], dict[str, float]]
+    metrics: tuple[Metric, ...]
     predict: Callable[[Any, Any], Any]
     generates: bool = False
+
+
+def find_metric(task: Task, name: str) -> Metric:
+    """The metric called `name`; raises ConfigError where the task has none."""
+    found = {metric.name: metric for metric in task.metrics}
+    if name not in found:
+        raise ConfigError(f"eval.metric={name!r} is none of {', '.join(found)}, which this task has")
+    return found[name]
+
+
+def describe(task: Task, values: Mapping[str, float]) -> str:
+    """One line for people, with units."""
+    return "".join(
+        metric.text.format(100 * values[metric.name] if metric.share else values[metric.name])
+        for metric in task.metrics
+        if metric.text
+    )
 
 
 def likeliest(logits: Float[Array, "... C"], live: Any = None) -> Int[Array, "..."]:
     """The class of the greatest logit, wherever it is live or not: `Task.predict` of most tasks."""
     del live
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric of a task counts what is wrong: loss, mse, perplexity, bits_*."""
-    return metric in ("loss", "mse", "perplexity") or metric.startswith("bits_")

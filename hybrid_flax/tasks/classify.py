@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hybrid_flax.ops.losses import binary_cross_entropy, cross_entropy
-from hybrid_flax.tasks.base import Task, likeliest
+from hybrid_flax.tasks.base import Metric, Task, likeliest
 from hybrid_flax.typing import Array, Float
 
-__all__ = ["class_counts", "class_metrics", "describe_classes", "f1_scores", "make_classification"]
+__all__ = ["class_counts", "class_metrics", "f1_scores", "make_classification", "measure_classes"]
 
 
 @functools.cache
@@ -23,10 +23,20 @@ def make_classification(multi_label: bool = False) -> Task:
     Metrics: loss in nats an example, accuracy (of whole examples), F1 macro, micro and weighted.
     """
     if multi_label:
-        return Task(
-            _binary_loss, _evaluate_binary, functools.partial(class_metrics, all_classes=True), describe_classes, _given
-        )
-    return Task(_loss, _evaluate, class_metrics, describe_classes, likeliest)
+        measure = functools.partial(measure_classes, all_classes=True)
+        return Task(_binary_loss, _evaluate_binary, measure, class_metrics("nats"), _given)
+    return Task(_loss, _evaluate, measure_classes, class_metrics("nats"), likeliest)
+
+
+def class_metrics(unit: str) -> tuple[Metric, ...]:
+    """What `measure_classes` measures; unit: of the loss."""
+    return (
+        Metric("loss", unit, lower_is_better=True, text=f"loss {{:.4f}} {unit}"),
+        Metric("accuracy", share=True, text="  accuracy {:.2f} %"),
+        Metric("f1_macro", share=True, text="  F1 macro {:.2f}"),
+        Metric("f1_micro", share=True, text=" micro {:.2f}"),
+        Metric("f1_weighted", share=True, text=" weighted {:.2f}"),
+    )
 
 
 def f1_scores(
@@ -51,7 +61,7 @@ def f1_scores(
 def class_counts(
     predicted: Float[Array, "N C"], actual: Float[Array, "N C"], weights: Float[Array, "N"]
 ) -> dict[str, Any]:
-    """What `class_metrics` and the report on classes need, from zeros and ones.
+    """What `measure_classes` and the report on classes need, from zeros and ones.
 
     confusion[i, j]: examples of class i in whose prediction class j is.
     """
@@ -66,7 +76,7 @@ def class_counts(
     }
 
 
-def class_metrics(sums: Mapping[str, Any], all_classes: bool = False) -> dict[str, float]:
+def measure_classes(sums: Mapping[str, Any], all_classes: bool = False) -> dict[str, float]:
     """Loss, accuracy and F1 (`f1_scores`) of `class_counts` with "loss" and "count"."""
     scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"], all_classes)
     return {
@@ -77,34 +87,28 @@ def class_metrics(sums: Mapping[str, Any], all_classes: bool = False) -> dict[st
 
 
 def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
-    losses = cross_entropy(logits, batch["labels"], label_smoothing, z_loss)
-    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+    losses = cross_entropy(logits, batch.targets, label_smoothing, z_loss)
+    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
 def _binary_loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
     del z_loss
-    losses = jnp.sum(binary_cross_entropy(logits, batch["labels"], label_smoothing), axis=-1)
-    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+    losses = jnp.sum(binary_cross_entropy(logits, batch.targets, label_smoothing), axis=-1)
+    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
 def _evaluate(logits, batch):
     num_classes = logits.shape[-1]
     predicted = jax.nn.one_hot(likeliest(logits), num_classes)
-    actual = jax.nn.one_hot(batch["labels"], num_classes)
-    return _loss(logits, batch) | class_counts(predicted, actual, batch["weights"])
+    actual = jax.nn.one_hot(batch.targets, num_classes)
+    return _loss(logits, batch) | class_counts(predicted, actual, batch.weights)
 
 
 def _evaluate_binary(logits, batch):
     given = _given(logits).astype(jnp.float32)
-    return _binary_loss(logits, batch) | class_counts(given, batch["labels"], batch["weights"])
+    return _binary_loss(logits, batch) | class_counts(given, batch.targets, batch.weights)
 
 
 def _given(logits, live=None):
     del live
     return logits > 0
-
-
-def describe_classes(metrics: Mapping[str, float], unit: str = "nats") -> str:
-    """`class_metrics` in words; unit: of the loss."""
-    f1 = " ".join(f"{how} {100 * metrics[f'f1_{how}']:.2f}" for how in ("macro", "micro", "weighted"))
-    return f"loss {metrics['loss']:.4f} {unit}  accuracy {100 * metrics['accuracy']:.2f} %  F1 {f1}"

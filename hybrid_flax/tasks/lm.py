@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.ops.losses import cross_entropy, squared_error
-from hybrid_flax.tasks.base import Task, likeliest
+from hybrid_flax.tasks.base import Metric, Task, likeliest
 
 __all__ = ["LOSSES", "make_language_modelling"]
 
-LOSSES = ("cross_entropy", "squared_error")
+METRICS = (
+    Metric("loss", "nats/token", lower_is_better=True, text="loss {:.4f} nats/token"),
+    Metric("perplexity", lower_is_better=True, text="  perplexity {:.3f}"),
+    Metric("bits_per_char", "bits/char", lower_is_better=True, text="  {:.4f} bits/char"),
+    Metric("bits_per_byte", "bits/byte", lower_is_better=True, text="  {:.4f} bits/byte"),
+    Metric("accuracy", share=True, text="  accuracy {:.2f} %"),
+)
 
 
 @functools.cache
@@ -23,36 +29,35 @@ def make_language_modelling(loss: str = "cross_entropy") -> Task:
     """
     if loss not in LOSSES:
         raise ValueError(f"loss.name={loss!r} is none of {', '.join(LOSSES)}")
-    loss_sums = _cross_entropy if loss == "cross_entropy" else _squared_error
-    return Task(loss_sums, _evaluate, _metrics, _describe, likeliest, generates=True)
+    return Task(LOSSES[loss], _evaluate, _measure, METRICS, likeliest, generates=True)
 
 
 def _cross_entropy(logits, batch, label_smoothing=0.0, z_loss=0.0):
-    losses = cross_entropy(logits, batch["targets"], label_smoothing, z_loss)
-    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+    losses = cross_entropy(logits, batch.targets, label_smoothing, z_loss)
+    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
 def _squared_error(logits, batch, label_smoothing=0.0, z_loss=0.0):
     del label_smoothing, z_loss
-    one_hot = jax.nn.one_hot(batch["targets"], logits.shape[-1], dtype=logits.dtype)
+    one_hot = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
     losses = jnp.sum(squared_error(jax.nn.softmax(logits, axis=-1), one_hot), axis=-1)
-    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
 def _evaluate(logits, batch):
-    weights = batch["weights"]
-    nll = cross_entropy(logits, batch["targets"])
-    correct = jnp.argmax(logits, axis=-1) == batch["targets"]
+    weights = batch.weights
+    nll = cross_entropy(logits, batch.targets)
+    correct = jnp.argmax(logits, axis=-1) == batch.targets
     return {
         "loss": jnp.sum(nll * weights),
         "correct": jnp.sum(correct.astype(weights.dtype) * weights),
         "count": jnp.sum(weights),
-        "chars": jnp.sum(batch["num_chars"]).astype(jnp.float32),
-        "bytes": jnp.sum(batch["num_bytes"]).astype(jnp.float32),
+        "chars": jnp.sum(batch.num_chars).astype(jnp.float32),
+        "bytes": jnp.sum(batch.num_bytes).astype(jnp.float32),
     }
 
 
-def _metrics(sums):
+def _measure(sums):
     nats, count = sums["loss"], sums["count"]
     loss = nats / count
     return {
@@ -64,9 +69,4 @@ def _metrics(sums):
     }
 
 
-def _describe(metrics):
-    return (
-        f"loss {metrics['loss']:.4f} nats/token  perplexity {metrics['perplexity']:.3f}  "
-        f"{metrics['bits_per_char']:.4f} bits/char  {metrics['bits_per_byte']:.4f} bits/byte  "
-        f"accuracy {100 * metrics['accuracy']:.2f} %"
-    )
+LOSSES = {"cross_entropy": _cross_entropy, "squared_error": _squared_error}

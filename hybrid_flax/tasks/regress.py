@@ -8,9 +8,16 @@ import numpy as np
 from jax import lax
 
 from hybrid_flax.ops.losses import squared_error
-from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.base import Metric, Task
 
 __all__ = ["make_regression"]
+
+METRICS = (
+    Metric("loss", lower_is_better=True),
+    Metric("mse", lower_is_better=True, text="mean squared error {:.4f}"),
+    Metric("r", text="  Pearson r {:.4f}"),
+    Metric("sign", share=True, text="  sign {:.2f} %"),
+)
 
 _GRIDS = tuple(2.0**power for power in range(32, -33, -8))
 
@@ -22,17 +29,17 @@ def make_regression() -> Task:
     r: of float32 values wherever they lie, as in float64; 0 where predictions or labels do not vary. sign: the share
     of examples whose prediction has the sign of the label (zero counts as negative).
     """
-    return Task(_loss, _evaluate, _metrics, _describe, lambda outputs, live: outputs[:, 0])
+    return Task(_loss, _evaluate, _measure, METRICS, lambda outputs, live: outputs[:, 0])
 
 
 def _loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):
     del label_smoothing, z_loss
-    losses = squared_error(outputs[:, 0], batch["labels"])
-    return {"loss": jnp.sum(losses * batch["weights"]), "count": jnp.sum(batch["weights"])}
+    losses = squared_error(outputs[:, 0], batch.targets)
+    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
 def _evaluate(outputs, batch):
-    x, y, weights = outputs[:, 0].astype(jnp.float32), batch["labels"], batch["weights"]
+    x, y, weights = outputs[:, 0].astype(jnp.float32), batch.targets, batch.weights
     pieces = jnp.stack([jnp.ones_like(x), *_pieces(x), *_pieces(y)], axis=1)
     products = jnp.matmul((pieces * weights[:, None]).T, pieces, precision=lax.Precision.HIGHEST)
     agree = (x > 0) == (y > 0)
@@ -52,7 +59,7 @@ def _pieces(values):
     yield values
 
 
-def _metrics(sums):
+def _measure(sums):
     n = sums["count"]
     kinds = np.repeat(np.eye(3), (1, len(_GRIDS) + 1, len(_GRIDS) + 1), axis=1)  # one, x, y: of which piece
     moments = kinds @ sums["products"] @ kinds.T / n
@@ -62,7 +69,3 @@ def _metrics(sums):
     r = covariances[0, 1] / math.sqrt(variances.prod()) if vary else 0.0
     loss = sums["loss"] / n
     return {"loss": loss, "mse": loss, "r": r, "sign": sums["sign"] / n}
-
-
-def _describe(metrics):
-    return f"mean squared error {metrics['mse']:.4f}  Pearson r {metrics['r']:.4f}  sign {100 * metrics['sign']:.2f} %"

@@ -8,14 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hybrid_flax.data.readers import are_spans
+from hybrid_flax.data.tags import are_spans, span_types
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.tasks.base import Task, likeliest
-from hybrid_flax.tasks.classify import class_counts, class_metrics, describe_classes, f1_scores
+from hybrid_flax.tasks.base import Metric, Task, likeliest
+from hybrid_flax.tasks.classify import class_counts, class_metrics, f1_scores, measure_classes
 from hybrid_flax.typing import TokenIds, TokenMask
 
 __all__ = ["allowed_moves", "make_tagging", "span_counts"]
+
+SPAN_METRICS = (
+    Metric("loss", "nats/token", lower_is_better=True, text="loss {:.4f} nats/token"),
+    Metric("accuracy", share=True, text="  accuracy {:.2f} %"),
+    Metric("precision", share=True, text="  spans: precision {:.2f}"),
+    Metric("recall", share=True, text="  recall {:.2f}"),
+    Metric("f1", share=True, text="  f1 {:.2f}"),
+)
 
 _FORBIDDEN = -1e9
 
@@ -35,13 +43,13 @@ def make_tagging(names: tuple[str, ...]) -> Task:
     spans = are_spans(names)
 
     def loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):
-        count = jnp.sum(batch["weights"])
+        count = jnp.sum(batch.weights)
         if isinstance(outputs, tuple):
             emissions, transitions = _constrain(outputs, moves)
-            likelihood = log_likelihood(emissions, batch["labels"], batch["weights"] > 0, transitions)
+            likelihood = log_likelihood(emissions, batch.targets, batch.weights > 0, transitions)
             return {"loss": -jnp.sum(likelihood), "count": count}
-        losses = cross_entropy(outputs, batch["labels"], label_smoothing, z_loss)
-        return {"loss": jnp.sum(losses * batch["weights"]), "count": count}
+        losses = cross_entropy(outputs, batch.targets, label_smoothing, z_loss)
+        return {"loss": jnp.sum(losses * batch.weights), "count": count}
 
     def predict(outputs, live):
         if isinstance(outputs, tuple):
@@ -50,17 +58,18 @@ def make_tagging(names: tuple[str, ...]) -> Task:
         return likeliest(outputs)
 
     def evaluate(outputs, batch):
-        live = batch["weights"] > 0
+        live = batch.weights > 0
         predicted = predict(outputs, live)
         if not spans:
-            given, actual = (jax.nn.one_hot(tags.reshape(-1), len(names)) for tags in (predicted, batch["labels"]))
-            return loss(outputs, batch) | class_counts(given, actual, batch["weights"].reshape(-1))
-        right = jnp.sum((predicted == batch["labels"]) & live).astype(jnp.float32)
-        return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch["labels"], live, len(names) // 2)
+            given, actual = (jax.nn.one_hot(tags.reshape(-1), len(names)) for tags in (predicted, batch.targets))
+            return loss(outputs, batch) | class_counts(given, actual, batch.weights.reshape(-1))
+        right = jnp.sum((predicted == batch.targets) & live).astype(jnp.float32)
+        return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch.targets, live, len(names) // 2)
 
     if not spans:
-        return Task(loss, evaluate, class_metrics, functools.partial(describe_classes, unit="nats/token"), predict)
-    return Task(loss, evaluate, functools.partial(_metrics, names), _describe, predict)
+        return Task(loss, evaluate, measure_classes, class_metrics("nats/token"), predict)
+    metrics = (*SPAN_METRICS, *(Metric(f"f1/{kind}", share=True) for kind in span_types(names)))
+    return Task(loss, evaluate, functools.partial(_measure, names), metrics, predict)
 
 
 def allowed_moves(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,12 +134,11 @@ def _constrain(outputs, moves):
     )
 
 
-def _metrics(names, sums):
+def _measure(names, sums):
     true_positive, predicted, actual = (sums[name] for name in ("true_positive", "predicted", "actual"))
-    types = [name[2:] for name in names[1::2]]
     by_type = {
         f"f1/{name}": f1_scores(*(count[[place]] for count in (true_positive, predicted, actual)))["f1_micro"]
-        for place, name in enumerate(types)
+        for place, name in enumerate(span_types(names))
     }
     return {
         "loss": sums["loss"] / sums["count"],
@@ -140,8 +148,3 @@ def _metrics(names, sums):
         "f1": f1_scores(true_positive, predicted, actual)["f1_micro"],
         **by_type,
     }
-
-
-def _describe(metrics):
-    scores = "  ".join(f"{name} {100 * metrics[name]:.2f}" for name in ("precision", "recall", "f1"))
-    return f"loss {metrics['loss']:.4f} nats/token  accuracy {100 * metrics['accuracy']:.2f} %  spans: {scores}"

@@ -16,22 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from hybrid_flax.tasks.base import lower_is_better
+from hybrid_flax.tasks.base import Metric
 from hybrid_flax.typing import PyTree
 
 __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the latest, and the best by a metric, the first of equally good ones.
+    """The checkpoints in one folder: the latest, and the best by a metric, the first of equally good ones."""
 
-    metric: its name in the task, "loss"; whether lower is better, `lower_is_better` says.
-    """
-
-    def __init__(self, directory: str | os.PathLike, metric: str):
+    def __init__(self, directory: str | os.PathLike, metric: Metric):
         _quieten()
         policies = ocp.training.preservation_policies
-        self._metric, self._sign = f"eval/{metric}", -1 if lower_is_better(metric) else 1
+        self._metric, self._sign = f"eval/{metric.name}", -1 if metric.lower_is_better else 1
         self._checkpointer = ocp.training.Checkpointer(
             Path(directory).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),

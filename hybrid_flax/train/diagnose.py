@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import Task
-from hybrid_flax.train.noise import Noise, apply_model
+from hybrid_flax.train.noise import Noise
 from hybrid_flax.train.state import TrainState
+from hybrid_flax.train.step import apply_model
 
 __all__ = ["TrainingFailed", "explain_failure"]
 

@@ -11,7 +11,7 @@ from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.parallel import Parallel
 from hybrid_flax.train.step import make_eval_step
-from hybrid_flax.typing import Params
+from hybrid_flax.typing import Batch, Params
 
 __all__ = ["add_up", "evaluate"]
 
@@ -20,22 +20,22 @@ def evaluate(
     model: SequenceModel,
     task: Task,
     params: Params,
-    batches: Sequence[dict],
+    batches: Sequence[Batch],
     parallel: Parallel,
     *,
     carried: bool = False,
     max_batches: int = 0,
 ) -> dict[str, float]:
-    """Metrics of `params` over `batches`: `task.metrics` of what `add_up` returns."""
+    """Metrics of `params` over `batches`: `task.measure` of what `add_up` returns."""
     sums = add_up(model, task, params, batches, parallel, carried=carried, max_batches=max_batches)
-    return {name: float(value) for name, value in task.metrics(sums).items()}
+    return {name: float(value) for name, value in task.measure(sums).items()}
 
 
 def add_up(
     model: SequenceModel,
     task: Task,
     params: Params,
-    batches: Sequence[dict],
+    batches: Sequence[Batch],
     parallel: Parallel,
     *,
     carried: bool = False,
@@ -45,7 +45,7 @@ def add_up(
 
     carried: whether states go from batch to batch. max_batches: stop there; 0 reads them all.
     """
-    batch_size = len(batches[0]["row"])
+    batch_size = len(batches[0].row)
     step = parallel.wrap(make_eval_step(model, task, parallel.axis_name), donate=(1,))
     rows = parallel.rows(batch_size)
     carry = parallel.put_rows(_local(model.init_state(batch_size, CARRIED_CAPACITY), rows)) if carried else ()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.hub import HUB
@@ -16,39 +15,34 @@ from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout, LockedDropout
-from hybrid_flax.tasks.answer import make_answering
-from hybrid_flax.tasks.base import Task
-from hybrid_flax.tasks.classify import make_classification
-from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.tasks.regress import make_regression
-from hybrid_flax.tasks.tag import make_tagging
+from hybrid_flax.tasks.base import Metric, Task, find_metric
+from hybrid_flax.tasks.registry import label_kind, make_task
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
-from hybrid_flax.train.step import StepSpec, make_eval_step
+from hybrid_flax.train.step import StepSpec
 
 __all__ = [
-    "LABEL_KINDS",
     "Experiment",
     "make_experiment",
-    "make_task",
     "missing_split",
     "model_from_config",
     "read_source",
     "step_program",
 ]
 
-# The kind of label (`data.examples.KINDS`) of every task that has labelled examples.
-LABEL_KINDS = {"classify": "class", "multilabel": "classes", "regress": "number", "tag": "tags"}
-
 
 class Experiment(NamedTuple):
-    """Everything that a config determines. batch_size: rows a step; carried: whether states go from step to step."""
+    """Everything that a config determines.
+
+    metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
+    """
 
     source: Source
     model: SequenceModel
     task: Task
+    metric: Metric
     spec: StepSpec
     hparams: Hparams
     parallel: Parallel
@@ -82,10 +76,10 @@ def make_experiment(config: Any) -> Experiment:
                 f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
             )
-        _check_metric(config, source, model, task)
+        metric = find_metric(task, config.eval.metric)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(source, model, task, spec, hparams, parallel, batches, batch_size, carried)
+    return Experiment(source, model, task, metric, spec, hparams, parallel, batches, batch_size, carried)
 
 
 def step_program(experiment: Experiment, config: Any) -> Hashable:
@@ -129,7 +123,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
-    options = {"kind": LABEL_KINDS[task], "labels": labels, "word_length": word_length}
+    options = {"kind": label_kind(task), "labels": labels, "word_length": word_length}
     return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
 
 
@@ -137,20 +131,6 @@ def missing_split(config: Any, split: str) -> str:
     """What to say where there is no such split; a larger fraction cuts one also from data that has other splits."""
     key = f"{split}_fraction"
     return f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it"
-
-
-def make_task(config: Any, labels: tuple[str, ...]) -> Task:
-    """What config.task says is learnt; `labels` are those of the source."""
-    name = config.task.name
-    if name == "lm":
-        return make_language_modelling(config.loss.name)
-    if name == "answer":
-        return make_answering()
-    if name == "regress":
-        return make_regression()
-    if name == "tag":
-        return make_tagging(labels)
-    return make_classification(multi_label=name == "multilabel")
 
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
@@ -247,24 +227,6 @@ def _check_model(model, task, carried):
             "data.mode=stream carries states without end, and full attention's would grow with them: "
             "use swa (or attn with mixers.attn.window) in model.pattern, or data.mode=windows"
         )
-
-
-def _check_metric(config, source, model, task):
-    """Ask the task itself, by an evaluation that is traced and never run."""
-    name = config.eval.metric
-    if name == "loss":
-        return
-    batches = next(iter(source.splits.values())).batches(config.eval.batch_size, config.data.length, False)
-    known = _metric_names(model, task, tuple((key, leaf.shape, leaf.dtype) for key, leaf in batches[0].items()))
-    if name not in known:
-        raise ValueError(f"eval.metric={name!r} is none of {', '.join(known)}, for task.name={config.task.name}")
-
-
-@functools.lru_cache(maxsize=64)
-def _metric_names(model, task, leaves):
-    batch = {key: jax.ShapeDtypeStruct(shape, dtype) for key, shape, dtype in leaves}
-    _, _, sums = jax.eval_shape(make_eval_step(model, task, None), _abstract_params(model), (), batch)
-    return tuple(task.metrics({key: np.ones(value.shape) for key, value in sums.items()}))
 
 
 def _abstract_params(model):

@@ -4,20 +4,20 @@ Masks of a row are a function of (key, step, global row), those of parameters an
 none changes with the number of devices or of accumulated parts.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.models.layers import Dropout
 from hybrid_flax.train.state import TrainState
-from hybrid_flax.typing import Array, Int, Key, Params, RowIds, Scalar, Segments, State
+from hybrid_flax.typing import Array, Batch, Float, Int, Key, Params, RowIds, Scalar
 
 __all__ = [
     "NO_NOISE",
     "Noise",
-    "apply_model",
+    "Noisy",
+    "apply_noise",
     "drop_recurrent_weights",
     "drop_words",
     "has_recurrent_weights",
@@ -47,24 +47,20 @@ class Noise(NamedTuple):
 NO_NOISE = Noise()
 
 
-def apply_model(
-    model: SequenceModel,
-    params: Params,
-    carry: State,
-    batch: dict[str, Any],
-    noise: Noise = NO_NOISE,
-    state: TrainState | None = None,
-    **options: Any,
-) -> Any:
-    """`model.apply` on the rows of a batch, under the noise of the next step of `state`; carry () is none."""
-    segments = Segments(batch["segment_ids"], batch["positions"])
-    before = None if carry == () else carry
-    if noise == NO_NOISE:
-        return model.apply({"params": params}, batch["tokens"], segments, before, **options)
-    assert state is not None, "noise needs the keys of a train state"
-    hparams, tokens = state.hparams, batch["tokens"]
+class Noisy(NamedTuple):
+    """Parameters and tokens with what was dropped; dropout: of activations; factors: of every type of word, or None."""
+
+    params: Params
+    tokens: Int[Array, "B T *W"]
+    dropout: Dropout | None
+    factors: Float[Array, "V"] | None
+
+
+def apply_noise(noise: Noise, state: TrainState, params: Params, batch: Batch, vocab_size: int) -> Noisy:
+    """What the model reads and is in the next step of `state`."""
+    hparams, tokens = state.hparams, batch.tokens
     step_key = jax.random.fold_in(state.key, state.step)
-    keys = row_keys(state.key, state.step, batch["row"])
+    keys = row_keys(state.key, state.step, batch.row)
     if noise.unknown_id is not None:
         tokens = drop_words(tokens, keys, hparams.word_dropout, noise.unknown_id)
     if noise.recurrent:
@@ -72,10 +68,9 @@ def apply_model(
         params = drop_recurrent_weights(params, key, hparams.recurrent_dropout)
     factors = None
     if noise.word_types:
-        key = jax.random.fold_in(step_key, _TYPES)
-        factors = _keep(key, hparams.embedding_dropout, (model.vocab_size,))
+        factors = _keep(jax.random.fold_in(step_key, _TYPES), hparams.embedding_dropout, (vocab_size,))
     dropout = None if noise.dropout is None else noise.dropout(keys, hparams.dropout)
-    return model.apply({"params": params}, tokens, segments, before, dropout, factors, **options)
+    return Noisy(params, tokens, dropout, factors)
 
 
 def row_keys(key: Key[Array, ""], step: Int[Array, ""], rows: RowIds) -> Key[Array, "B"]:

@@ -1,6 +1,7 @@
 """Optimisers and schedules from optax, with hyperparameters that may be traced."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,26 @@ from optax import contrib
 from hybrid_flax.train.state import Hparams
 from hybrid_flax.typing import LEAF_KINDS, Array, Int, Params, Scalar
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "leaf_kinds", "make_optimizer", "make_unit_schedule"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Course", "Optimizer", "leaf_kinds", "make_optimizer", "make_unit_schedule"]
 
-OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd", "lion", "adafactor", "muon")
-SCHEDULES = ("constant", "exponential", "step", "linear", "cosine", "wsd", "rsqrt")
+
+class Optimizer(NamedTuple):
+    """make: (hparams, nesterov) -> the direction of a step. decays: whether weights decay under it."""
+
+    make: Callable[[Hparams, bool], optax.GradientTransformation]
+    decays: bool = True
+
+
+class Course(NamedTuple):
+    """What a schedule is drawn over: the arguments of `make_unit_schedule`, and the steps `rest` after the warm-up."""
+
+    rest: int
+    num_steps: int
+    warmup_steps: int
+    final_fraction: float
+    decay_rate: float
+    decay_every: int
+    decay_fraction: float
 
 
 def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> optax.GradientTransformation:
@@ -24,33 +41,11 @@ def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> op
     "muon" (Jordan et al. 2024) orthogonalises every matrix, its size matched to Adam's (Liu et al. 2025,
     equation 4), and gives the rest to Adam. Raises ValueError for an unknown name.
     """
-    if name in ("adam", "adamw"):
-        direction = optax.scale_by_adam(b1=hparams.b1, b2=hparams.b2, eps=hparams.epsilon)
-    elif name == "rmsprop":
-        direction = optax.scale_by_rms(decay=hparams.b2, eps=hparams.epsilon)
-    elif name == "sgd":
-        direction = optax.trace(decay=hparams.momentum, nesterov=nesterov)
-    elif name == "lion":
-        direction = optax.scale_by_lion(b1=hparams.b1, b2=hparams.b2)
-    elif name == "adafactor":
-        direction = optax.chain(
-            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
-        )
-    elif name == "muon":
-        muon = contrib.muon(
-            learning_rate=1.0,
-            beta=hparams.momentum,
-            nesterov=nesterov,
-            consistent_rms=0.2,
-            adam_b1=hparams.b1,
-            adam_b2=hparams.b2,
-            eps=hparams.epsilon,
-            muon_weight_dimension_numbers=_matrix_axes,
-        )
-        direction = optax.chain(muon, optax.scale(-1.0))
-    else:
+    if name not in OPTIMIZERS:
         raise ValueError(f"optim.name={name!r} is none of {', '.join(OPTIMIZERS)}")
-    decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if name != "adam" else optax.identity()
+    entry = OPTIMIZERS[name]
+    direction = entry.make(hparams, nesterov)
+    decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if entry.decays else optax.identity()
     direction = optax.GradientTransformation(direction.init, _promoting(direction.update))
     return optax.chain(_clip_by_global_norm(hparams.clip_norm), direction, decay)
 
@@ -74,22 +69,11 @@ def make_unit_schedule(
     """
     if not 0 <= warmup_steps < max(num_steps, 1):
         raise ValueError(f"schedule.warmup_steps={warmup_steps} must be in [0, {num_steps}), the number of steps")
-    rest = num_steps - warmup_steps
-    if name == "constant":
-        after = optax.constant_schedule(1.0)
-    elif name in ("exponential", "step"):
-        after = optax.exponential_decay(1.0, decay_every, decay_rate, staircase=name == "step")
-    elif name == "linear":
-        after = optax.linear_schedule(1.0, final_fraction, rest)
-    elif name == "cosine":
-        after = optax.cosine_decay_schedule(1.0, rest, alpha=final_fraction)
-    elif name == "wsd":
-        decay_steps = max(1, min(rest, round(decay_fraction * num_steps)))
-        after = optax.linear_schedule(1.0, final_fraction, decay_steps, transition_begin=rest - decay_steps)
-    elif name == "rsqrt":
-        after = _rsqrt(max(warmup_steps, 1))
-    else:
+    if name not in SCHEDULES:
         raise ValueError(f"schedule.name={name!r} is none of {', '.join(SCHEDULES)}")
+    rest = num_steps - warmup_steps
+    course = Course(rest, num_steps, warmup_steps, final_fraction, decay_rate, decay_every, decay_fraction)
+    after = SCHEDULES[name](course)
     if warmup_steps:
         warmup = optax.linear_schedule(1.0 / warmup_steps, 1.0, max(1, warmup_steps - 1))
         after = optax.join_schedules([warmup, after], [warmup_steps])
@@ -161,5 +145,58 @@ def _promoting(function):
     return run
 
 
-def _rsqrt(warmup_steps):
+def _adam(hparams, nesterov):
+    del nesterov
+    return optax.scale_by_adam(b1=hparams.b1, b2=hparams.b2, eps=hparams.epsilon)
+
+
+def _adafactor(hparams, nesterov):
+    del hparams, nesterov
+    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+
+
+def _muon(hparams, nesterov):
+    muon = contrib.muon(
+        learning_rate=1.0,
+        beta=hparams.momentum,
+        nesterov=nesterov,
+        consistent_rms=0.2,
+        adam_b1=hparams.b1,
+        adam_b2=hparams.b2,
+        eps=hparams.epsilon,
+        muon_weight_dimension_numbers=_matrix_axes,
+    )
+    return optax.chain(muon, optax.scale(-1.0))
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Optimizer(_adam, decays=False),
+    "adamw": Optimizer(_adam),
+    "rmsprop": Optimizer(lambda h, nesterov: optax.scale_by_rms(decay=h.b2, eps=h.epsilon)),
+    "sgd": Optimizer(lambda h, nesterov: optax.trace(decay=h.momentum, nesterov=nesterov)),
+    "lion": Optimizer(lambda h, nesterov: optax.scale_by_lion(b1=h.b1, b2=h.b2)),
+    "adafactor": Optimizer(_adafactor),
+    "muon": Optimizer(_muon),
+}
+
+
+def _wsd(course):
+    decay_steps = max(1, min(course.rest, round(course.decay_fraction * course.num_steps)))
+    return optax.linear_schedule(1.0, course.final_fraction, decay_steps, transition_begin=course.rest - decay_steps)
+
+
+def _rsqrt(course):
+    warmup_steps = max(course.warmup_steps, 1)
     return lambda count: jnp.sqrt(warmup_steps / (count + warmup_steps))
+
+
+# What follows the warm-up, by steps after it.
+SCHEDULES: dict[str, Callable[[Course], Callable]] = {
+    "constant": lambda c: optax.constant_schedule(1.0),
+    "exponential": lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate),
+    "step": lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate, staircase=True),
+    "linear": lambda c: optax.linear_schedule(1.0, c.final_fraction, c.rest),
+    "cosine": lambda c: optax.cosine_decay_schedule(1.0, c.rest, alpha=c.final_fraction),
+    "wsd": _wsd,
+    "rsqrt": _rsqrt,
+}

@@ -26,7 +26,7 @@ from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
 from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
-from hybrid_flax.typing import Params, PyTree
+from hybrid_flax.typing import Batch, Params, PyTree
 
 __all__ = [
     "Due",
@@ -75,7 +75,7 @@ class Session:
         self.folder = RunFolder(workdir)
         self.folder.open(config, experiment.source.tokenizer, experiment.source.labels, experiment_name)
         self._stack = ExitStack()
-        self._checkpoints = Checkpoints(self.folder.checkpoints, config.eval.metric)
+        self._checkpoints = Checkpoints(self.folder.checkpoints, experiment.metric)
         self._stack.callback(self._checkpoints.close)
         try:
             self.position = start_position(experiment, config, self._checkpoints)
@@ -147,9 +147,9 @@ class Session:
         """Write the final metrics by split, those of the state `judged`; training ended with `last_step`."""
         early = last_step < self.config.train.steps
         if early:
-            metric, best = self.config.eval.metric, self._checkpoints.best()
-            self.progress.message(f"stopped early: no better eval/{metric} since step {best}")
-        if self._writers.perf is not None:
+            best = self._checkpoints.best()
+            self.progress.message(f"stopped early: no better eval/{self.experiment.metric.name} since step {best}")
+        if self._writers.perf is not None and last_step > self.start:
             self._writers.perf.write({"step": last_step, **self._clock.skip(time.perf_counter()), **peak_memory()})
         if jax.process_index() == 0:
             self.folder.write_results(results, int(judged.step), last_step=last_step, stopped_early=early)
@@ -190,7 +190,7 @@ class Session:
 
     def _checked(self, metrics, step):
         """Metrics by their slash paths."""
-        for name in ("loss", self.config.eval.metric):
+        for name in ("loss", self.experiment.metric.name):
             if not np.isfinite(metrics[name]):
                 raise TrainingFailed(f"step {step}: eval/{name} is not finite, while train/loss is")
         return {f"eval/{name}": value for name, value in metrics.items()}
@@ -220,7 +220,7 @@ def eval_length(config: Any, source: Source) -> int:
     return config.eval.length or (longest if config.task.name == "tag" else config.data.length)
 
 
-def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[dict]:
+def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[Batch]:
     """The batches of one split, as config.eval says."""
     return source.splits[split].batches(config.eval.batch_size, eval_length(config, source), carried)
 

@@ -15,12 +15,12 @@ from jax import lax
 
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.tasks.base import Task
-from hybrid_flax.train.noise import NO_NOISE, Noise, apply_model
+from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.state import Hparams, TrainState
-from hybrid_flax.typing import Array, Key, Params
+from hybrid_flax.typing import Array, Batch, Key, Params, State
 
-__all__ = ["StepSpec", "init_train_state", "make_eval_step", "make_train_step"]
+__all__ = ["StepSpec", "apply_model", "init_train_state", "make_eval_step", "make_train_step"]
 
 SUMS = ("loss", "count", "grad_norm", "steps")
 
@@ -117,6 +117,26 @@ def make_eval_step(model: SequenceModel, task: Task, axis_name: str | None) -> C
         return params, () if after is None else after, sums if axis_name is None else lax.psum(sums, axis_name)
 
     return eval_step
+
+
+def apply_model(
+    model: SequenceModel,
+    params: Params,
+    carry: State,
+    batch: Batch,
+    noise: Noise = NO_NOISE,
+    state: TrainState | None = None,
+    **options: Any,
+) -> Any:
+    """`model.apply` on the rows of a batch, under the noise of the next step of `state`; carry () is none."""
+    read = Noisy(params, batch.tokens, None, None)
+    if noise != NO_NOISE:
+        assert state is not None, "noise needs the keys of a train state"
+        read = apply_noise(noise, state, params, batch, model.vocab_size)
+    before = None if carry == () else carry
+    return model.apply(
+        {"params": read.params}, read.tokens, batch.segments, before, read.dropout, read.factors, **options
+    )
 
 
 def _scan_parts(part, zero, rows, num_parts):

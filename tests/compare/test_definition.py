@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import tiny
-from metrics import ACCURACY
 
 from hybrid_flax import cli
 from hybrid_flax.compare import definition as definition_module
@@ -40,7 +39,7 @@ def test_a_contender_is_complete(text):
     tanh, two = make_contenders(made, ["train.steps=9"])
     assert (tanh.row, tanh.seeds, tanh.learning_rates) == ("tanh", (5, 6), (1e-3, 1e-2))
     assert tanh.config.train.steps == tanh.column.steps == 9 and tanh.config.eval.best
-    assert tanh.column.metric == ACCURACY and tanh.column.length == 8
+    assert tanh.column.metric.name == "accuracy" and tanh.column.metric.share and tanh.column.length == 8
     assert (tanh.mechanisms, two.mechanisms) == ({"tanh"}, {"tanh", "conv"})
     assert tanh.config.model.width != two.config.model.width and config.model.width == 8
     assert abs(tanh.cost.parameters - 4_000) <= 80 and abs(two.cost.parameters - 4_000) <= 80

@@ -162,8 +162,8 @@ def test_running_text_may_be_one_long_line(tmp_path):
 def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     good = write(tmp_path / "input.txt", "some text\n" * 10)
     assert "input.txt" in error_of(FileNotFoundError, str(tmp_path / "inptu.txt"))
-    assert "did you mean" not in error_of(FileNotFoundError, str(tmp_path / "nowhere" / "input.txt"))
-    assert "'shakespeare'?" in error_of(FileNotFoundError, "shakespear")
+    assert "nearest" not in error_of(FileNotFoundError, str(tmp_path / "nowhere" / "input.txt"))
+    assert "nearest: shakespeare" in error_of(FileNotFoundError, "shakespear")
     assert "path" in error_of(ValueError, "")
     assert "'shakespeare' has a test split of its own" in error_of(ValueError, "shakespeare", test_fraction=0.1)
     assert "is labelled examples, for task.name=classify" in error_of(FileNotFoundError, "vader")

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import engines
+import jax
 import numpy as np
 import pytest
 
@@ -36,28 +37,26 @@ def test_every_example_once_an_epoch():
         assert sorted(epoch) == [(i + 1, i % 2) for i in range(10)]
     assert rows[:10] != rows[10:] and batches.steps_per_epoch == 3
     other = make_example_batches(examples, batch_size=4, length=12, seed=1)
-    assert not np.array_equal(batches.batch(0)["tokens"], other.batch(0)["tokens"])
+    assert not np.array_equal(batches.batch(0).tokens, other.batch(0).tokens)
     part, whole = batches.batch(3, slice(1, 3)), batches.batch(3)
-    assert all(np.array_equal(leaf, whole[name][1:3]) for name, leaf in part.items())
+    jax.tree.map(np.testing.assert_array_equal, part, jax.tree.map(lambda leaf: leaf[1:3], whole))
     evaluated = eval_examples(examples, batch_size=4, length=6)
-    assert [batch["weights"].sum() for batch in evaluated] == [4, 4, 2]
-    assert evaluated[2]["tokens"].shape == (4, 6) and not evaluated[2]["segment_ids"][2:].any()
+    assert [batch.weights.sum() for batch in evaluated] == [4, 4, 2]
+    assert evaluated[2].tokens.shape == (4, 6) and not evaluated[2].segments.ids[2:].any()
     assert [label for batch in evaluated for _, label in _rows(batch)][:10] == [i % 2 for i in range(10)]
 
 
 def _rows(batch):
-    return zip(batch["tokens"], batch["labels"])
+    return zip(batch.tokens, batch.targets)
 
 
 def test_tags_stand_where_their_word_begins():
     names = ("O", "B-X", "I-X")
     record = Record(("red", "blue", "gold"), ("O", "B-X", "I-X"), "")
     batch = eval_examples(make_examples([record], TOKENIZER, "tags", names), batch_size=1, length=11)[0]
-    assert batch["weights"][0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]  # the last two pieces of gold are cut
-    assert (
-        batch["labels"][0, [0, 4, 9]].tolist() == [0, 1, 2] and not batch["labels"][0, [1, 2, 3, 5, 6, 7, 8, 10]].any()
-    )
-    assert TOKENIZER.decode(batch["tokens"][0]) == "red blue go"
+    assert batch.weights[0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]  # the last two pieces of gold are cut
+    assert batch.targets[0, [0, 4, 9]].tolist() == [0, 1, 2] and not batch.targets[0, [1, 2, 3, 5, 6, 7, 8, 10]].any()
+    assert TOKENIZER.decode(batch.tokens[0]) == "red blue go"
 
 
 @pytest.mark.parametrize("name", ["byte", "bpe", "whitespace", "word"])
@@ -156,7 +155,7 @@ def written(path, rows):
 
 
 def size(split):
-    return sum(int(batch["weights"].sum()) for batch in split.batches(8, 8, False))
+    return sum(int(batch.weights.sum()) for batch in split.batches(8, 8, False))
 
 
 def test_a_rare_class_that_the_random_split_takes_away(tmp_path):
@@ -195,7 +194,7 @@ def test_several_labels_in_a_text_have_commas_between_them(tmp_path):
     (tmp_path / "rows.csv").write_text('text,label\none,"x, y"\ntwo,y\nnone,\n')
     source = source_of(tmp_path / "rows.csv", "classes", valid_fraction=0.0)
     (batch,) = source.splits["train"].batches(3, 8, False)
-    assert source.labels == ("x", "y") and batch["labels"].tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert source.labels == ("x", "y") and batch.targets.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert label_names([Record("a", ("x, y",), ""), Record("b", ("z",), "")], "classes") == ("x, y", "z")
 
 
@@ -228,7 +227,7 @@ def test_ratings_as_numbers_and_as_signs():
     numbers, signs = (labelled_source("vader", kind, **options) for kind in ("number", "class"))
     assert signs.labels == ("negative", "positive") and numbers.labels == ()
     batches = [source.splits["test"].batches(512, 40, False) for source in (numbers, signs)]
-    ratings, labels = (np.concatenate([b["labels"][b["weights"] > 0] for b in part]) for part in batches)
+    ratings, labels = (np.concatenate([b.targets[b.weights > 0] for b in part]) for part in batches)
     assert len(ratings) == round(0.2 * 10605) and np.array_equal(ratings > 0, labels == 1)
     missed, total = numbers.splits["test"].unknown
     assert 0 < missed < total

@@ -34,7 +34,7 @@ def test_csv_and_json(tmp_path):
     folder.mkdir()
     (folder / "train.csv").write_text("sentence,mood\ngood,1\nbad,0\n")
     assert pairs(read_hub(str(folder), text="sentence", label="mood")["all"]) == [("good", "1"), ("bad", "0")]
-    assert "train: no column 'moods'; did you mean 'mood'?" in error_of(folder, text="sentence", label="moods")
+    assert "train: no column 'moods'; nearest: mood" in error_of(folder, text="sentence", label="moods")
     folder = tmp_path / "json"
     folder.mkdir()
     for split in ("train", "validation", "test"):

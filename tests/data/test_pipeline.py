@@ -1,5 +1,6 @@
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,9 +15,8 @@ from hybrid_flax.data.pipeline import (
     tokenize,
 )
 from hybrid_flax.data.tokenizers import make_tokenizer
+from hybrid_flax.typing import Batch
 
-DTYPES = {"tokens": np.int32, "targets": np.int32, "weights": np.float32, "segment_ids": np.int32}
-DTYPES |= {"positions": np.int32, "row": np.int32, "num_chars": np.int32, "num_bytes": np.int32}
 LENGTHS = st.lists(st.integers(0, 25), min_size=1, max_size=12).filter(lambda n: max(n) > 1)
 SIZES = {"batch_size": st.integers(1, 5), "length": st.integers(1, 9)}
 
@@ -38,28 +38,29 @@ def real_targets(tokens: Tokens) -> list[int]:
     return tokens.ids[tokens.position > 0].tolist()
 
 
-def check_rows(batch: dict, tokens: Tokens, batch_size: int, length: int) -> None:
+def check_rows(batch: Batch, tokens: Tokens, batch_size: int, length: int) -> None:
     """What holds for every batch of `numbered` tokens, said without the builders' arithmetic."""
-    assert all(batch[key].dtype == dtype for key, dtype in DTYPES.items() if key in batch)
-    assert batch["row"].shape == (batch_size,)
-    assert all(array.shape == (batch_size, length) for key, array in batch.items() if key != "row")
-    live = batch["segment_ids"] > 0
-    for key in set(batch) - {"row", "segment_ids"}:
-        assert not batch[key][~live].any()
-    assert (batch["tokens"][live] > 0).all()
-    counted = batch["weights"] == 1
-    assert set(np.unique(batch["weights"])) <= {0.0, 1.0} and not (counted & ~live).any()
-    assert (batch["targets"][counted] == batch["tokens"][counted] + 1).all()
-    assert (tokens.position[batch["targets"][counted] - 1] > 0).all()
+    arrays = jax.tree.leaves(batch._replace(row=None))
+    assert all(array.dtype == np.int32 for array in arrays if array is not batch.weights)
+    assert batch.row.dtype == np.int32 and batch.weights.dtype == np.float32
+    assert batch.row.shape == (batch_size,)
+    assert all(type(array) is np.ndarray and array.shape == (batch_size, length) for array in arrays)
+    live = batch.segments.ids > 0
+    assert not any(array[~live].any() for array in arrays)
+    assert (batch.tokens[live] > 0).all()
+    counted = batch.weights == 1
+    assert set(np.unique(batch.weights)) <= {0.0, 1.0} and not (counted & ~live).any()
+    assert (batch.targets[counted] == batch.tokens[counted] + 1).all()
+    assert (tokens.position[batch.targets[counted] - 1] > 0).all()
     # Inside a row: the same document is the same id and positions count up; another document starts at 0.
     both = live[:, 1:] & live[:, :-1]
-    same = (batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]) & both
-    assert (np.diff(batch["tokens"], axis=1)[same] == 1).all()
-    assert (np.diff(batch["positions"], axis=1)[same] == 1).all()
-    assert not batch["positions"][:, 1:][both & ~same].any()
-    document = np.where(live, tokens.document[batch["tokens"] - 1], 0)
+    same = (batch.segments.ids[:, 1:] == batch.segments.ids[:, :-1]) & both
+    assert (np.diff(batch.tokens, axis=1)[same] == 1).all()
+    assert (np.diff(batch.segments.positions, axis=1)[same] == 1).all()
+    assert not batch.segments.positions[:, 1:][both & ~same].any()
+    document = np.where(live, tokens.document[batch.tokens - 1], 0)
     assert (np.diff(document, axis=1)[same] == 0).all()
-    for ids in batch["segment_ids"]:
+    for ids in batch.segments.ids:
         changes = ids[np.flatnonzero(np.diff(ids, prepend=-1))]
         assert len(changes) == len(set(changes.tolist()))
 
@@ -72,8 +73,16 @@ def error_of(function, *args, **kwargs) -> str:
     return message
 
 
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and np.array_equal(a[k], b[k]) for k in a)
+def equal(a: Batch, b: Batch) -> bool:
+    """Trees of other structures, None for what a batch lacks included, are an error."""
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), a, b)))
+
+
+def end_to_end(steps: list[Batch]) -> Batch:
+    """Batches as one: their rows go on from step to step."""
+    first, *_ = steps
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *(step._replace(row=None) for step in steps))
+    return joined._replace(row=first.row)
 
 
 def build(mode: str, tokens: Tokens, batch_size: int, length: int, seed: int = 0):
@@ -123,8 +132,8 @@ def test_a_batch_depends_on_seed_and_step_alone(mode, lengths, seed, steps, cut,
         check_rows(whole, tokens, batch_size, length)
         assert equal(whole, in_order[step])
         for rows in (slice(0, cut), slice(cut, None), slice(None, None, 2)):
-            assert equal(again.batch(step, rows), {key: array[rows] for key, array in whole.items()})
-        assert whole["row"].tolist() == list(range(batch_size))
+            assert equal(again.batch(step, rows), jax.tree.map(lambda array, rows=rows: array[rows], whole))
+        assert whole.row.tolist() == list(range(batch_size))
 
 
 @pytest.mark.parametrize("mode", ["windows", "packed"])
@@ -133,9 +142,9 @@ def test_seeds_and_epochs_differ(mode):
     # Rows of one, so that an epoch ends where a batch does.
     one, other = (make_batches(mode, tokens, batch_size=1, length=8, seed=seed) for seed in (0, 1))
     epoch = range(one.steps_per_epoch)
-    first = [one.batch(step)["tokens"].tolist() for step in epoch]
-    assert first != [one.batch(step + len(epoch))["tokens"].tolist() for step in epoch]
-    assert first != [other.batch(step)["tokens"].tolist() for step in epoch]
+    first = [one.batch(step).tokens.tolist() for step in epoch]
+    assert first != [one.batch(step + len(epoch)).tokens.tolist() for step in epoch]
+    assert first != [other.batch(step).tokens.tolist() for step in epoch]
 
 
 @settings(max_examples=60, deadline=None)
@@ -147,29 +156,29 @@ def test_windows_cover_an_epoch_once(lengths, epoch, length):
         return
     per_epoch = batches.steps_per_epoch  # of one window each
     epoch_batches = [batches.batch(epoch * per_epoch + step) for step in range(per_epoch)]
-    inputs = np.sort(np.concatenate([batch["tokens"][0] for batch in epoch_batches]))
+    inputs = np.sort(np.concatenate([batch.tokens[0] for batch in epoch_batches]))
     # One run of the corpus without gap or repetition, which leaves out less than two windows.
     assert inputs.tolist() == list(range(inputs[0], inputs[0] + per_epoch * length))
     assert len(tokens.ids) - len(inputs) < 2 * length or per_epoch == 1
     assert inputs[0] <= length
     for batch in epoch_batches:
-        assert batch["targets"].tolist() == (batch["tokens"] + 1).tolist()
-        assert batch["segment_ids"][0, 0] == 1 and batch["positions"][0, 0] == 0
-        assert set(np.diff(batch["segment_ids"][0]).tolist()) <= {0, 1}
+        assert batch.targets.tolist() == (batch.tokens + 1).tolist()
+        assert batch.segments.ids[0, 0] == 1 and batch.segments.positions[0, 0] == 0
+        assert set(np.diff(batch.segments.ids[0]).tolist()) <= {0, 1}
 
 
 def test_windows_start_at_every_phase():
     tokens = numbered([41])
     batches = make_batches("windows", tokens, batch_size=1, length=10, seed=0)
-    firsts = {int(batches.batch(step)["tokens"].min()) % 10 for step in range(200)}
+    firsts = {int(batches.batch(step).tokens.min()) % 10 for step in range(200)}
     assert firsts == set(range(10))
 
 
 def test_batches_may_straddle_epochs():
     tokens = numbered([64])
     one, five = (make_batches("windows", tokens, batch_size=b, length=9, seed=3) for b in (1, 5))
-    together = np.concatenate([five.batch(step)["tokens"] for step in range(8)])
-    assert np.array_equal(together, np.concatenate([one.batch(step)["tokens"] for step in range(40)]))
+    together = np.concatenate([five.batch(step).tokens for step in range(8)])
+    assert np.array_equal(together, np.concatenate([one.batch(step).tokens for step in range(40)]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,29 +191,29 @@ def test_streams_continue_over_steps(lengths, batch_size, length):
     per_epoch = batches.steps_per_epoch
     steps = [batches.batch(step) for step in range(2 * per_epoch + 1)]
     for now, then in itertools.pairwise(steps):
-        assert now["targets"][:, -1].tolist() == then["tokens"][:, 0].tolist()
+        assert now.targets[:, -1].tolist() == then.tokens[:, 0].tolist()
     # Laid end to end the steps are one long batch, to which all rules of a row apply.
-    row = {key: np.concatenate([step[key] for step in steps], axis=1) for key in steps[0] if key != "row"}
-    check_rows({**row, "row": steps[0]["row"]}, tokens, batch_size, row["tokens"].shape[1])
+    row = end_to_end(steps)
+    check_rows(row, tokens, batch_size, row.tokens.shape[1])
     per_stream = per_epoch * length
     starts = np.arange(batch_size) * per_stream
-    assert row["tokens"][:, :per_stream].tolist() == (starts[:, None] + 1 + np.arange(per_stream)).tolist()
-    assert not row["positions"][:, [0, per_stream]].any()
-    assert not row["weights"][:, per_stream - 1].any()
-    real = tokens.position[row["targets"][:, : per_stream - 1] - 1] > 0
-    assert np.array_equal(row["weights"][:, : per_stream - 1], real)
-    document = tokens.document[row["tokens"] - 1]
-    epoch = np.arange(row["tokens"].shape[1]) // per_stream
-    assert np.array_equal(row["segment_ids"], document + epoch * tokens.document[-1])
+    assert row.tokens[:, :per_stream].tolist() == (starts[:, None] + 1 + np.arange(per_stream)).tolist()
+    assert not row.segments.positions[:, [0, per_stream]].any()
+    assert not row.weights[:, per_stream - 1].any()
+    real = tokens.position[row.targets[:, : per_stream - 1] - 1] > 0
+    assert np.array_equal(row.weights[:, : per_stream - 1], real)
+    document = tokens.document[row.tokens - 1]
+    epoch = np.arange(row.tokens.shape[1]) // per_stream
+    assert np.array_equal(row.segments.ids, document + epoch * tokens.document[-1])
 
 
 def test_stream_ids_survive_a_very_long_run():
     tokens = numbered([3, 4, 5])
     batches = make_batches("stream", tokens, batch_size=2, length=3, seed=0)
     for step in (2**31, 2**40 + 1):
-        before, after = batches.batch(step)["segment_ids"], batches.batch(step + 1)["segment_ids"]
+        before, after = batches.batch(step).segments.ids, batches.batch(step + 1).segments.ids
         assert before.min() > 0 and after.min() > 0
-    assert not np.intersect1d(batches.batch(2**31)["segment_ids"], batches.batch(2**31 + 2)["segment_ids"]).size
+    assert not np.intersect1d(batches.batch(2**31).segments.ids, batches.batch(2**31 + 2).segments.ids).size
 
 
 @settings(max_examples=60, deadline=None)
@@ -214,15 +223,15 @@ def test_packed_rows_hold_every_target_once_an_epoch(lengths, seed, epoch, lengt
     batches = make_batches("packed", tokens, batch_size=1, length=length, seed=seed)
     per_epoch = batches.steps_per_epoch
     rows = [batches.batch(epoch * per_epoch + step) for step in range(per_epoch)]
-    targets = np.concatenate([row["targets"][row["weights"] == 1] for row in rows])
+    targets = np.concatenate([row.targets[row.weights == 1] for row in rows])
     assert sorted(targets.tolist()) == real_targets(tokens)
     for row in rows:
         check_rows(row, tokens, 1, length)
-        ids = row["segment_ids"][0]
+        ids = row.segments.ids[0]
         num_live = int((ids > 0).sum())
-        assert num_live and ids[:num_live].all() and row["weights"][0, :num_live].all()
+        assert num_live and ids[:num_live].all() and row.weights[0, :num_live].all()
         assert ids[0] == 1 and set(np.diff(ids[:num_live]).tolist()) <= {0, 1}
-        assert row["positions"][0, 0] == 0
+        assert row.segments.positions[0, 0] == 0
 
 
 def test_packing_fills_rows_and_is_fast_enough_to_forget():
@@ -242,13 +251,13 @@ def test_every_target_is_evaluated_exactly_once(evaluate, lengths, batch_size, l
     batches = list(evaluate(tokens, batch_size=batch_size, length=length))
     targets, num_chars, num_bytes = [], 0, 0
     for i, batch in enumerate(batches):
-        assert set(batch) == set(DTYPES)
-        assert batch["segment_ids"].any()
+        assert batch.num_chars is not None and batch.num_bytes is not None
+        assert batch.segments.ids.any()
         check_rows(batch, tokens, batch_size, length)
-        counted = batch["weights"] == 1
-        targets += batch["targets"][counted].tolist()
-        assert not batch["num_chars"][~counted].any() and not batch["num_bytes"][~counted].any()
-        num_chars, num_bytes = num_chars + batch["num_chars"].sum(), num_bytes + batch["num_bytes"].sum()
+        counted = batch.weights == 1
+        targets += batch.targets[counted].tolist()
+        assert not batch.num_chars[~counted].any() and not batch.num_bytes[~counted].any()
+        num_chars, num_bytes = num_chars + batch.num_chars.sum(), num_bytes + batch.num_bytes.sum()
         assert equal(batch, evaluate(tokens, batch_size=batch_size, length=length)[i])
     assert sorted(targets) == real_targets(tokens)
     assert num_chars == tokens.num_chars[tokens.position > 0].sum()
@@ -260,33 +269,33 @@ def test_every_target_is_evaluated_exactly_once(evaluate, lengths, batch_size, l
 def test_evaluation_streams_read_every_token_once_in_order(lengths, batch_size, length):
     tokens = numbered(lengths)
     steps = list(eval_stream(tokens, batch_size=batch_size, length=length))
-    row = {key: np.concatenate([step[key] for step in steps], axis=1) for key in steps[0] if key != "row"}
-    check_rows({**row, "row": steps[0]["row"]}, tokens, batch_size, len(steps) * length)
-    live = row["segment_ids"] > 0
-    assert row["tokens"][live].tolist() == tokens.ids.tolist()
+    row = end_to_end(steps)
+    check_rows(row, tokens, batch_size, len(steps) * length)
+    live = row.segments.ids > 0
+    assert row.tokens[live].tolist() == tokens.ids.tolist()
     assert not (live[:, 1:] & ~live[:, :-1]).any()
-    assert not row["positions"][:, 0].any()
-    assert row["segment_ids"][live].tolist() == tokens.document.tolist()
+    assert not row.segments.positions[:, 0].any()
+    assert row.segments.ids[live].tolist() == tokens.document.tolist()
 
 
 def test_the_answer_seen_by_eye():
     tokens = numbered([3, 0, 4])
     (batch,) = eval_windows(tokens, batch_size=2, length=5)
-    assert batch["tokens"].tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
-    assert batch["targets"].tolist() == [[2, 3, 4, 5, 6], [7, 0, 0, 0, 0]]
-    assert batch["weights"].tolist() == [[1, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
-    assert batch["segment_ids"].tolist() == [[1, 1, 1, 2, 2], [1, 1, 0, 0, 0]]
-    assert batch["positions"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]]
+    assert batch.tokens.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
+    assert batch.targets.tolist() == [[2, 3, 4, 5, 6], [7, 0, 0, 0, 0]]
+    assert batch.weights.tolist() == [[1, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
+    assert batch.segments.ids.tolist() == [[1, 1, 1, 2, 2], [1, 1, 0, 0, 0]]
+    assert batch.segments.positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]]
     batches = make_batches("stream", tokens, batch_size=1, length=3, seed=0)
-    assert [batches.batch(step)["segment_ids"][0].tolist() for step in range(3)] == [
+    assert [batches.batch(step).segments.ids[0].tolist() for step in range(3)] == [
         [1] * 3,
         [3] * 3,
         [4] * 3,
     ]
     batch = make_batches("packed", tokens, batch_size=1, length=5, seed=0).batch(0)
-    assert batch["tokens"].tolist() == [[4, 5, 6, 1, 2]]
-    assert batch["segment_ids"].tolist() == [[1, 1, 1, 2, 2]]
-    assert batch["positions"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.tokens.tolist() == [[4, 5, 6, 1, 2]]
+    assert batch.segments.ids.tolist() == [[1, 1, 1, 2, 2]]
+    assert batch.segments.positions.tolist() == [[0, 1, 2, 0, 1]]
 
 
 def test_errors_are_one_line_with_the_numbers():

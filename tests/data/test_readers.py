@@ -5,7 +5,7 @@ import json
 import engines
 import pytest
 
-from hybrid_flax.data.readers import read_records, read_splits, to_bio2
+from hybrid_flax.data.readers import read_records, read_splits
 
 
 def write(folder, name, text):
@@ -172,14 +172,14 @@ def test_what_cannot_be_read(tmp_path):
     cases = {
         "a.csv": (b"text,label\ngood,x\nbad \xff,y\n", "line 3"),
         "b.csv": ("text,label\ngood,x\nonly one\n", "b.csv:3: 1 columns, not 2"),
-        "c.csv": ("texts,label\ngood,x\n", "c.csv:1: no column 'text' in the header; did you mean 'texts'?"),
+        "c.csv": ("texts,label\ngood,x\n", "c.csv:1: no column 'text' in the header; nearest: texts"),
         "d.csv": ("text,label\n", "no examples"),
         "e.csv": ("", "no examples"),
         "f.csv": ('text,label\n"never closed,x\n' + "word " * 300_000, "f.csv:3: field larger"),
         "l.csv": ("text,label,text\ngood,x,y\n", "l.csv:1: column 'text' stands twice"),
         "m.csv": (b"text,label\ngood\0,x\n", "m.csv:2: a NUL byte"),
         "g.jsonl": ('{"text": "a", "label": "x"}\nnot json\n', "g.jsonl:2: no JSON"),
-        "h.jsonl": ('{"text": "a", "labels": "x"}\n', "h.jsonl:1: no 'label'; did you mean 'labels'?"),
+        "h.jsonl": ('{"text": "a", "labels": "x"}\n', "h.jsonl:1: no 'label'; nearest: labels"),
         "i.jsonl": ("[1]\n", "i.jsonl:1: list"),
         "j.xml": ("<a/>", "its ending is none of .csv"),
         "k.parquet": ("nothing", "parquet"),
@@ -203,9 +203,9 @@ def test_what_cannot_be_read(tmp_path):
     for name, (text, wanted) in tagged.items():
         assert wanted in error_of(write(tmp_path, name, text), tagged=True), name
     assert "as many tags" in error_of(write(tmp_path, "n.jsonl", '{"text": ["a"], "label": ["O", "O"]}\n'), tagged=True)
-    assert "did you mean" in error_of(tmp_path / "a.cvs")
+    assert "nearest: " in error_of(tmp_path / "a.cvs")
     assert "data.path='shakespeare' is text without labels, for task.name=lm" in error_of("shakespeare")
-    assert "did you mean 'vader'?" in error_of("vadr")
+    assert "nearest: vader" in error_of("vadr")
     assert "nor a folder" in error_of(tmp_path)
     for name in ("train.csv", "training.csv"):
         write(tmp_path, f"two/{name}", "text,label\na,x\n")
@@ -221,7 +221,7 @@ def test_a_file_for_each_label(tmp_path):
     assert "is not UTF-8: byte 0xe9 at offset 1, line 1" in error_of(f"neg={bad},pos={good}")
     assert "label 'neg' stands twice" in error_of(f"neg={bad},neg={bad}")
     assert "is not LABEL=FILE" in error_of(f"neg={bad},{good}")
-    assert "did you mean" in error_of(f"neg={tmp_path}/rt.ne")
+    assert "nearest: " in error_of(f"neg={tmp_path}/rt.ne")
     assert "data.encoding='latin' is none" not in error_of(f"neg={bad},pos={good}", encoding="ascii")
     assert "data.encoding='klingon' is none that Python knows" in error_of(f"neg={bad}", encoding="klingon")
     assert "is empty" in error_of(f"neg={write(tmp_path, 'none', '')}")
@@ -243,14 +243,3 @@ def test_a_line_of_ten_million_characters(name, tmp_path):
     path = write(tmp_path, name, "text,label\n" + "a" * 10_000_000)
     spec = f"x={path}" if name == "l.txt" else path
     assert f"{name}:2: a line of 10,000,000 characters, more than 2,000,000" in error_of(spec, tagged="conll" in name)
-
-
-def test_schemes_become_bio2():
-    bio2 = ("B-X", "I-X", "O", "B-X", "B-X", "I-X", "B-Y")
-    assert to_bio2(("I-X", "I-X", "O", "I-X", "B-X", "I-X", "I-Y")) == bio2
-    assert to_bio2(bio2) == bio2
-    assert to_bio2(("B-X", "E-X", "O", "S-X", "B-X", "E-X", "S-Y")) == bio2
-    assert to_bio2(("B-X", "L-X", "O", "U-X", "B-X", "L-X", "U-Y")) == bio2
-    assert to_bio2(("I-X", "I-Y", "I-Y", "B-Y", "I-X")) == ("B-X", "B-Y", "I-Y", "B-Y", "B-X")
-    with pytest.raises(ValueError, match=r"file:3.*tag 'X'"):
-        to_bio2(("O", "X"), "file:3")

@@ -5,6 +5,7 @@ The oracles read an example as people do, symbol by symbol, and know nothing of 
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -105,7 +106,7 @@ LENGTH = {"mqar": 64, "selective_copying": 40}
 
 def examples(batch, symbols):
     """(inputs, targets or None where they are not scored) of every row, as symbols."""
-    for tokens, targets, weights, ids in zip(*(batch[k] for k in ("tokens", "targets", "weights", "segment_ids"))):
+    for tokens, targets, weights, ids in zip(batch.tokens, batch.targets, batch.weights, batch.segments.ids):
         live = ids > 0
         assert not tokens[~live].any() and not weights[~live].any() and not targets[weights == 0].any()
         given = [symbols[token] for token in tokens[live]]
@@ -134,7 +135,7 @@ def test_targets_are_right(name):
         lengths.add(len(given))
         answers |= set(targets) - {None}
     assert len(answers) > 1
-    assert max(lengths) <= language.total(length) == batch["tokens"].shape[1]
+    assert max(lengths) <= language.total(length) == batch.tokens.shape[1]
     assert len(lengths) == 1 if language.one_length else min(lengths) <= language.total(language.shortest) + 1
 
 
@@ -142,27 +143,26 @@ def test_options_change_the_language():
     assert len(make_language("counting,modulus=7").symbols) == 7
     language = make_language("mqar,pairs=2,vocab_size=32")
     batch = make_language_batches(language, batch_size=4, length=20, seed=0).batch(0)
-    assert batch["weights"].sum(axis=1).tolist() == [2.0] * 4 and batch["tokens"].max() < 32
+    assert batch.weights.sum(axis=1).tolist() == [2.0] * 4 and batch.tokens.max() < 32
 
 
 def test_a_batch_is_a_function_of_seed_step_and_row():
     batches = make_language_batches(make_language("parity"), batch_size=8, length=10, seed=1)
     other = make_language_batches(make_language("parity"), batch_size=8, length=10, seed=2)
     whole, part = batches.batch(4), batches.batch(4, slice(2, 6))
-    for name, leaf in whole.items():
-        assert np.array_equal(leaf[2:6], part[name])
-    assert not np.array_equal(whole["tokens"], batches.batch(5)["tokens"])
-    assert not np.array_equal(whole["tokens"], other.batch(4)["tokens"])
+    jax.tree.map(np.testing.assert_array_equal, part, jax.tree.map(lambda leaf: leaf[2:6], whole))
+    assert not np.array_equal(whole.tokens, batches.batch(5).tokens)
+    assert not np.array_equal(whole.tokens, other.batch(4).tokens)
 
 
 def test_the_test_split_is_longer_than_training_and_has_one_shape():
     source = language_source("parity", length=10, test_length=30)
     for split, (low, high) in {"valid": (1, 10), "test": (11, 30)}.items():
         batches = source.splits[split].batches(32, 0, False)
-        lengths = np.concatenate([np.sum(batch["segment_ids"] > 0, axis=1) for batch in batches])
-        scored = np.concatenate([np.sum(batch["weights"], axis=1) for batch in batches])
+        lengths = np.concatenate([np.sum(batch.segments.ids > 0, axis=1) for batch in batches])
+        scored = np.concatenate([np.sum(batch.weights, axis=1) for batch in batches])
         assert len(lengths) == EVAL_ROWS and (lengths.min(), lengths.max()) == (low, high)
-        assert {batch["tokens"].shape for batch in batches} == {(32, 30)}
+        assert {batch.tokens.shape for batch in batches} == {(32, 30)}
         assert np.array_equal(scored, lengths - (10 if split == "test" else 0))
 
 
@@ -171,7 +171,7 @@ def test_lengths_that_are_rounded_down_stay_longer_than_training():
     for length, shortest in ((40, 42), (41, 42)):
         source = language_source("missing_duplicate", length=length, test_length=44)
         batches = source.splits["test"].batches(32, 0, False)
-        assert {int(n) - 1 for batch in batches for n in np.sum(batch["segment_ids"] > 0, axis=1)} == {shortest, 44}
+        assert {int(n) - 1 for batch in batches for n in np.sum(batch.segments.ids > 0, axis=1)} == {shortest, 44}
     with pytest.raises(
         ValueError, match=r"eval\.length=41 has no example of 'missing_duplicate'.*set it to 42 or more"
     ):
@@ -181,9 +181,9 @@ def test_lengths_that_are_rounded_down_stay_longer_than_training():
 def test_without_longer_rows_the_test_split_has_other_examples_of_the_same_lengths():
     source = language_source("mqar,pairs=2,vocab_size=32", length=20, test_length=20)
     valid, test = (source.splits[split].batches(32, 0, False) for split in ("valid", "test"))
-    rows = [{row.tobytes() for batch in batches for row in batch["tokens"]} for batches in (valid, test)]
+    rows = [{row.tobytes() for batch in batches for row in batch.tokens} for batches in (valid, test)]
     assert len(rows[0]) == len(rows[1]) == EVAL_ROWS and not rows[0] & rows[1]
-    assert {batch["tokens"].shape for batch in valid + test} == {(32, 20)}
+    assert {batch.tokens.shape for batch in valid + test} == {(32, 20)}
 
 
 def test_wrong_uses_are_refused():

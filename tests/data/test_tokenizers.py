@@ -198,7 +198,7 @@ def test_whitespace_counts_of_wikitext2():
 
 def test_errors_are_one_line_that_says_what_is_valid():
     message = error_of(make_tokenizer, "chars", [SEEN])
-    assert "byte, char, word" in message and "did you mean 'char'" in message
+    assert "byte, char, word" in message and "nearest: char" in message
     assert "byte, char, word" in error_of(tokenizer_from_dict, {"name": "bytes"})
     assert "lower case goes with" in error_of(make_tokenizer, "char", [SEEN], lowercase=True)
     assert "text, sentence, token" in error_of(WordTokenizer, ("a",), "words")

@@ -59,8 +59,9 @@ def in_lanes(configs, folder, num_lanes, stops=()):
 
 
 def final_position(config, folder):
-    checkpoints = Checkpoints(RunFolder(folder).checkpoints, config.eval.metric)
-    position = start_position(make_experiment(config), config, checkpoints)
+    experiment = make_experiment(config)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints, experiment.metric)
+    position = start_position(experiment, config, checkpoints)
     checkpoints.close()
     assert int(position.state.step) == config.train.steps
     return position

@@ -45,8 +45,8 @@ def _apply(model, params, tokens, segments):
 def mean_loss(model, params):
     nats = count = 0.0
     for batch in BATCHES:
-        segments = Segments(batch["segment_ids"], batch["positions"])
-        logits = _apply(model, params, batch["tokens"], segments)
+        segments = batch.segments
+        logits = _apply(model, params, batch.tokens, segments)
         sums = TASK.loss(logits, batch)
         nats, count = nats + sums["loss"], count + sums["count"]
     return nats / count
@@ -54,9 +54,9 @@ def mean_loss(model, params):
 
 def layer_input(model, params, batch):
     """What the mixer of the first layer reads, (x, segments)."""
-    x = params["embed"]["embedding"][batch["tokens"]]
+    x = params["embed"]["embedding"][batch.tokens]
     x = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + 1e-6)
-    return x * layer(params)["mixer_norm"]["scale"][None, None], Segments(batch["segment_ids"], batch["positions"])
+    return x * layer(params)["mixer_norm"]["scale"][None, None], batch.segments
 
 
 def layer(params):
@@ -77,7 +77,7 @@ def test_names_and_places(gated):
         (0, ("a",), "tanh"),
         (0, ("b",), "attn"),
     ]
-    assert gated[2].rows == sum(int((batch["segment_ids"] > 0).any(axis=1).sum()) for batch in BATCHES)
+    assert gated[2].rows == sum(int((batch.segments.ids > 0).any(axis=1).sum()) for batch in BATCHES)
 
 
 def test_loss_and_gradients_are_those_of_the_model(gated):
@@ -159,7 +159,7 @@ def test_without_its_second_part_a_cascade_is_its_first():
     assert found["b",] == pytest.approx(float(wanted), rel=1e-5)
     nats = count = 0.0
     for batch in BATCHES:
-        x = params["embed"]["embedding"][batch["tokens"]]
+        x = params["embed"]["embedding"][batch.tokens]
         scale = params["backbone"]["norm"]["scale"][None, None]
         x = x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * scale
         head = params["head"].get("kernel", params["embed"]["embedding"].T)
@@ -191,7 +191,7 @@ def test_layers_that_are_scanned_are_taken_apart_in_order():
     assert "repeats" in params["backbone"] and "rest" in params["backbone"]
     single, own = unscanned(model, params)
     batch = BATCHES[0]
-    arguments = batch["tokens"], Segments(batch["segment_ids"], batch["positions"])
+    arguments = batch.tokens, batch.segments
     wanted = jax.jit(lambda params: model.apply({"params": params}, *arguments)[0])(params)
     seen = []
 

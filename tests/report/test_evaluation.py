@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from seqeval.metrics.v1 import precision_recall_fscore_support as of_spans
 from seqeval.scheme import IOB2
 from sklearn.metrics import confusion_matrix
@@ -27,7 +28,7 @@ def test_classes(num_classes, capsys):
     """With what each was taken for, where that fits on a screen."""
     names = tuple(f"c{number}" for number in range(num_classes))
     logits, labels = RNG.standard_normal((200, num_classes)), RNG.integers(0, num_classes - 1, 200)
-    batch = {"labels": jnp.asarray(labels, jnp.int32), "weights": jnp.ones(200)}
+    batch = tiny.asked(jnp.asarray(labels, jnp.int32), jnp.ones(200))
     sums = make_classification().evaluate(jnp.asarray(logits, jnp.float32), batch)
     found = printed(capsys, {name: np.asarray(value, np.float64) for name, value in sums.items()}, names)
     predicted, everyone = np.argmax(logits, axis=-1), range(num_classes)
@@ -43,7 +44,7 @@ def test_spans(capsys):
     names = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
     labels = RNG.integers(0, 5, (40, 9)).astype(np.int32)
     predicted = np.where(RNG.random((40, 9)) < 0.3, RNG.integers(0, 5, (40, 9)), labels)
-    batch = {"labels": jnp.asarray(labels), "weights": jnp.ones((40, 9))}
+    batch = tiny.asked(jnp.asarray(labels), jnp.ones((40, 9)))
     sums = make_tagging(names).evaluate(jnp.asarray(np.eye(5)[predicted], jnp.float32), batch)
     found = printed(capsys, {name: np.asarray(value, np.float64) for name, value in sums.items()}, names)
     words = [[[names[tag] for tag in row] for row in tags] for tags in (labels, predicted)]

@@ -90,7 +90,7 @@ def test_scikit_learn_is_not_needed():
         "from hybrid_flax.sweep.importance import *; from hybrid_flax.jobs.queue import Standing\n"
         "from hybrid_flax.tasks.base import Metric\n"
         "records = [Standing(n, str(n), {'a': n, 'b': n % 3}, 'done', 1, float(n), '') for n in range(9)]\n"
-        "print(next(iter(parameter_importances(records, ['a', 'b'], Metric('loss', True, False, '')))))"
+        "print(next(iter(parameter_importances(records, ['a', 'b'], Metric('loss', lower_is_better=True)))))"
     )
     command = [sys.executable, "-W", "error", "-c", code]
     assert subprocess.run(command, cwd=tiny.ROOT, check=True, capture_output=True, text=True).stdout == "a\n"

@@ -3,8 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from hybrid_flax.tasks.answer import make_answering
+from hybrid_flax.tasks.base import describe
 
 
 def test_metrics_count_scored_targets_and_rows():
@@ -14,9 +16,9 @@ def test_metrics_count_scored_targets_and_rows():
     weights = (rng.random((4, 5)) < 0.6).astype(np.float32)
     weights[1] = 0.0  # a row of padding
     logits[2, np.arange(5), targets[2]] += 20.0  # a row without error
-    batch = {"targets": jnp.asarray(targets), "weights": jnp.asarray(weights)}
+    batch = tiny.asked(jnp.asarray(targets), jnp.asarray(weights))
     task = make_answering()
-    found = task.metrics({name: float(value) for name, value in task.evaluate(jnp.asarray(logits), batch).items()})
+    found = task.measure({name: float(value) for name, value in task.evaluate(jnp.asarray(logits), batch).items()})
     scored = weights > 0
     right = np.argmax(logits, axis=-1) == targets
     log_p = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
@@ -25,6 +27,6 @@ def test_metrics_count_scored_targets_and_rows():
     assert found["accuracy"] == pytest.approx(right[scored].mean())
     assert found["loss"] == pytest.approx(nll[scored].mean(), rel=1e-5)
     assert found["exact"] == pytest.approx((right | ~scored).all(axis=1)[rows].mean())
-    assert 0 < found["exact"] < 1 and "\n" not in task.describe(found)
+    assert 0 < found["exact"] < 1 and "\n" not in describe(task, found)
     sums = task.loss(jnp.asarray(logits), batch)
     assert float(sums["loss"]) == pytest.approx(nll[scored].sum(), rel=1e-5) and float(sums["count"]) == scored.sum()

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from sklearn import metrics as oracle
 
+from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.regress import make_regression
 
@@ -15,7 +17,7 @@ def summed(task, outputs, batches):
     for out, batch in zip(outputs, batches):
         sums = jax.jit(task.evaluate)(out, jax.tree.map(jnp.asarray, batch))
         total = {name: total.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
-    return task.metrics(total)
+    return task.measure(total)
 
 
 def test_one_class():
@@ -25,7 +27,7 @@ def test_one_class():
     labels = rng.integers(0, 3, (2, 40)).astype(np.int32)
     weights = np.ones((2, 40), np.float32)
     weights[1, 30:] = 0.0  # rows of padding
-    batches = [{"labels": y, "weights": w} for y, w in zip(labels, weights)]
+    batches = [tiny.asked(y, w) for y, w in zip(labels, weights)]
     found = summed(make_classification(), jnp.asarray(logits), batches)
     live = weights > 0
     y, p = labels[live], np.argmax(logits[live], axis=-1)
@@ -44,7 +46,7 @@ def test_many_classes():
     weights = np.ones((1, 50), np.float32)
     weights[0, 45:] = 0.0
     task = make_classification(multi_label=True)
-    found = summed(task, jnp.asarray(logits), [{"labels": labels[0], "weights": weights[0]}])
+    found = summed(task, jnp.asarray(logits), [tiny.asked(labels[0], weights[0])])
     y, p = labels[0, :45], (logits[0, :45] > 0).astype(int)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(y, p))
     for how in ("macro", "micro", "weighted"):
@@ -52,7 +54,7 @@ def test_many_classes():
     p_yes = 1 / (1 + np.exp(-logits[0, :45].astype(np.float64)))
     nll = -np.sum(y * np.log(p_yes) + (1 - y) * np.log(1 - p_yes)) / 45
     assert found["loss"] == pytest.approx(nll, rel=1e-5)
-    assert "\n" not in task.describe(found)
+    assert "\n" not in describe(task, found)
 
 
 def test_regression():
@@ -62,12 +64,12 @@ def test_regression():
     weights = np.ones((2, 30), np.float32)
     weights[1, 20:] = 0.0
     task = make_regression()
-    found = summed(task, jnp.asarray(outputs), [{"labels": y, "weights": w} for y, w in zip(labels, weights)])
+    found = summed(task, jnp.asarray(outputs), [tiny.asked(y, w) for y, w in zip(labels, weights)])
     x, y = outputs[..., 0][weights > 0], labels[weights > 0]
     assert found["mse"] == found["loss"] == pytest.approx(np.mean((x - y) ** 2), rel=1e-5)
     assert found["r"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-4)
     assert found["sign"] == pytest.approx(np.mean((x > 0) == (y > 0)))
-    assert "\n" not in task.describe(found)
+    assert "\n" not in describe(task, found)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_correlation_wherever_the_numbers_lie(label_mean, label_spread, mean, sp
     outputs = (mean + spread * x).astype(np.float32)[..., None]
     labels = (label_mean + label_spread * (0.7 * x + noise)).astype(np.float32)
     weights = (rng.random((5, 40)) < 0.8).astype(np.float32)
-    batches = [{"labels": y, "weights": w} for y, w in zip(labels, weights)]
+    batches = [tiny.asked(y, w) for y, w in zip(labels, weights)]
     found = summed(make_regression(), jnp.asarray(outputs), batches)["r"]
     pairs = outputs[..., 0][weights > 0].astype(np.float64), labels[weights > 0].astype(np.float64)
     assert found == pytest.approx(np.corrcoef(*pairs)[0, 1], rel=1e-6)
@@ -91,7 +93,7 @@ def test_correlation_wherever_the_numbers_lie(label_mean, label_spread, mean, sp
 @pytest.mark.parametrize("value", [0.0, 1 / 3, 2000.1])
 def test_no_correlation_with_what_does_not_vary(value):
     weights, labels = np.ones(50, np.float32), np.arange(50, dtype=np.float32)
-    batches = [{"labels": labels, "weights": weights}] * 3
+    batches = [tiny.asked(labels, weights)] * 3
     assert summed(make_regression(), jnp.full((3, 50, 1), value, jnp.float32), batches)["r"] == 0.0
 
 
@@ -101,7 +103,7 @@ def test_confusion_and_predictions():
     labels, weights = jnp.asarray(rng.integers(0, 4, 30), jnp.int32), jnp.ones(30)
     task, live = make_classification(), jnp.ones((30, 2), bool)
     predicted = np.asarray(task.predict(logits, live))
-    confusion = task.evaluate(logits, {"labels": labels, "weights": weights})["confusion"]
+    confusion = task.evaluate(logits, tiny.asked(labels, weights))["confusion"]
     assert np.array_equal(confusion, oracle.confusion_matrix(labels, predicted))
     assert np.array_equal(make_classification(multi_label=True).predict(logits, live), logits > 0)
     assert np.array_equal(make_regression().predict(logits, live), logits[:, 0])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from hybrid_flax.tasks.lm import make_language_modelling
 
@@ -16,10 +17,10 @@ def test_metrics_are_their_definitions():
     logits = rng.standard_normal((3, 5, 7)).astype(np.float32)
     targets, weights = rng.integers(0, 7, (3, 5)).astype(np.int32), (rng.random((3, 5)) < 0.7).astype(np.float32)
     chars = rng.integers(1, 4, (3, 5)).astype(np.int32) * weights.astype(np.int32)
-    batch = {"targets": targets, "weights": weights, "num_chars": chars, "num_bytes": 2 * chars}
+    batch = tiny.asked(targets, weights, num_chars=chars, num_bytes=2 * chars)
     task = make_language_modelling()
     sums = jax.device_get(jax.jit(task.evaluate)(logits, jax.tree.map(jnp.asarray, batch)))
-    found = task.metrics({name: float(value) for name, value in sums.items()})
+    found = task.measure({name: float(value) for name, value in sums.items()})
     log_p = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
     nats = -np.sum(np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0] * weights, dtype=np.float64)
     count = np.sum(weights)

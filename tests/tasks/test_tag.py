@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from seqeval import metrics as oracle
 from seqeval.scheme import IOB2
 from sklearn import metrics as sklearn
 
-from hybrid_flax.data.readers import read_splits, to_bio2
+from hybrid_flax.data.readers import read_splits
+from hybrid_flax.data.tags import to_bio2
 from hybrid_flax.ops.crf import Transitions, best_path
+from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.tag import allowed_moves, make_tagging, span_counts
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -38,10 +41,10 @@ def test_spans_are_those_of_seqeval():
     counts = jax.jit(lambda p, a, m: span_counts(p, a, m, 2))(predicted, actual, live)
     words = [[[NAMES[tag] for tag in row[m]] for row, m in zip(tags, live) if m.any()] for tags in (actual, predicted)]
     assert scores(counts) == pytest.approx(strict(*words))
-    batch = {"labels": jnp.asarray(actual), "weights": jnp.asarray(live, jnp.float32)}
+    batch = tiny.asked(jnp.asarray(actual), jnp.asarray(live, jnp.float32))
     task, emissions = make_tagging(NAMES), 9 * jax.nn.one_hot(predicted, len(NAMES))
     sums = jax.device_get(jax.jit(task.evaluate)(emissions, batch))
-    found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
+    found = task.measure({name: np.asarray(value, np.float64) for name, value in sums.items()})
     assert [found[name] for name in ("precision", "recall", "f1")] == pytest.approx(strict(*words))
     by_type = strict(*words, average=None)[2]
     for place, wanted in zip((1, 0), by_type):  # seqeval sorts types by name: LOC, PER
@@ -70,11 +73,11 @@ def test_a_crf_never_predicts_what_bio2_forbids():
 
     assert forbidden(best_path(emissions, live, transitions)) > 20, "the best of all paths must not be among the valid"
     assert forbidden(task.predict((emissions, transitions), live)) == 0
-    batch = {"labels": jnp.zeros((20, 9), jnp.int32), "weights": live.astype(jnp.float32)}
+    batch = tiny.asked(jnp.zeros((20, 9), jnp.int32), live.astype(jnp.float32))
     sums = jax.device_get(jax.jit(task.evaluate)((emissions, transitions), batch))
-    found = task.metrics({name: np.asarray(value, np.float64) for name, value in sums.items()})
+    found = task.measure({name: np.asarray(value, np.float64) for name, value in sums.items()})
     assert sums["actual"].sum() == 0 < sums["predicted"].sum() and found["f1"] == 0.0
-    assert np.isfinite(found["loss"]) and found["loss"] > 0 and "\n" not in task.describe(found)
+    assert np.isfinite(found["loss"]) and found["loss"] > 0 and "\n" not in describe(task, found)
 
 
 @pytest.mark.parametrize("crf", [False, True])
@@ -89,17 +92,17 @@ def test_plain_tags_are_scored_as_scikit_learn_does(crf):
     task = make_tagging(names)
     sums, predicted = [], []
     for e, y, m in zip(emissions, labels, live):
-        outputs, batch = (e, transitions) if crf else e, {"labels": y, "weights": jnp.asarray(m, jnp.float32)}
+        outputs, batch = (e, transitions) if crf else e, tiny.asked(y, jnp.asarray(m, jnp.float32))
         sums.append(jax.device_get(jax.jit(task.evaluate)(outputs, batch)))
         predicted.append(np.asarray(best_path(e, jnp.asarray(m), transitions) if crf else np.argmax(e, axis=-1)))
     total = {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]}
-    found, y, p = task.metrics(total), np.asarray(labels)[live], np.stack(predicted)[live]
+    found, y, p = task.measure(total), np.asarray(labels)[live], np.stack(predicted)[live]
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(y, p))
     for how in ("macro", "micro", "weighted"):
         assert found[f"f1_{how}"] == pytest.approx(sklearn.f1_score(y, p, average=how))
     assert np.array_equal(total["confusion"], sklearn.confusion_matrix(y, p, labels=range(5)))
     assert found.keys() == {"loss", "accuracy", "f1_macro", "f1_micro", "f1_weighted"}
-    assert found["loss"] > 0 and "\n" not in task.describe(found)
+    assert found["loss"] > 0 and "\n" not in describe(task, found)
 
 
 def test_published_scores_of_wnut17():

@@ -30,16 +30,16 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def uneven(batch, step):
     """The batch with targets left out: the later the row, the more; in other places at every step."""
-    num_rows, length = batch["weights"].shape
+    num_rows, length = batch.weights.shape
     rng = np.random.default_rng(step)
     kept = rng.random((num_rows, length)) < np.linspace(1.0, 0.2, num_rows)[:, None]
-    return batch | {"weights": batch["weights"] * kept.astype(np.float32)}
+    return batch._replace(weights=batch.weights * kept.astype(np.float32))
 
 
 def equal_rows(batch):
     """The batch with weights that make every row count the same: what means of means would compute."""
-    count = np.maximum(np.sum(batch["weights"], axis=1, keepdims=True), 1.0)
-    return batch | {"weights": batch["weights"] / count}
+    count = np.maximum(np.sum(batch.weights, axis=1, keepdims=True), 1.0)
+    return batch._replace(weights=batch.weights / count)
 
 
 def run(experiment, config, kind, num_devices, change=lambda batch: batch):
@@ -97,7 +97,7 @@ def main():
     losses, params, carry, metric, _ = runs["jit 1"]
     wrong = run(experiment, config, "jit", 1, equal_rows)
     report = {
-        "targets per row": np.sum(uneven(experiment.batches.batch(0), 0)["weights"], axis=1).tolist(),
+        "targets per row": np.sum(uneven(experiment.batches.batch(0), 0).weights, axis=1).tolist(),
         "first loss": losses[0],
         "last loss": losses[-1],
         "loss": {name: max(abs(a - b) / b for a, b in zip(other[0], losses)) for name, other in runs.items()},

@@ -80,10 +80,10 @@ def test_every_target_counts_once(case):
     wanted = np.bincount(tokens.ids[tokens.position > 0], minlength=model.vocab_size)
 
     def evaluation(logits, batch):
-        one_hot = jax.nn.one_hot(batch["targets"], model.vocab_size) * batch["weights"][..., None]
+        one_hot = jax.nn.one_hot(batch.targets, model.vocab_size) * batch.weights[..., None]
         return {f"target {i}": jnp.sum(one_hot[..., i]) for i in range(model.vocab_size)}
 
-    counting = TASK._replace(evaluate=evaluation, metrics=lambda sums: {name: float(v) for name, v in sums.items()})
+    counting = TASK._replace(evaluate=evaluation, measure=lambda sums: {name: float(v) for name, v in sums.items()})
     for carried in (False, True):
         found = run(case, counting, batch_size=3, length=5, carried=carried)
         assert [found[f"target {i}"] for i in range(model.vocab_size)] == wanted.tolist()
@@ -106,6 +106,6 @@ def test_tags_of_long_sentences_are_scored(tmp_path):
     for split in ("train", "valid"):
         rows = len(source.splits[split].lengths)
         batches = split_batches(source, config, split)
-        assert sum(int(np.sum(batch["weights"])) for batch in batches) == 10 * rows
+        assert sum(int(np.sum(batch.weights)) for batch in batches) == 10 * rows
         assert cut_rows(source.splits[split], eval_length(config, source)) == ""
     assert cut_rows(source.splits["train"], 4).startswith("6 of 6 rows are cut at 4 tokens")

@@ -15,7 +15,7 @@ def test_runs_on_the_same_data_share_it(text):
         for seed, rate in ((0, 0.1), (1, 0.2))
     )
     assert one.source is other.source
-    assert one.batches.batch(0)["tokens"].tolist() != other.batches.batch(0)["tokens"].tolist()
+    assert one.batches.batch(0).tokens.tolist() != other.batches.batch(0).tokens.tolist()
     assert read_source(tiny.tiny_config(text, data__tokenizer="word")) is not one.source
 
 

@@ -71,7 +71,7 @@ def poison(monkeypatch, step):
 
         def batch(index, rows=slice(None)):
             arrays = batches.batch(index, rows)
-            return arrays | {"weights": arrays["weights"] * np.float32("inf")} if index == step else arrays
+            return arrays._replace(weights=arrays.weights * np.float32("inf")) if index == step else arrays
 
         return batches._replace(batch=batch)
 
@@ -86,7 +86,7 @@ def test_nothing_moves_from_the_failed_step_on(text):
     state, carry = fresh_position(experiment, config)
     state, carry, _ = step(state, carry, experiment.batches.batch(0))
     bad = experiment.batches.batch(1)
-    bad["weights"] = bad["weights"] * np.float32("nan")
+    bad = bad._replace(weights=bad.weights * np.float32("nan"))
     after, carry_after, _ = step(state, carry, bad)
     later, carry_later, _ = step(after, carry_after, experiment.batches.batch(2))
     for other, other_carry in ((after, carry_after), (later, carry_later)):
@@ -114,8 +114,7 @@ def test_the_first_layer_is_named(bad_layer, remat, text):
     experiment = make_experiment(tiny.tiny_config(text, train__dropout=0.1))
     state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(1))
     batch = experiment.batches.batch(0)
-    batch["tokens"] = batch["tokens"] % 9
-    batch["targets"] = batch["targets"] % 9
+    batch = batch._replace(tokens=batch.tokens % 9, targets=batch.targets % 9)
     message = explain_failure(
         model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), experiment.spec.noise
     )

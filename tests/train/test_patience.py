@@ -10,6 +10,7 @@ from rich.console import Console
 from tiny import Crash, at_step, crash
 
 from hybrid_flax.runs import load_run
+from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
@@ -100,14 +101,16 @@ def test_cut_off_before_the_final_metrics(stopped, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "values", "best"), [("loss", [3.0, 1.0, 1.0, 2.0], 2), ("f1", [0.1, 0.5, 0.5, 0.3], 2), ("r", [-1.0], 1)]
+    ("lower_is_better", "values", "best"),
+    [(True, [3.0, 1.0, 1.0, 2.0], 2), (False, [0.1, 0.5, 0.5, 0.3], 2), (False, [-1.0], 1)],
 )
-def test_the_best_checkpoint(metric, values, best, tmp_path):
+def test_the_best_checkpoint(lower_is_better, values, best, tmp_path):
     """By its direction, the first of equals, also after the folder is opened again."""
+    metric = Metric("m", lower_is_better=lower_is_better)
     checkpoints = Checkpoints(tmp_path, metric)
     assert checkpoints.best() is None
     for step, value in enumerate(values, start=1):
-        checkpoints.save(step, {"x": np.full(3, step)}, {"eval/loss": 1.0, f"eval/{metric}": value})
+        checkpoints.save(step, {"x": np.full(3, step)}, {"eval/loss": 1.0, "eval/m": value})
     checkpoints.save(9, {"x": np.full(3, 9)})
     assert checkpoints.best() == best
     checkpoints.close()

@@ -42,9 +42,10 @@ MODES = {
 
 def final_position(config, workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path: parameters, optimizer, EMA, carry, sums, key, step."""
-    checkpoints = Checkpoints(RunFolder(workdir).checkpoints, config.eval.metric)
+    experiment = make_experiment(config)
+    checkpoints = Checkpoints(RunFolder(workdir).checkpoints, experiment.metric)
     assert checkpoints.latest() == config.train.steps
-    position = session.start_position(make_experiment(config), config, checkpoints)
+    position = session.start_position(experiment, config, checkpoints)
     checkpoints.close()
     arrays = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(position)[0]:

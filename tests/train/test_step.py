@@ -13,7 +13,6 @@ from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.noise import row_keys
 from hybrid_flax.train.session import fresh_position
 from hybrid_flax.train.step import make_train_step
-from hybrid_flax.typing import Segments
 
 
 def run(config, num_steps):
@@ -60,7 +59,8 @@ def test_devices_count_by_their_tokens(text):
     experiment = make_experiment(config)
     state, carry = fresh_position(experiment, config)
     batch = experiment.batches.batch(0)
-    batch["weights"] = batch["weights"] * np.where(np.arange(4) < 2, 1, 0.1).astype(np.float32)[:, None]
+    factors = np.where(np.arange(4) < 2, 1, 0.1).astype(np.float32)[:, None]
+    batch = batch._replace(weights=batch.weights * factors)
     alone, shared = (
         make_train_step(experiment.model, experiment.task, experiment.spec, axis) for axis in (None, "devices")
     )
@@ -85,7 +85,7 @@ def test_running_mean(whole):
 def test_sums_start_again_after_a_log_row(text, whole):
     experiment, states = whole
     assert [float(state.sums["steps"]) for state in states] == [0, 1, 2, 3]
-    counts = [np.sum(experiment.batches.batch(index)["weights"]) for index in range(3)]
+    counts = [np.sum(experiment.batches.batch(index).weights) for index in range(3)]
     assert float(states[3].sums["count"]) == np.sum(counts)
     _, every = run(tiny.tiny_config(text, train__log_every=1), 2)
     assert [float(state.sums["steps"]) for state in every] == [0, 1, 1]
@@ -97,9 +97,8 @@ def test_learning_rate_and_schedule_scale_the_update(text):
     experiment, states = run(config, 3)
 
     def loss(params, batch):
-        segments = Segments(jnp.asarray(batch["segment_ids"]), jnp.asarray(batch["positions"]))
-        logits, _ = experiment.model.apply({"params": params}, jnp.asarray(batch["tokens"]), segments)
-        return jnp.mean(cross_entropy(logits, jnp.asarray(batch["targets"])))
+        logits, _ = experiment.model.apply({"params": params}, batch.tokens, batch.segments)
+        return jnp.mean(cross_entropy(logits, batch.targets))
 
     grad = jax.jit(jax.grad(loss))
     for index, factor in enumerate((0.5, 1.0, 1.0)):
@@ -115,14 +114,14 @@ def test_label_smoothing_and_z_loss_enter_the_loss(text):
     config = tiny.tiny_config(text, loss__label_smoothing=0.1, loss__z_loss=0.01)
     experiment, states = run(config, 1)
     batch = experiment.batches.batch(0)
-    segments = Segments(jnp.asarray(batch["segment_ids"]), jnp.asarray(batch["positions"]))
-    logits, _ = experiment.model.apply({"params": states[0].params}, jnp.asarray(batch["tokens"]), segments)
+    tokens, segments = jax.tree.map(jnp.asarray, (batch.tokens, batch.segments))
+    logits, _ = experiment.model.apply({"params": states[0].params}, tokens, segments)
     logits = np.asarray(logits, np.float64)
     log_z = np.log(np.sum(np.exp(logits), axis=-1))
     log_p = logits - log_z[..., None]
-    target = np.take_along_axis(log_p, batch["targets"][..., None], axis=-1)[..., 0]
+    target = np.take_along_axis(log_p, batch.targets[..., None], axis=-1)[..., 0]
     losses = -0.9 * target - 0.1 * np.mean(log_p, axis=-1) + 0.01 * log_z**2
-    assert float(states[1].sums["loss"]) == pytest.approx(np.sum(losses * batch["weights"]), rel=1e-5)
+    assert float(states[1].sums["loss"]) == pytest.approx(np.sum(losses * batch.weights), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +129,12 @@ def dropped(whole):
     """(model outputs, params, batch, keys): a function of rows with dropout."""
     experiment, states = whole
     batch = jax.tree.map(jnp.asarray, experiment.batches.batch(0))
-    keys = row_keys(jax.random.key(3), jnp.asarray(5, jnp.int32), batch["row"])
+    keys = row_keys(jax.random.key(3), jnp.asarray(5, jnp.int32), batch.row)
 
     @jax.jit
     def outputs(batch, keys, rate):
-        segments = Segments(batch["segment_ids"], batch["positions"])
         return experiment.model.apply(
-            {"params": states[0].params}, batch["tokens"], segments, None, Dropout(keys, rate)
+            {"params": states[0].params}, batch.tokens, batch.segments, None, Dropout(keys, rate)
         )[0]
 
     return outputs, batch, keys
@@ -150,7 +148,7 @@ def test_dropout_goes_by_row(dropped):
     for rows in (slice(2, 4), slice(None, None, -1)):
         part = outputs(jax.tree.map(lambda leaf, r=rows: leaf[r], batch), keys[rows], 0.4)
         np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
-    other = row_keys(jax.random.key(3), jnp.asarray(6, jnp.int32), batch["row"])
+    other = row_keys(jax.random.key(3), jnp.asarray(6, jnp.int32), batch.row)
     assert float(jnp.max(jnp.abs(outputs(batch, other, 0.4) - whole))) > 1e-2
     assert float(jnp.max(jnp.abs(outputs(batch, keys[::-1], 0.4) - whole))) > 1e-2
 
@@ -158,8 +156,7 @@ def test_dropout_goes_by_row(dropped):
 def test_dropout_of_nothing_is_nothing(dropped, whole):
     outputs, batch, keys = dropped
     experiment, states = whole
-    segments = Segments(batch["segment_ids"], batch["positions"])
-    plain, _ = experiment.model.apply({"params": states[0].params}, batch["tokens"], segments)
+    plain, _ = experiment.model.apply({"params": states[0].params}, batch.tokens, batch.segments)
     np.testing.assert_allclose(outputs(batch, keys, 0.0), plain, rtol=1e-5, atol=1e-6)
 
 
