@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.experiment import Experiment, step_program
-from hybrid_flax.train.pace import quickest, step_seconds
+from hybrid_flax.train.pace import measure_pace, quickest
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
 from hybrid_flax.train.signals import Interrupted
@@ -77,7 +77,7 @@ def prepare_paces(experiment: Experiment, config: Any, num_lanes: int) -> Callab
         jax.block_until_ready(position.state.step)
 
     once()
-    return lambda: Paces(quickest(once) / num_lanes, step_seconds(experiment, config))
+    return lambda: Paces(quickest(once) / num_lanes, measure_pace(experiment, config).step)
 
 
 def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:

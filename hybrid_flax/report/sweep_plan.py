@@ -17,7 +17,7 @@ from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.experiment import Experiment, step_program
-from hybrid_flax.train.pace import step_seconds
+from hybrid_flax.train.pace import measure_pace, start_seconds
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.units import format_duration
 
@@ -28,7 +28,7 @@ class Group(NamedTuple):
     """Trials that train by one compiled step.
 
     experiment: of the first. parameters: numbers. step_flops: of one step, with the update. num_steps: those left to
-    train, of all its trials.
+    train, of all its trials. num_left: trials with such steps.
     """
 
     experiment: Experiment
@@ -36,6 +36,7 @@ class Group(NamedTuple):
     parameters: int
     step_flops: float
     num_steps: int
+    num_left: int
 
 
 def group_trials(sweep: Sweep, steps_done: Mapping[str, int]) -> list[Group]:
@@ -49,10 +50,10 @@ def group_trials(sweep: Sweep, steps_done: Mapping[str, int]) -> list[Group]:
         groups.setdefault(step_program(experiment, trial.config), (experiment, []))[1].append(trial)
     programs = []
     for experiment, trials in groups.values():
-        left = sum(trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials)
+        left = [trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials]
         arguments = _arguments(experiment)
-        parameters = tree_size(arguments[0].params)
-        programs.append(Group(experiment, trials, parameters, flops(_step(experiment), *arguments), left))
+        cost = tree_size(arguments[0].params), flops(_step(experiment), *arguments)
+        programs.append(Group(experiment, trials, *cost, sum(left), sum(steps > 0 for steps in left)))
     return programs
 
 
@@ -106,12 +107,17 @@ def _estimate(programs, jobs, on_cpu):
     if not on_cpu:
         return f"{total:.3g} FLOPs are left to train; time unknown: a probe here would measure the CPU"
     probed = min(left, key=lambda program: program.step_flops)
-    seconds = step_seconds(probed.experiment, probed.trials[0].config)
-    hours = total / (probed.step_flops / seconds) / jobs / 3600
+    start, pace = start_seconds(), measure_pace(probed.experiment, probed.trials[0].config)
+    speed = probed.step_flops / pace.step
+    # Programs are compiled once and then read from the cache on disk; every trial starts a process.
+    before = (start * sum(program.num_left for program in left) + pace.compile * len(left)) / jobs
+    training = total / speed / jobs
     return (
-        f"{total:.3g} FLOPs are left to train; about {format_duration(hours * 3600)} with --jobs={jobs}, at the "
-        f"{probed.step_flops / seconds / 1e9:.3g} GFLOP/s of program {programs.index(probed)} ({seconds * 1e3:.3g} ms "
-        "a step, measured now, alone); starting, compiling and evaluating come on top"
+        f"about {format_duration(before + training)} with --jobs={jobs}: {format_duration(training)} for the "
+        f"{total:.3g} FLOPs that are left to train, at the {speed / 1e9:.3g} GFLOP/s of program "
+        f"{programs.index(probed)} ({pace.step * 1e3:.3g} ms a step, measured now, alone), and "
+        f"{format_duration(before)} for starting ({start:.3g} s a trial) and compiling ({pace.compile:.3g} s a "
+        "program); evaluating comes on top"
     )
 
 

@@ -1,8 +1,10 @@
-"""How long a training step takes, here and now; nothing is kept."""
+"""How long it takes to start, to compile and to train a step, here and now; nothing is kept."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,11 +12,19 @@ from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import fresh_position
 from hybrid_flax.train.step import make_train_step
 
-__all__ = ["quickest", "step_seconds"]
+__all__ = ["Pace", "measure_pace", "quickest", "start_seconds"]
 
 
-def step_seconds(experiment: Experiment, config: Any) -> float:
-    """Seconds of a step of one run, compiled where it was not yet."""
+class Pace(NamedTuple):
+    """Seconds of a step of one run, and of what comes before the first: initialising and compiling."""
+
+    step: float
+    compile: float
+
+
+def measure_pace(experiment: Experiment, config: Any) -> Pace:
+    """The pace of a run. Where this process has compiled the step already, that is not measured again."""
+    begin = time.perf_counter()
     parallel = experiment.parallel
     step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
     state, carry = fresh_position(experiment, config, vectors=False)
@@ -26,7 +36,16 @@ def step_seconds(experiment: Experiment, config: Any) -> float:
         jax.block_until_ready(state.step)
 
     once()
-    return quickest(once)
+    compile_seconds = time.perf_counter() - begin
+    return Pace(quickest(once), compile_seconds)
+
+
+def start_seconds() -> float:
+    """Seconds until a fresh process has imported the package and found its devices."""
+    code = "import jax; import hybrid_flax.train.loop; jax.devices()"
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - begin
 
 
 def quickest(call: Callable[[], None]) -> float:

@@ -11,6 +11,7 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.report.sweep_plan import group_trials, print_sweep_plan
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.trials import check_config
+from hybrid_flax.train.pace import Pace
 from hybrid_flax.train.step import make_train_step
 
 SWEEP = """
@@ -60,12 +61,15 @@ def test_programs(experiment, tmp_path):
 
 
 def test_printed(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr("hybrid_flax.report.sweep_plan.step_seconds", lambda experiment, config: 3600.0)
+    monkeypatch.setattr("hybrid_flax.report.sweep_plan.measure_pace", lambda experiment, config: Pace(3600.0, 600.0))
+    monkeypatch.setattr("hybrid_flax.report.sweep_plan.start_seconds", lambda: 300.0)
     plan = read_sweep(experiment, [])
     text = printed(plan, tmp_path, on_cpu=True)
     assert "12 trials" in text and "4 programs to compile" in text
     assert all(trial.name in text for trial in plan.trials)
     assert "hours with --jobs=2" in text and "3.6e+06 ms a step" in text
+    # Of 12 trials in 4 programs, two at a time.
+    assert "50 minutes for starting (300 s a trial) and compiling (600 s a program)" in text
     assert "time unknown" in printed(plan, tmp_path, on_cpu=False)
     assert list(tmp_path.iterdir()) == []
     text = printed(read_sweep(experiment, [], ["space"], "tpe", 7), tmp_path, on_cpu=True)

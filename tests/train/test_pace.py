@@ -5,7 +5,7 @@ import time
 import tiny
 
 from hybrid_flax.train.experiment import make_experiment
-from hybrid_flax.train.pace import quickest, step_seconds
+from hybrid_flax.train.pace import measure_pace, quickest, start_seconds
 
 
 def test_the_quickest_of_some_calls():
@@ -18,5 +18,11 @@ def test_the_quickest_of_some_calls():
 def test_a_step_is_timed_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny.tiny_config("synthetic:parity", task__name="answer", data__mode="padded")
-    assert 0 < step_seconds(make_experiment(config), config) < 10
+    pace = measure_pace(make_experiment(config), config)
+    assert 0 < pace.step < pace.compile < 60
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_start_of_a_process_is_timed(monkeypatch):
+    monkeypatch.setattr("subprocess.run", lambda *arguments, **options: time.sleep(0.05))
+    assert 0.05 <= start_seconds() < 1
