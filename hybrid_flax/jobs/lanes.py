@@ -4,7 +4,6 @@ The step and the evaluation are those of a single run under `vmap`, and under `p
 then share the lanes where a single run would share its rows. What a lane computes depends on no other lane.
 """
 
-import functools
 import signal
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,17 +16,16 @@ from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
+from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.pace import measure_pace, quickest
-from hybrid_flax.train.parallel import make_parallel
+from hybrid_flax.train.parallel import make_lanes, make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
 from hybrid_flax.train.signals import Interrupted
-from hybrid_flax.train.step import make_eval_step, make_train_step
+from hybrid_flax.train.step import make_train_step
 from hybrid_flax.typing import Batch, PyTree
 
 __all__ = ["Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]
-
-_AXIS = "lanes"
 
 
 @runtime_checkable
@@ -110,104 +108,71 @@ class _Run:
 
 
 class _Lanes:
-    """The mapped functions of an experiment in `num_lanes` lanes (rounded up to a multiple of the devices)."""
+    """An experiment in `num_lanes` lanes, rounded up to a multiple of the devices."""
 
     def __init__(self, experiment: Experiment, num_lanes: int):
-        self._devices = jax.local_devices()
-        self._per_device = -(-num_lanes // len(self._devices))
-        self.num_lanes = self._per_device * len(self._devices)
-        self._blocking = len(self._devices) > 1 and self._devices[0].platform == "cpu"
-        self._task = experiment.task
-        self._step, self._evaluate = _mapped(experiment.model, experiment.task, experiment.spec, len(self._devices))
+        self._experiment, self._parallel = experiment, make_lanes()
+        self.num_lanes = -(-num_lanes // self._parallel.num_devices) * self._parallel.num_devices
+        self._step = self._parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, None))
 
     def stack(self, positions: Sequence[Position]) -> Position:
         """Positions of all lanes as one; free lanes take any."""
-        positions = list(positions) + [positions[0]] * (self.num_lanes - len(positions))
-        return jax.tree.map(self._stack_leaf, *positions)
+        return jax.tree.map(self._stack_leaf, *self._filled(positions))
 
     def stack_rows(self, batches: Sequence[Batch]) -> PyTree:
         """Batches of all lanes as one."""
-        batches = list(batches) + [batches[0]] * (self.num_lanes - len(batches))
-        return self._put(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
+        return self._parallel.put_rows(jax.tree.map(lambda *leaves: np.stack(leaves), *self._filled(batches)))
 
     def step(self, position: Position, batches: PyTree) -> Position:
         """All lanes one step on; `position` is donated."""
         state, carry, _ = self._step(*position, batches)
-        if self._blocking:
+        if self._parallel.blocking:
             jax.block_until_ready(state.step)
         return Position(state, carry)
 
     def take(self, tree: PyTree, lane: int) -> PyTree:
         """What a lane holds, on the first device."""
-        return jax.device_put(_take(tree, self._place(lane)), self._devices[0])
+        return jax.device_put(_take(self._parallel.get_rows(tree), lane), jax.local_devices()[0])
 
     def put(self, tree: PyTree, lane: int, value: PyTree) -> PyTree:
         """The tree with another value in a lane."""
-        if len(self._devices) > 1:
-            value = jax.device_put(value, NamedSharding(self._mesh(), P()))
-        return self._put_back(_put(tree, self._place(lane), value))
+        whole = self._parallel.get_rows(tree)
+        value = jax.tree.map(lambda new, old: jax.device_put(new, _everywhere(old)), value, whole)
+        return self._parallel.put_state(_put(whole, lane, value))
 
     def evaluate(self, params: PyTree, batches: Sequence[Batch], max_batches: int = 0) -> list[dict[str, float]]:
         """`train.evaluate.evaluate` of every lane's parameters."""
-        total: dict[str, Any] = {}
-        for index in range(min(len(batches), max_batches or len(batches))):
-            sums = jax.device_get(self._evaluate(params, batches[index]))
-            for name, value in sums.items():
-                total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
-        total = {name: value.reshape(self.num_lanes, *value.shape[self._num_axes :]) for name, value in total.items()}
+        model, task = self._experiment.model, self._experiment.task
+        total = add_up(model, task, params, batches, make_lanes(shared=True), max_batches=max_batches)
+        total = self._parallel.get_rows(total)
         lanes = ({name: value[lane] for name, value in total.items()} for lane in range(self.num_lanes))
-        return [{name: float(value) for name, value in self._task.measure(sums).items()} for sums in lanes]
+        return [{name: float(value) for name, value in task.measure(sums).items()} for sums in lanes]
+
+    def _filled(self, values):
+        return list(values) + [values[0]] * (self.num_lanes - len(values))
 
     def _stack_leaf(self, *leaves):
         """On the host: a program with every leaf of every lane as an argument would take seconds to compile."""
         if not jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
-            return self._put(np.stack(leaves))
-        data = self._put(np.stack([jax.random.key_data(leaf) for leaf in leaves]))
+            return self._parallel.put_state(np.stack(leaves))
+        data = self._parallel.put_state(np.stack([jax.random.key_data(leaf) for leaf in leaves]))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
 
-    @property
-    def _num_axes(self):
-        return 1 if len(self._devices) == 1 else 2
 
-    def _place(self, lane):
-        return (lane,) if len(self._devices) == 1 else divmod(lane, self._per_device)
-
-    def _mesh(self):
-        return Mesh(np.array(self._devices), (_AXIS,))
-
-    def _put(self, tree):
-        if len(self._devices) == 1:
-            return jax.device_put(tree, self._devices[0])
-        shape = (len(self._devices), self._per_device)
-        return self._put_back(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree))
-
-    def _put_back(self, tree):
-        # Where a step leaves it: a tree that lay elsewhere would compile the step a second time.
-        return tree if len(self._devices) == 1 else jax.device_put(tree, NamedSharding(self._mesh(), P(_AXIS)))
-
-
-@functools.cache
-def _mapped(model, task, spec, num_devices):
-    """(step, evaluation) of all lanes; equal arguments give the identical functions, which compile once."""
-    eval_step = make_eval_step(model, task, None)
-    step = jax.vmap(make_train_step(model, task, spec, None))
-    evaluate = jax.vmap(lambda params, batch: eval_step(params, (), batch)[2], in_axes=(0, None))
-    if num_devices == 1:
-        return jax.jit(step, donate_argnums=(0, 1)), jax.jit(evaluate)
-    return (
-        jax.pmap(step, axis_name=_AXIS, donate_argnums=(0, 1)),
-        jax.pmap(evaluate, axis_name=_AXIS, in_axes=(0, None)),
-    )
+def _everywhere(leaf):
+    """Every device that a leaf lies on."""
+    devices = np.array(sorted(leaf.sharding.device_set, key=lambda device: device.id))
+    return NamedSharding(Mesh(devices, ("lanes",)), P())
 
 
 @jax.jit
-def _take(tree, place):
-    return jax.tree.map(lambda leaf: leaf[place], tree)
+def _take(tree, lane):
+    return jax.tree.map(lambda leaf: leaf[lane], tree)
 
 
 @jax.jit
-def _put(tree, place, value):
-    return jax.tree.map(lambda leaf, new: leaf.at[place].set(new), tree, value)
+def _put(tree, lane, value):
+    return jax.tree.map(lambda leaf, new: leaf.at[lane].set(new), tree, value)
 
 
 def _admit(lanes, position, runs, feed):

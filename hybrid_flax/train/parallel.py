@@ -1,4 +1,7 @@
-"""One per-device step, three maps: jit on one device, pmap in one process, jit(shard_map) over many processes."""
+"""One per-device step and its maps: jit on one device, pmap in one process, jit(shard_map) over many processes.
+
+Many runs are mapped as lanes: vmap on one device, pmap of vmap on several.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,16 +16,16 @@ from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.typing import PyTree
 
-__all__ = ["MAPS", "Parallel", "check_rows", "make_parallel"]
+__all__ = ["MAPS", "Parallel", "check_rows", "make_lanes", "make_parallel"]
 
 MAPS = ("auto", "jit", "pmap", "shard_map")
-_AXIS = "data"
+_AXIS, _LANES = "data", "lanes"
 
 
 class Parallel(NamedTuple):
     """How steps are mapped over devices.
 
-    kind: "jit", "pmap" or "shard_map". axis_name: what a step sums over, None under jit.
+    kind: "jit", "pmap", "shard_map" or "lanes". axis_name: what a step sums over, None under jit.
     wrap: (step, donate) -> the mapped step(state, rows, rows) -> (state, rows, sums).
     put_state: place a value on every device. put_rows: split rows [B, ...] of this process over the devices.
     get_rows: rows as they are checkpointed, [B, ...], whatever the number of devices.
@@ -59,6 +62,38 @@ def make_parallel(kind: str = "auto", devices: Sequence[Any] | None = None) -> P
     if kind == "jit":
         devices = devices[:1]
     return _build(kind, tuple(devices))
+
+
+@functools.cache
+def make_lanes(*, shared: bool = False) -> Parallel:
+    """The map of many runs, a run a lane, over the devices of this process, which share the lanes.
+
+    States, rows and sums have a first axis for the lanes, whose number is a multiple of the devices; `get_rows` undoes
+    how a tree is split. shared: all lanes read the same rows, which have no such axis.
+    """
+    devices = tuple(jax.local_devices())
+    axes = (0, 0, None if shared else 0)
+
+    @functools.cache
+    def wrap(step, donate=(0, 1)):
+        mapped = jax.vmap(step, in_axes=axes)
+        if len(devices) == 1:
+            return jax.jit(mapped, donate_argnums=donate)
+        return jax.pmap(mapped, axis_name=_LANES, in_axes=axes, devices=devices, donate_argnums=donate)
+
+    def put(tree):
+        if len(devices) == 1:
+            return jax.device_put(tree, devices[0])
+        # Where a step leaves it: a tree that lay elsewhere would compile the step a second time.
+        split = NamedSharding(Mesh(np.array(devices), (_LANES,)), P(_LANES))
+        return jax.tree.map(lambda leaf: jax.device_put(leaf.reshape(len(devices), -1, *leaf.shape[1:]), split), tree)
+
+    def get(tree):
+        return tree if len(devices) == 1 else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+    put_rows = (lambda tree: tree) if shared else put
+    blocking = len(devices) > 1 and devices[0].platform == "cpu"
+    return Parallel("lanes", None, len(devices), wrap, put, put_rows, get, lambda batch_size: slice(None), blocking)
 
 
 def check_rows(parallel: Parallel, batch_size: int, accumulate: int = 1, name: str = "data.batch_size") -> None:

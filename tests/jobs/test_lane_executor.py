@@ -206,7 +206,7 @@ def test_the_process(experiment, tmp_path, monkeypatch):
     os.kill(executor._process.pid, signal.SIGKILL)
     wait_for(lambda: look() or any(one.path.name in ended for one in rest))
     reasons = [ended[one.path.name].reason for one in rest if one.path.name in ended]
-    assert all("was killed (SIGKILL): out of memory?" in reason for reason in reasons)
+    assert all("killed (SIGKILL): out of memory?" in reason for reason in reasons)
     assert not any(one.path.name in ended for one in tanh)
     waiting = [one for one in folders if one.path.name not in ended]
     wait_for(lambda: begun(waiting))  # in another process
