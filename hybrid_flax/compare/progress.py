@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hybrid_flax.compare.cells import CellRun, ended_runs, num_runs, outcome
 from hybrid_flax.compare.definition import Cell
-from hybrid_flax.train.writers import format_clock
+from hybrid_flax.units import format_clock
 
 __all__ = ["Display"]
 
