@@ -153,6 +153,7 @@ def base_config() -> ConfigDict:
     config.eval.batch_size = 32  # rows
     config.eval.length = 0  # tokens a row; 0: that of training, and for tags that of the longest example
     config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
+    config.eval.final_batches = 0  # of the evaluations at the end; 0: the whole split
     # What the best checkpoint is best in: the lowest loss, mse, perplexity or bits_*, the highest of any other metric.
     config.eval.metric = "loss"
     config.eval.best = False  # final metrics, sample and parameters are those of the best checkpoint
@@ -414,6 +415,7 @@ _AT_LEAST = {
     "eval.batch_size": 1,
     "eval.length": 0,
     "eval.max_batches": 0,
+    "eval.final_batches": 0,
     "sample.tokens": 0,
     "sample.temperature": 0.0,
     "sample.top_k": 0,

@@ -11,7 +11,7 @@ from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.train.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
-__all__ = ["generate", "sample_token"]
+__all__ = ["generate", "num_pieces", "sample_token"]
 
 _CHUNK = 64  # tokens of the prompt read per call, padded to that: one compilation for every prompt
 _STRIDE = 16  # tokens generated per call
@@ -43,6 +43,11 @@ def generate(
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature={temperature}, top_k={top_k}, top_p={top_p}: want >= 0, >= 0 and in (0, 1]")
     return _generate(run, tokens, num_tokens, (temperature, top_k, top_p), jax.random.key(seed))
+
+
+def num_pieces(num_tokens: int) -> int:
+    """How many pieces `generate` yields."""
+    return -(-num_tokens // _STRIDE)
 
 
 def sample_token(

@@ -243,7 +243,10 @@ def _finish(lanes, position, runs, feed):
     session = next(iter(over.values())).session
     experiment, config = session.experiment, session.config
     splits = [split for split in ("valid", "test") if split in experiment.source.splits]
-    results = {split: lanes.evaluate(params, split_batches(experiment.source, config, split)) for split in splits}
+    results = {
+        split: lanes.evaluate(params, split_batches(experiment.source, config, split), config.eval.final_batches)
+        for split in splits
+    }
     for index, run in over.items():
         if index in judged:
             mine = {split: metrics[index] for split, metrics in results.items()}

@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_flax.tasks.base import Metric
+
 TRAIN, EVAL, RATE = "#3b6fb6", "#d1495b", "#8a8f98"
 FEW = 8  # points of train loss below which nothing is smoothed
 
 
-def plot_loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, *, title: str = "") -> None:
-    """Draws train loss (raw and smoothed), eval loss with its best point, and the learning rate over the steps.
+def plot_loss_curve(
+    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, metric: Metric, *, title: str = ""
+) -> None:
+    """Draws train loss (raw and smoothed), eval loss with the point of the best evaluation, and the learning rate.
 
     `rows` are logging rows with `step` and any of `train/loss`, `eval/loss` (nats) and `train/learning_rate`, in any
-    order; what is missing or not finite is left out. Writes a PNG to `path`, whose folder is made. Touches no global
-    state of matplotlib.
+    order; what is missing or not finite is left out. metric: what the best evaluation is best in. Writes a PNG to
+    `path`, whose folder is made. Touches no global state of matplotlib.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -35,7 +39,7 @@ def plot_loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
     if train[0].size:
         _draw_train(axes, *train)
     if evaluation[0].size:
-        _draw_eval(axes, *evaluation)
+        _draw_eval(axes, *evaluation, metric, _series(rows, f"eval/{metric.name}"))
     if not train[0].size and not evaluation[0].size:
         axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", va="center", color=RATE)
 
@@ -81,13 +85,18 @@ def _draw_train(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
     axes.plot(steps, _smooth(values), color=TRAIN, linewidth=1.8, label="train (smoothed)")
 
 
-def _draw_eval(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
+def _draw_eval(axes: Any, steps: np.ndarray, values: np.ndarray, metric: Metric, judged: tuple) -> None:
     axes.plot(steps, values, color=EVAL, linewidth=1.0, marker="o", markersize=4.5, label="eval")
-    best = int(np.argmin(values))
+    judged_steps, judged_values = judged
+    if not judged_steps.size:
+        return
+    best = int(np.argmin(judged_values) if metric.lower_is_better else np.argmax(judged_values))
     # Named in the legend, where the text can cover no curve.
-    label = f"best eval: {values[best]:.4f} at step {steps[best]}"
+    name = "eval" if metric.name == "loss" else f"eval/{metric.name}"
+    label = f"best {name}: {judged_values[best]:.4f} at step {judged_steps[best]}"
     ring = {"marker": "o", "markersize": 11, "markeredgewidth": 1.5, "fillstyle": "none", "linestyle": "none"}
-    axes.plot(steps[best], values[best], color=EVAL, label=label, **ring)
+    at = steps == judged_steps[best]
+    axes.plot(steps[at], values[at], color=EVAL, label=label, **ring)
 
 
 def _draw_rate(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
+from hybrid_flax.train.progress import track
 from hybrid_flax.train.session import eval_length, split_batches
 
 __all__ = ["evaluate_run", "print_classes"]
@@ -56,7 +58,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     results = {}
     for name, words in how.items():
         batches = split_batches(source, config, split, name == "carried")
-        sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried")
+        shown = partial(track, what=name)
+        sums = add_up(run.model, task, params, batches, parallel, carried=name == "carried", track=shown)
         results[name] = {metric: float(value) for metric, value in task.measure(sums).items()}
         print(f"{words}: {describe(task, results[name])}")
         if "true_positive" in sums:

@@ -4,11 +4,13 @@ import os
 
 import jax
 
-from hybrid_flax.generate import generate
+from hybrid_flax.files import write_whole
+from hybrid_flax.generate import generate, num_pieces
 from hybrid_flax.report.curves import plot_loss_curve
-from hybrid_flax.tasks.base import describe
+from hybrid_flax.tasks.base import describe, find_metric
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.progress import track
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["finish_run", "write_sample"]
@@ -19,13 +21,15 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
     if jax.process_index() != 0:
         return
     folder = RunFolder(workdir)
-    plot_loss_curve(read_jsonl(folder.metrics), folder.plot, title=run.config.model.pattern)
     task = make_task(run.config, run.labels)
+    metric = find_metric(task, run.config.eval.metric)
+    plot_loss_curve(read_jsonl(folder.metrics), folder.plot, metric, title=run.config.model.pattern)
     files = [folder.plot, folder.metrics]
     if task.generates:
         print(f"--- sample ---\n{write_sample(folder, run).strip()}")
         files.append(folder.sample)
-    print(f"--- after {run.step} steps, every row from nothing ---")
+    most = run.config.eval.final_batches
+    print(f"--- after {run.step} steps, every row from nothing{f', eval.final_batches={most}' if most else ''} ---")
     for split, metrics in results.items():
         print(f"{split:5}  {describe(task, metrics)}")
     print(", ".join(map(str, files)))
@@ -43,6 +47,6 @@ def write_sample(folder: RunFolder, run: Run) -> str:
         top_p=sample.top_p,
         seed=run.config.seed,
     )
-    text = sample.prompt + "".join(pieces)
-    folder.sample.write_text(text, encoding="utf-8")
+    text = sample.prompt + "".join(track(pieces, "sample", total=num_pieces(sample.tokens)))
+    write_whole(folder.sample, text)
     return text

@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,14 @@ def train(
             state = session.judged_state(position)
             params = eval_params(state)
             results = {
-                split: evaluate_split(experiment, config, params, split)
+                split: evaluate_split(
+                    experiment,
+                    config,
+                    params,
+                    split,
+                    max_batches=config.eval.final_batches,
+                    track=partial(session.progress.track, what=f"{split} batch"),
+                )
                 for split in ("valid", "test")
                 if split in experiment.source.splits
             }
@@ -59,7 +67,9 @@ def _run_steps(session, interrupt) -> Position:
     session.position = None  # steps donate it
 
     def measure():
-        return evaluate_split(experiment, config, eval_params(state), "valid", max_batches=config.eval.max_batches)
+        track = partial(session.progress.track, what="valid batch")
+        params, most = eval_params(state), config.eval.max_batches
+        return evaluate_split(experiment, config, params, "valid", max_batches=most, track=track)
 
     while not session.is_over(step):
         batch = parallel.put_rows(experiment.batches.batch(step, rows))

@@ -12,20 +12,21 @@ import numpy as np
 from rich.console import Console
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.data.sources import Source
+from hybrid_flax.data.sources import Source, cut_rows
 from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
-from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.evaluate import Track, evaluate
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.memory import peak_memory
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
+from hybrid_flax.train.progress import Progress
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
-from hybrid_flax.train.writers import JsonlWriter, Progress, TensorBoardWriter, read_jsonl, truncate_jsonl
+from hybrid_flax.train.writers import JsonlWriter, TensorBoardWriter, read_jsonl, truncate_jsonl
 from hybrid_flax.typing import Batch, Params, PyTree
 
 __all__ = [
@@ -80,7 +81,7 @@ class Session:
         try:
             self.position = start_position(experiment, config, self._checkpoints)
             self.start = int(self.position.state.step)
-            self.progress = Progress(config.train.steps, self.start, console)
+            self.progress = Progress(config.train.steps, self.start, console, metric=experiment.metric.name)
             self.ended = self.is_over(self.start) and self.folder.results.exists()
             if not self.ended:
                 self._begin()
@@ -153,6 +154,10 @@ class Session:
             self._writers.perf.write({"step": last_step, **self._clock.skip(time.perf_counter()), **peak_memory()})
         if jax.process_index() == 0:
             self.folder.write_results(results, int(judged.step), last_step=last_step, stopped_early=early)
+        source = self.experiment.source
+        for split in results:
+            if cut := cut_rows(source.splits[split], eval_length(self.config, source)):
+                self.progress.message(f"{split}: {cut}")
         return self.run(judged)
 
     def run(self, state: TrainState) -> Run:
@@ -197,9 +202,16 @@ class Session:
 
 
 def evaluate_split(
-    experiment: Experiment, config: Any, params: Params, split: str, *, carried: bool = False, max_batches: int = 0
+    experiment: Experiment,
+    config: Any,
+    params: Params,
+    split: str,
+    *,
+    carried: bool = False,
+    max_batches: int = 0,
+    track: Track = iter,
 ) -> dict[str, float]:
-    """Metrics of `params` on one split, as config.eval says."""
+    """Metrics of `params` on one split, as config.eval says; the rest as in `evaluate`."""
     return evaluate(
         experiment.model,
         experiment.task,
@@ -208,6 +220,7 @@ def evaluate_split(
         experiment.parallel,
         carried=carried,
         max_batches=max_batches,
+        track=track,
     )
 
 

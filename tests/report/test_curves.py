@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hybrid_flax.report.curves import _series, _smooth, plot_loss_curve
+from hybrid_flax.tasks.base import Metric
+
+LOSS = Metric("loss", lower_is_better=True)
 
 
 def run(steps=200, every=10):
@@ -41,7 +44,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_png_of_a_reasonable_size(tmp_path, name):
     path = tmp_path / "new" / "loss.png"
-    plot_loss_curve(CASES[name], path, title="lstm $x_1 100%")
+    plot_loss_curve(CASES[name], path, LOSS, title="lstm $x_1 100%")
     assert path.read_bytes().startswith(b"\x89PNG") and 5_000 < path.stat().st_size < 300_000
     image = imread(path)
     assert image.shape[:2] == (720, 1200) and image[..., :3].std() > 0.01
@@ -62,7 +65,7 @@ def figures(monkeypatch):
 
 def test_what_is_drawn(tmp_path, figures):
     rows = CASES["run"]
-    plot_loss_curve(rows, tmp_path / "loss.png", title="lstm")
+    plot_loss_curve(rows, tmp_path / "loss.png", LOSS, title="lstm")
     losses, rate = figures[0].axes
     lines = {line.get_label(): line for line in losses.lines}
     assert losses.get_ylabel() == "loss (nats)" and losses.get_xlabel() == "step" and losses.get_title("left") == "lstm"
@@ -77,7 +80,7 @@ def test_what_is_drawn(tmp_path, figures):
 def test_a_spike_neither_sets_the_limits_nor_bends_the_smoothed_curve(tmp_path, figures, length):
     rows = [dict(row) for row in CASES["run"][:length]]
     rows[length // 2]["train/loss"] = 1e4
-    plot_loss_curve(rows, tmp_path / "loss.png")
+    plot_loss_curve(rows, tmp_path / "loss.png", LOSS)
     assert figures[0].axes[0].get_ylim()[1] < 6
     values = _series(rows, "train/loss")[1]
     assert _smooth(values).max() < 6
@@ -90,3 +93,21 @@ def test_smoothing_has_no_lag_and_series_are_sorted_and_finite():
     np.testing.assert_allclose(noisy_end, 1)
     steps, values = _series([{"step": 3, "a": 1}, {"step": 1, "a": 2.5}, {"step": 2, "a": "nan"}, {"step": 4}], "a")
     assert steps.tolist() == [1, 3] and values.tolist() == [2.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "legend"),
+    [
+        (LOSS, "best eval: 1.0000 at step 20"),
+        (Metric("accuracy"), "best eval/accuracy: 0.7000 at step 30"),
+        (Metric("perplexity", lower_is_better=True), "best eval/perplexity: 2.0000 at step 10"),
+    ],
+)
+def test_the_best_evaluation_is_that_of_the_metric(metric, legend, tmp_path, figures):
+    """Its ring lies on the curve of the loss."""
+    figures_of = {10: (3.0, 0.5, 2.0), 20: (1.0, 0.6, 4.0), 30: (2.0, 0.7, 3.0)}
+    names = ("eval/loss", "eval/accuracy", "eval/perplexity")
+    rows = [{"step": step, **dict(zip(names, values))} for step, values in figures_of.items()]
+    plot_loss_curve(rows, tmp_path / "loss.png", metric)
+    (ring,) = [line for line in figures[0].axes[0].get_lines() if line.get_label() == legend]
+    assert ring.get_ydata()[0] == figures_of[int(ring.get_xdata()[0])][0] and legend.endswith(str(ring.get_xdata()[0]))
