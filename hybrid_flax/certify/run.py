@@ -120,7 +120,7 @@ def _certify_mixer(name, properties, share, rng):
 def _kinds(name):
     causal = make_mixer(name, WIDTH, **narrowed(name)).traits.causal
     kinds = {"all", "causal" if causal else "anticausal"}
-    is_cell = ":" not in name and make_cell(name, WIDTH) is not None
+    is_cell = not parse_layer(name).parts and make_cell(name, WIDTH) is not None
     return kinds | {"cell"} if is_cell else kinds
 
 

@@ -126,8 +126,8 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
 def _mechanisms(layers):
     """The names that mix along time; a fusion of one part has a mechanism besides it, unless it is `bi`."""
     parsed = [parse_layer(layer) for layer in layers]
-    own = {fusion for fusion, names in parsed if len(names) == 1 and fusion not in (None, "bi")}
-    return frozenset(own.union(*(names for _, names in parsed)))
+    own = {layer.name for layer in parsed if len(layer.parts) == 1 and layer.name != "bi"}
+    return frozenset(own.union(*(layer.mixers for layer in parsed)))
 
 
 def _check_definition(definition):
