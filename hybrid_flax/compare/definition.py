@@ -11,7 +11,7 @@ from hybrid_flax.compare.equalise import model_cost, solve_width
 from hybrid_flax.compare.results import Budget, Column, Cost
 from hybrid_flax.config import ConfigError, apply_overrides, config_hash, validate, with_values
 from hybrid_flax.mixers.registry import parse_layer
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import lower_is_better
 from hybrid_flax.train.experiment import make_experiment, missing_split, model_from_config, read_source
 
@@ -110,7 +110,7 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
         return model_from_config(config, tokenizer.vocab_size, source.labels, tokenizer.num_characters)
 
     model = make_model(solve_width(make_model, budget, tokens))
-    config.model.width = model.width
+    config.model.width = model.design.width
     make_experiment(config)
     metric = config.eval.metric
     higher = not lower_is_better(metric)
@@ -120,7 +120,7 @@ def _make_cell(definition, row, values, task, base, budget) -> Cell:
     # Without the learning rate: the runs of a grid remain those of a grid with other rates beside them.
     identity = config_hash(with_values(config, {"optim.learning_rate": 0.0}))
     name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{identity}")
-    return Cell(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
+    return Cell(name, row, column, config, rates, seeds, _mechanisms(model.design.layers), cost)
 
 
 def _mechanisms(layers):

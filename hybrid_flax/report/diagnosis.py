@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.models.build import layer_mixer
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
@@ -106,8 +105,8 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dic
     """The diagnosis of a model on batches of one shape; two programs are compiled, whatever the number of parts."""
     places: dict[Any, Mixer] = {
         (layer, *path): mixer
-        for layer, name in enumerate(model.layers)
-        for path, mixer in _walk(layer_mixer(model, name))
+        for layer, name in enumerate(model.design.layers)
+        for path, mixer in _walk(layer_mixer(model.design, name))
     }
     model, params = unscanned(model, params)
     measured = [jax.device_get(measure(params, batch)) for measure in [_make_measure(model, task)] for batch in batches]
@@ -136,7 +135,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dic
             Part(
                 layer=layer,
                 path=tuple(path),
-                name=model.layers[layer] if not path else str(mixer.traits.spec[0]),
+                name=model.design.layers[layer] if not path else str(mixer.traits.spec[0]),
                 rms=float(np.sqrt(record["squares"] / record["numbers"])),
                 ratio=float(np.sqrt(record["squares"] / sum(beside))) if beside and sum(beside) > 0 else None,
                 loss_without=loss_without(place),
@@ -146,7 +145,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[dic
             )
         )
     by_name = {"embed": gradients["embed"]}
-    by_name |= {f"layer {layer}": layers[f"layer_{layer}"] for layer in range(len(model.layers))}
+    by_name |= {f"layer {layer}": layers[f"layer_{layer}"] for layer in range(len(model.design.layers))}
     by_name |= {"norm": gradients["backbone"]["norm"]}
     by_name |= {name: value for name, value in gradients.items() if name not in ("embed", "backbone")}
     rows = sum(int(np.sum(np.any(batch["segment_ids"] > 0, axis=1))) for batch in batches)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer, model_is_causal
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
+from hybrid_flax.models.model import Block, layer_mixer
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
@@ -118,11 +119,12 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
 
 def _layer_costs(model, params, length):
     """A row for every layer, and one for what is left of the whole model: embedding, norm and head."""
-    x = jax.ShapeDtypeStruct((1, length, model.width), jnp.dtype(model.dtype))
-    token = jax.ShapeDtypeStruct((1, 1, model.width), jnp.dtype(model.dtype))
+    design = model.design
+    x = jax.ShapeDtypeStruct((1, length, design.width), jnp.dtype(design.dtype))
+    token = jax.ShapeDtypeStruct((1, 1, design.width), jnp.dtype(design.dtype))
     rows = []
-    for index, layer in enumerate(model.layers):
-        block, mixer = layer_block(model, layer), layer_mixer(model, layer)
+    for index, layer in enumerate(design.layers):
+        block, mixer = Block(design, layer), layer_mixer(design, layer)
         block_params = jax.eval_shape(block.init, jax.random.key(0), x, Segments.single(1, length))["params"]
         state, fixed = _state(mixer, length), tree_bytes(_state(mixer, 0))
         forward, decode = (

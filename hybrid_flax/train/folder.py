@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.config import ConfigError, config_diff
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.typing import Params
 
 __all__ = ["Run", "RunFolder", "read_json", "write_json"]

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import Dropout
+from hybrid_flax.models.model import Dropout, SequenceModel
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.typing import Array, Int, Key, Params, RowIds, Scalar, Segments, State
 
@@ -73,7 +72,7 @@ def apply_model(
     factors = None
     if noise.word_types:
         key = jax.random.fold_in(step_key, _TYPES)
-        factors = _keep(key, hparams.embedding_dropout, (model.vocab_size,))
+        factors = _keep(key, hparams.embedding_dropout, (model.design.vocab_size,))
     dropout = None if noise.dropout is None else noise.dropout(keys, hparams.dropout)
     return model.apply({"params": params}, tokens, segments, before, dropout, factors, **options)
 
