@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import inexact
+from hybrid_flax.certify.checks import inexact
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.recurrent import recurrent, run_cell
 from hybrid_flax.typing import Cell, Mixer, Segments

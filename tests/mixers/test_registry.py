@@ -18,7 +18,7 @@ from hybrid_flax import (
 )
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import linear
-from hybrid_flax.certify.mixers import any_split, causality, initial_parameters, packing
+from hybrid_flax.certify.mixer_properties import any_split, causality, initial_parameters, packing
 from hybrid_flax.certify.subjects import make_subject
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.registry import Layer, mixer_options, parse_layer
