@@ -57,51 +57,21 @@ def make_model(
         if field not in FIELDS:
             raise ValueError(f"a model has no {field!r}; {nearest(field, FIELDS)}")
     given = FIELDS | fields
-    pattern, depth, width, tied = (given.pop(name) for name in ("pattern", "depth", "width", "tied"))
-    characters, character_width = given.pop("characters"), given.pop("character_width")
-    period, layers = parse_pattern(pattern), parse_pattern(pattern, depth)
-    known_values = (
-        ("model.norm", given["norm"], NORMS),
-        ("model.mlp", given["mlp"], MLPS),
-        ("model.dtype", given["dtype"], ("float32", "bfloat16")),
-        ("model.characters", characters, SPELLINGS),
-        ("task.pooling", pooling, ("none", *POOLINGS)),
-    )
-    for key, value, known in known_values:
-        if value not in known:
-            raise ValueError(f"{key}={value!r} is none of {', '.join(known)}")
-    if tied and num_outputs is not None:
-        raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
-    if tied and given["embedding_width"] not in (0, width):
-        raise ValueError(
-            "model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, "
-            f"not {given['embedding_width']}"
-        )
-    if characters == "rnn" and character_width % 2:
-        raise ValueError(f"model.character_width={character_width} must be even: half of it is of either direction")
-    spelling = Spelling(characters, num_characters, word_length, character_width) if characters != "none" else None
-    used = {name for layer in period for name in parse_layer(layer).mixers}
+    period, layers = parse_pattern(given["pattern"]), parse_pattern(given["pattern"], given["depth"])
+    mixers = {name for layer in period for name in parse_layer(layer).mixers}
     design = Design(
         vocab_size=vocab_size,
-        width=width,
         layers=layers,
-        period=min(len(period), depth),
-        options=tuple((key, value) for key, value in options if key.partition(".")[0] in used),
-        tied=tied,
+        period=min(len(period), len(layers)),
+        options=tuple((key, value) for key, value in options if key.partition(".")[0] in mixers),
         num_outputs=num_outputs,
         pooling=pooling,
         crf=crf,
-        spelling=spelling,
-        **given,
+        spelling=_spelling(given["characters"], num_characters, word_length, given["character_width"]),
+        **{name: value for name, value in given.items() if name in Design._fields},
     )
-    for layer in dict.fromkeys(layers):
-        layer_mixer(design, layer)
-    return _model(design)
-
-
-@functools.cache
-def _model(design: Design) -> SequenceModel:
-    return SequenceModel(design)
+    _check(design)
+    return _make_model(design)
 
 
 def init_params(model: SequenceModel, key: jax.Array) -> Params:
@@ -135,3 +105,36 @@ def model_is_causal(model: SequenceModel) -> bool:
 def model_is_bounded(model: SequenceModel) -> bool:
     """Whether the state of every layer is."""
     return all(is_bounded(layer_mixer(model.design, layer)) for layer in model.design.layers)
+
+
+@functools.cache
+def _make_model(design: Design) -> SequenceModel:
+    return SequenceModel(design)
+
+
+def _spelling(kind, alphabet, length, width) -> Spelling | None:
+    _check_name("model.characters", kind, SPELLINGS)
+    if kind == "rnn" and width % 2:
+        raise ValueError(f"model.character_width={width} must be even: half of it is of either direction")
+    return None if kind == "none" else Spelling(kind, alphabet, length, width)
+
+
+def _check(design: Design) -> None:
+    _check_name("model.norm", design.norm, NORMS)
+    _check_name("model.mlp", design.mlp, MLPS)
+    _check_name("model.dtype", design.dtype, ("float32", "bfloat16"))
+    _check_name("task.pooling", design.pooling, ("none", *POOLINGS))
+    if design.tied and design.num_outputs is not None:
+        raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
+    if design.tied and design.embedding_width not in (0, design.width):
+        raise ValueError(
+            "model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, "
+            f"not {design.embedding_width}"
+        )
+    for layer in dict.fromkeys(design.layers):
+        layer_mixer(design, layer)
+
+
+def _check_name(key, value, known):
+    if value not in known:
+        raise ValueError(f"{key}={value!r} is none of {', '.join(known)}")

@@ -12,13 +12,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.files import read_json, write_json
 from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.experiment import make_task, read_source
-from hybrid_flax.train.folder import RunFolder, read_json, write_json
+from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.noise import apply_model
 from hybrid_flax.train.session import split_batches
 from hybrid_flax.typing import Mixer, Params
