@@ -61,7 +61,7 @@ KNOBS = {
     "data.valid_fraction": Knob(
         0.1,
         "share that becomes the validation split: of the characters of a text, from its end, or of labelled examples; "
-        "data with splits of their own, such as shakespeare, keep them",
+        "data that have a validation split, such as shakespeare, keep it",
         at_least=0.0,
         below=1.0,
     ),
