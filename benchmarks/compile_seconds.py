@@ -41,7 +41,7 @@ def main() -> None:
 
 def compile_seconds(layer: str, depth: int) -> float:
     """Tracing, lowering and compiling one train step."""
-    model = make_model(vocab_size=VOCAB_SIZE, width=WIDTH, depth=depth, pattern=layer)
+    model = make_model(vocab_size=VOCAB_SIZE, width=WIDTH, depth=depth, pattern=layer, tied=True)
     assert model_is_causal(model) or layer.startswith("bi:")
     spec = StepSpec("adamw", True, (("name", "constant"), ("num_steps", 1)))
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from hybrid_flax.data.pipeline import make_batch
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.models.layers import Norm
+from hybrid_flax.models.model import Norm
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.state import make_hparams
 from hybrid_flax.train.step import StepSpec, init_train_state, make_train_step
@@ -54,10 +54,10 @@ class LinenModel(nn.Module):
         x = nn.Embed(VOCAB_SIZE, self.width, dtype=self.dtype)(tokens)
         mask = nn.make_causal_mask(tokens)
         for _ in range(self.depth):
-            y = Norm()(x)
+            y = Norm("rms")(x)
             recurrent = nn.RNN(nn.OptimizedLSTMCell(self.width, dtype=self.dtype))(y)
             x = x + recurrent + nn.MultiHeadDotProductAttention(4, dtype=self.dtype)(y, mask=mask)
-        return nn.Dense(VOCAB_SIZE)(Norm()(x).astype(jnp.float32)), state
+        return nn.Dense(VOCAB_SIZE)(Norm("rms")(x).astype(jnp.float32)), state
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ class Entry:
             tokens = jnp.zeros((1, 2), jnp.int32)
             params = jax.jit(lambda key: model.init(key, tokens, None)["params"])(jax.random.key(0))
         else:
-            model = make_model(vocab_size=VOCAB_SIZE, width=width, depth=depth, pattern=name, dtype=dtype)
+            model = make_model(vocab_size=VOCAB_SIZE, width=width, depth=depth, pattern=name, dtype=dtype, tied=True)
             params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.tokens = rows * length

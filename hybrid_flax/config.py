@@ -1,4 +1,4 @@
-"""Every knob of an experiment in one place; reading, overriding, checking, hashing and comparing configs."""
+"""Configs, which hold a value for every knob: reading, overriding, checking, hashing and comparing them."""
 
 import difflib
 import functools
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from hybrid_flax.errors import ConfigError, nearest, one_line
+from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.registry import mixer_options
 
 __all__ = [
@@ -43,131 +44,23 @@ Values: TypeAlias = Mapping[str, Any] | ConfigDict  # nested, by name
 
 
 def base_config() -> ConfigDict:
-    """All knobs with their defaults. An experiment changes values; it adds no names."""
-    config = ConfigDict()
-    config.seed = 0  # of parameters, dropout and the order of data
+    """All knobs with their defaults, and the options of every registered mixer: config.mixers.attn.num_heads, ...
 
-    config.task = ConfigDict()
-    config.task.name = "lm"  # lm | answer (synthetic languages) | classify | multilabel | regress | tag
-    config.task.pooling = "mean"  # of rows to one vector: last | mean | max | attention (classify, multilabel, regress)
-    config.task.crf = False  # a linear-chain CRF over the tags (tag)
+    An experiment changes values; it adds no names.
+    """
+    values: dict[str, Any] = {}
+    for key, knob in KNOBS.items():
+        section, _, name = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = knob.default
 
-    config.data = ConfigDict()
-    # lm: "shakespeare" (embedded), a text file, or a folder of *.txt files. answer: "synthetic:LANGUAGE". Others:
-    # "vader" (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of folders by
-    # label, or "LABEL=FILE,LABEL=FILE" with an example a line. All but answer: "hub:NAME" or "hub:NAME,CONFIG".
-    config.data.path = "shakespeare"
-    config.data.encoding = "utf-8"  # of text files: utf-8 | latin-1 | utf-16 | any that Python knows
-    # Column or key of the text; a number, counted from 0, where a table has no header. Of CoNLL files as they come the
-    # token is the first column and the tag the last; numbers pick others, such as label 1 for the part of speech.
-    config.data.text = "text"
-    config.data.label = "label"  # likewise; a text with commas between them is several labels (multilabel)
-    config.data.split_seed = 0  # of the random split of labelled examples
-    config.data.folds = 0  # parts of labelled examples for cross-validation; 0: none
-    config.data.fold = 0  # the part that is the test split
-    config.data.document = "file"  # what a document is: file | paragraph | line
-    config.data.valid_fraction = (
-        0.1  # of a file's characters, taken from its end (the embedded text has its own splits)
-    )
-    config.data.test_fraction = 0.0  # likewise, after the validation part; 0 where the data has a test split
-    # byte | char | word | whitespace (text that is cut into words already) | bpe. A word of lm has the space before it;
-    # labelled sentences are cut into words and signs alone, and tagged ones as the file has them.
-    config.data.tokenizer = "char"
-    config.data.lowercase = False  # word, bpe; `model.characters` sees the case all the same
-    config.data.vocab_size = 10_000  # ids at most, for words and bpe
-    config.data.min_count = 1  # rarer words are unknown
-    # lm: windows | stream (carried state, truncated backpropagation) | packed (documents). Others: padded (examples).
-    config.data.mode = "windows"
-    config.data.length = 256  # tokens a row
-    config.data.word_length = (
-        16  # characters of a word that `model.characters` sees; it skips the middle of longer ones
-    )
-    config.data.batch_size = 32  # rows a step, over all devices; 0: the whole training set (modes "windows", "padded")
+    def option_value(option):
+        return placeholder(option.type) if option.default is None else option.default
 
-    config.model = ConfigDict()
-    config.model.pattern = "cascade:lstm+attn"  # layers, comma-separated, repeated to the depth
-    config.model.depth = 2  # number of layers
-    config.model.width = 128  # D
-    config.model.embedding_width = 0  # of a token, projected to the model width; 0: that width, without projection
-    config.model.vectors = ""  # a file of word vectors (GloVe or word2vec as text) that known words start from
-    config.model.characters = "none"  # none | cnn | rnn | ngrams: what a word is spelt like, beside its embedding
-    config.model.character_width = 32  # of what they say of a word
-    config.model.norm = "rms"  # rms | layer
-    config.model.mlp = "none"  # none | relu2 | gelu | swiglu
-    config.model.mlp_ratio = 4.0  # hidden width of the MLP / width
-    config.model.init_scale = 1.0  # initial matrices are multiplied by it; tables, biases and scales are not
-    config.model.tied = False  # output weights are the embedding
-    config.model.scan_layers = True  # repeats of the pattern are one scan: compile time does not grow with depth
-    config.model.remat = False  # compute activations again in the backward pass instead of keeping them
-    config.model.dtype = "float32"  # compute dtype: float32 | bfloat16
-
-    # Options of every registered mixer, as documented by its builder: config.mixers.attn.num_heads, ...
-    config.mixers = ConfigDict()
-    for name, options in mixer_options().items():
-        config.mixers[name] = ConfigDict()
-        for key, option in options.items():
-            config.mixers[name][key] = placeholder(option.type) if option.default is None else option.default
-
-    config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adam | adamw | rmsprop | sgd | lion | adafactor | muon
-    config.optim.learning_rate = 3e-3  # peak
-    config.optim.weight_decay = 0.0  # decoupled, of matrices
-    config.optim.table_decay = 0.0  # likewise, of tables of embeddings: of words, characters and n-grams
-    config.optim.b1 = 0.9  # adam, adamw, lion, muon's vectors
-    config.optim.b2 = 0.99  # adam, adamw, lion; rmsprop's decay
-    config.optim.epsilon = 1e-8
-    config.optim.momentum = 0.95  # sgd, muon
-    config.optim.nesterov = True  # sgd, muon
-    config.optim.clip_norm = 1.0  # of the global gradient; inf: never
-    config.optim.accumulate = 1  # parts in which a device works off its rows
-    config.optim.ema_decay = 0.0  # running mean of the parameters, used for evaluation; 0: none
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # constant | exponential | step | linear | cosine | wsd | rsqrt
-    config.schedule.warmup_steps = 0
-    config.schedule.final_fraction = 0.0  # of the peak at the end: linear, cosine, wsd
-    config.schedule.decay_rate = 0.5  # exponential, step
-    config.schedule.decay_every = 1000  # steps: exponential, step
-    config.schedule.decay_fraction = 0.2  # of all steps: wsd
-
-    config.loss = ConfigDict()
-    config.loss.name = "cross_entropy"  # lm: cross_entropy | squared_error (of probabilities); others have their own
-    config.loss.label_smoothing = 0.0  # cross_entropy; not regress, and not tag with a CRF
-    config.loss.z_loss = 0.0  # likewise, and not multilabel
-
-    config.train = ConfigDict()
-    config.train.steps = 1000
-    config.train.dropout = 0.0  # of embeddings and of every branch of the residual stream
-    config.train.locked_dropout = False  # its mask is the same for all time steps of a row: variational dropout
-    config.train.embedding_dropout = 0.0  # of word types: all tokens of one lose their embedding for a step
-    config.train.word_dropout = 0.0  # of input tokens, which become the unknown one
-    config.train.recurrent_dropout = 0.0  # of the entries of recurrent matrices, for a step: DropConnect
-    # Evaluations without a better eval.metric after which training stops, 0: never. It goes with eval.best.
-    config.train.patience = 0
-    config.train.parallel = "auto"  # auto | jit | pmap | shard_map
-    config.train.log_every = 20  # steps
-    config.train.checkpoint_every = 500  # steps
-
-    config.eval = ConfigDict()
-    config.eval.every = 250  # steps between evaluations of the validation split; 0: only at the end
-    config.eval.batch_size = 32  # rows
-    config.eval.length = 0  # tokens a row; 0: that of training, and for tags that of the longest example
-    config.eval.max_batches = 0  # of the evaluations on the way; 0: the whole split
-    config.eval.final_batches = 0  # of the evaluations at the end; 0: the whole split
-    # What the best checkpoint is best in: the lowest loss, mse, perplexity or bits_*, the highest of any other metric.
-    config.eval.metric = "loss"
-    config.eval.best = False  # final metrics, sample and parameters are those of the best checkpoint
-
-    config.sample = ConfigDict()
-    config.sample.prompt = "\n"  # of the sample at the end of training and of `generate`
-    config.sample.tokens = 400
-    config.sample.temperature = 0.8
-    config.sample.top_k = 0  # 0: all
-    config.sample.top_p = 1.0
-
-    config.log = ConfigDict()
-    config.log.tensorboard = False  # needs the extra: pip install 'hybrid_flax[tensorboard]'
-    return config.lock()
+    values["mixers"] = {
+        name: {key: option_value(option) for key, option in options.items()}
+        for name, options in mixer_options().items()
+    }
+    return ConfigDict(values).lock()
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -319,12 +212,8 @@ def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
 def validate(config: ConfigDict) -> None:
     """Raise ConfigError for values out of their range; names are checked by what they name."""
     flat = flatten(config)
-    for key, low in _AT_LEAST.items():
-        if not flat[key] >= low:
-            raise ConfigError(f"{key}={flat[key]} must be at least {low}")
-    for key, (low, high) in _WITHIN.items():
-        if not low <= flat[key] < high:
-            raise ConfigError(f"{key}={flat[key]} must be in [{low}, {high})")
+    for key in KNOBS:
+        check_range(key, flat[key])
     if flat["data.folds"] == 1 or flat["data.fold"] >= max(flat["data.folds"], 1):
         raise ConfigError(
             f"data.folds={flat['data.folds']}, data.fold={flat['data.fold']}: want 0 and 0, or at least 2 folds "
@@ -351,90 +240,6 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
         )
-    if flat["task.name"] not in TASKS:
-        raise ConfigError(f"task.name={flat['task.name']!r} is none of {', '.join(TASKS)}")
-    _check_task(flat)
-    modes = ("windows", "stream", "packed") if flat["task.name"] == "lm" else ("padded",)
-    if flat["data.mode"] not in modes:
-        raise ConfigError(
-            f"data.mode={flat['data.mode']!r} is none of {', '.join(modes)}, for task.name={flat['task.name']}"
-        )
-
-
-def _check_task(flat):
-    """What a task and its loss do not read must be left alone."""
-    task = flat["task.name"]
-    for key, default, readers in (
-        ("task.crf", False, ("tag",)),
-        ("task.pooling", "mean", ("classify", "multilabel", "regress")),
-    ):
-        if flat[key] != default and task not in readers:
-            raise ConfigError(
-                f"{key}={flat[key]} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default}"
-            )
-    if task != "lm" and flat["loss.name"] != "cross_entropy":
-        raise ConfigError(
-            f"loss.name={flat['loss.name']!r} goes with task.name=lm, and task.name={task} has a loss of its own: "
-            "leave it at cross_entropy"
-        )
-    crf = task == "tag" and flat["task.crf"]
-    shown = f"task.name={task}{' with a CRF' if crf else ''}"
-    for key, others in (("loss.label_smoothing", ("regress",)), ("loss.z_loss", ("regress", "multilabel"))):
-        if flat[key] and (crf or task in others):
-            raise ConfigError(f"{key}={flat[key]} is no part of the loss of {shown}: set it to 0")
-
-
-TASKS = ("lm", "answer", "classify", "multilabel", "regress", "tag")
-_AT_LEAST = {
-    "seed": 0,
-    "data.length": 1,
-    "data.split_seed": 0,
-    "data.folds": 0,
-    "data.fold": 0,
-    "data.word_length": 1,
-    "data.batch_size": 0,
-    "model.depth": 1,
-    "model.width": 1,
-    "model.embedding_width": 0,
-    "model.character_width": 1,
-    "model.mlp_ratio": 0.01,
-    "model.init_scale": 0.0,
-    "optim.learning_rate": 0.0,
-    "optim.weight_decay": 0.0,
-    "optim.table_decay": 0.0,
-    "optim.epsilon": 0.0,
-    "optim.clip_norm": 0.0,
-    "optim.accumulate": 1,
-    "schedule.warmup_steps": 0,
-    "schedule.decay_every": 1,
-    "train.steps": 1,
-    "train.log_every": 1,
-    "train.checkpoint_every": 1,
-    "train.patience": 0,
-    "eval.every": 0,
-    "eval.batch_size": 1,
-    "eval.length": 0,
-    "eval.max_batches": 0,
-    "eval.final_batches": 0,
-    "sample.tokens": 0,
-    "sample.temperature": 0.0,
-    "sample.top_k": 0,
-    "loss.z_loss": 0.0,
-}
-_WITHIN = {
-    "optim.b1": (0.0, 1.0),
-    "optim.b2": (0.0, 1.0),
-    "optim.momentum": (0.0, 1.0),
-    "optim.ema_decay": (0.0, 1.0),
-    "train.dropout": (0.0, 1.0),
-    "train.embedding_dropout": (0.0, 1.0),
-    "train.word_dropout": (0.0, 1.0),
-    "train.recurrent_dropout": (0.0, 1.0),
-    "loss.label_smoothing": (0.0, 1.0),
-    "schedule.final_fraction": (0.0, 1.0001),
-    "schedule.decay_fraction": (0.0, 1.0001),
-    "sample.top_p": (0.0, 1.0001),
-}
 
 
 def _read_saved(path):

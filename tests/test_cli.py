@@ -70,7 +70,7 @@ OVERRIDES = {
     "data.batch_size=1000000": "need",
     "data.length=100000": "need",
     "data.valid_fraction=0.9999": "training text",
-    "data.valid_fraction=1.5": "outside [0, 1)",
+    "data.valid_fraction=1.5": "must be in [0.0, 1.0)",
 }
 
 

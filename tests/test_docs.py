@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from hybrid_flax import registered_mixers
-from hybrid_flax.certify.run import certify
+from hybrid_flax.certify import certify
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.mixers import registry
 from hybrid_flax.sweep.definition import read_sweep
@@ -57,8 +57,8 @@ def test_block_runs(place, finished, text, monkeypatch, tmp_path):
         assert "sweep" not in found or read_sweep(experiment, []).trials
         assert "sweep_search" not in found or read_sweep(experiment, [], ["search"], "random", 3).num_trials == 3
     for name in sorted(set(registered_mixers()) - known):
-        (outcomes,) = certify([name], cases=40)
-        assert [outcome for outcome in outcomes if outcome.failure is not None] == []
+        (findings,) = certify([name], cases=40)
+        assert [finding for finding in findings if finding.counterexample is not None] == []
 
 
 def test_blocks_are_found():

@@ -100,7 +100,7 @@ def test_unknown_characters_are_read_and_mistakes_are_named(run):
 
 def test_state_keeps_its_size(run):
     model = run.model
-    state, logits = model.init_state(1, 256), jnp.zeros(model.vocab_size)
+    state, logits = model.init_state(1, 256), jnp.zeros(model.design.vocab_size)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     choice = (jnp.float32(1.0), jnp.int32(0), jnp.float32(1.0))
     for position in (0, 16):

@@ -73,7 +73,7 @@ def test_direction_of_imports(path):
 
 def test_wrong_directions_are_noticed():
     assert wrong_imports("ops/norm.py", "from hybrid_flax.cells import gated")
-    assert wrong_imports("models/heads.py", "import hybrid_flax.train.step")
+    assert wrong_imports("models/model.py", "import hybrid_flax.train.step")
     assert wrong_imports("train/loop.py", "from hybrid_flax import report")
     assert wrong_imports("train/loop.py", "def f():\n    from orbax.checkpoint import v1")
     assert wrong_imports("mixers/fusion.py", "import flax.linen as nn")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import chain, conv, fork, linear, shift
+from hybrid_flax.cells.inputs import compose, conv, fork, linear, shift
 from hybrid_flax.cells.linear_attention import log_uniform_step
 from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, unit
 from hybrid_flax.ops.broadcast import align
@@ -136,7 +136,7 @@ def rwkv7(
         weight = jnp.sum(r * bonus * replaced(params, k, jax.nn.sigmoid(a)), axis=-1, keepdims=True)
         return (g * (y.reshape(v.shape) + weight * v)).reshape(y.shape)
 
-    features = chain(shift(width, 6), _six_maps(width, inner, rank))
+    features = compose(shift(width, 6), _six_maps(width, inner, rank))
     cell = make_matrix_cell(features, terms, (heads, width_k, width_k), chunk=chunk, init=init)
     return cell._replace(finish=finish)
 
@@ -170,7 +170,7 @@ def _six_maps(width: int, out: int, rank: int) -> Mixer:
 
 def _short_features(width: int, features: int, taps: int | None) -> Mixer:
     mapped = linear(width, (features,), bias=None)
-    return mapped if taps is None else chain(mapped, conv(features, taps=taps))
+    return mapped if taps is None else compose(mapped, conv(features, taps=taps))
 
 
 def _short_heads(u: Array, heads: int, keys: int) -> tuple[Array, Array, Array]:

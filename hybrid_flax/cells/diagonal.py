@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from hybrid_flax.cells.affine import make_affine_cell
-from hybrid_flax.cells.inputs import activate, block_linear, chain, conv, fork, keep, linear
+from hybrid_flax.cells.inputs import activate, block_linear, compose, conv, fork, keep, linear
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal, unit_interval_radius
 from hybrid_flax.ops.linear import contract
@@ -44,8 +44,8 @@ def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: 
         return jnp.exp(log_a), jnp.sqrt(variance) * (i * x.astype(dtype))
 
     gates = keep(block_linear(state_width, (2, state_width), blocks))
-    filtered = chain(linear(width, (state_width,)), conv(state_width, taps=taps))
-    return make_affine_cell(chain(filtered, gates), coefficients, (state_width,), init)
+    filtered = compose(linear(width, (state_width,)), conv(state_width, taps=taps))
+    return make_affine_cell(compose(filtered, gates), coefficients, (state_width,), init)
 
 
 def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0, use_phase: bool = True) -> Cell:
@@ -131,11 +131,11 @@ def s6(
         x, (_, (_, c)) = _selected(u)
         return jnp.sum(h * c[..., None, :], axis=-1) + align(params["scale"], x) * x
 
-    filtered = chain(linear(width, (channels,), bias=None), conv(channels, taps=taps))
-    low_rank = chain(linear(channels, (rank,), bias=None), linear(rank, (channels,), bias=None))
+    filtered = compose(linear(width, (channels,), bias=None), conv(channels, taps=taps))
+    low_rank = compose(linear(channels, (rank,), bias=None), linear(rank, (channels,), bias=None))
     selection = fork(low_rank, linear(channels, (2, state_size), bias=None))
     return make_affine_cell(
-        chain(chain(filtered, activate(jax.nn.silu)), keep(selection)),
+        compose(compose(filtered, activate(jax.nn.silu)), keep(selection)),
         coefficients,
         (channels, state_size),
         init,

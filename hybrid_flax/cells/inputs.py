@@ -16,7 +16,7 @@ from hybrid_flax.ops.rope import rope
 from hybrid_flax.ops.segments import FRESH, compaction, permute
 from hybrid_flax.typing import Array, Hidden, Mixer, Params, Segments, State, Traits, promote_state, state_dtype
 
-__all__ = ["activate", "block_linear", "chain", "conv", "fork", "keep", "linear", "rotary", "shift", "window_linear"]
+__all__ = ["activate", "block_linear", "compose", "conv", "fork", "keep", "linear", "rotary", "shift", "window_linear"]
 
 
 def linear(
@@ -111,9 +111,9 @@ def shift(width: int, num: int) -> Mixer:
     return Mixer(init, partial(_past, width, 1), apply, Traits(spec=("shift", width, num)))
 
 
-def chain(first: Mixer, second: Mixer) -> Mixer:
+def compose(first: Mixer, second: Mixer) -> Mixer:
     """y = second(first(x))."""
-    return _pair("chain", first, second, lambda x, run_first, run_second: run_second(run_first(x)))
+    return _pair("compose", first, second, lambda x, run_first, run_second: run_second(run_first(x)))
 
 
 def fork(first: Mixer, second: Mixer) -> Mixer:
@@ -134,7 +134,7 @@ def _pair(name: str, first: Mixer, second: Mixer, combine: Callable[..., Any]) -
 
     def apply(params: Params, x: Any, segments: Segments, state: State | None = None) -> tuple[Any, State | None]:
         if state is not None and not causal:
-            raise ValueError(f"a {name} of mixers of which one reads the future takes no state")
+            raise ValueError(f"{name}: one of the two mixers reads the future, so that there is no state to take")
         after: dict[str, State] = {}
 
         def run(part: str, x: Any) -> Any:

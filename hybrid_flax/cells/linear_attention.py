@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import chain, conv, fork, linear, rotary
+from hybrid_flax.cells.inputs import compose, conv, fork, linear, rotary
 from hybrid_flax.cells.matrix import Terms, check_chunk, head_sizes, make_matrix_cell, matrix_chunks, matrix_step
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.scan import maximum_scan
@@ -76,7 +76,7 @@ def retnet(
         gamma = jnp.log1p(-(2.0 ** (-5.0 - jnp.arange(heads, dtype=q.dtype))))
         return Terms(q, k * keys**-0.5, v, jnp.broadcast_to(gamma[:, None], (*q.shape[:-1], 1)))
 
-    features = chain(linear(width, (heads, 2 * keys + values), bias=None), rotary(keys))
+    features = compose(linear(width, (heads, 2 * keys + values), bias=None), rotary(keys))
     return make_matrix_cell(features, terms, (heads, keys, values), chunk=chunk)
 
 
@@ -103,7 +103,7 @@ def gla(
         q, k, v = _split_heads(u[0], keys)
         return Terms(q * keys**-0.5, k, v, jax.nn.log_sigmoid(_wide(u[1])) / temperature)
 
-    gate = chain(linear(width, (gate_rank,), bias=None), linear(gate_rank, (heads, keys)))
+    gate = compose(linear(width, (gate_rank,), bias=None), linear(gate_rank, (heads, keys)))
     features = linear(width, (heads, 2 * keys + values), bias=None)
     return make_matrix_cell(fork(features, gate), terms, sizes, chunk=chunk)
 
@@ -184,7 +184,7 @@ def ssd(
         return y + align(params["scale"][:, None], x) * x
 
     num_channels = heads * values + 2 * groups * keys
-    filtered = chain(linear(width, (num_channels,), bias=None), conv(num_channels, taps=taps))
+    filtered = compose(linear(width, (num_channels,), bias=None), conv(num_channels, taps=taps))
     features = fork(filtered, linear(width, (heads,), bias=None))
     return make_matrix_cell(features, terms, (heads, keys, values), chunk=chunk, init=init, read=read)
 

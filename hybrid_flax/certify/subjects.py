@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import inexact
+from hybrid_flax.certify.checks import inexact
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.recurrent import recurrent, run_cell
 from hybrid_flax.typing import Cell, Mixer, Segments
@@ -142,7 +142,7 @@ def forget() -> None:
 def narrowed(name: str, **options: Any) -> dict[str, Any]:
     """`options` as far as the parts of `name` have them, and short windows, chunks and blocks where they have any."""
     given = {}
-    for part in registry.parse_layer(name)[1]:
+    for part in registry.parse_layer(name).mixers:
         known = registry.mixer_options()[part]
         for key, length in SHORT.items():
             if key in known and known[key].default is not None:

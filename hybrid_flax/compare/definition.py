@@ -12,7 +12,7 @@ from hybrid_flax.compare.results import Budget, Column, Cost
 from hybrid_flax.config import apply_overrides, config_hash, validate, with_values
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.mixers.registry import parse_layer
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.train.experiment import make_experiment, missing_split, model_from_config, read_source
 
@@ -111,7 +111,7 @@ def _make_contender(definition, row, values, task, base, budget) -> Contender:
         return model_from_config(config, tokenizer.vocab_size, source.labels, tokenizer.num_characters)
 
     model = make_model(solve_width(make_model, budget, tokens))
-    config.model.width = model.width
+    config.model.width = model.design.width
     metric = find_metric(make_experiment(config).task, config.eval.metric)
     column = Column(task, config.task.name, metric, budget, config.train.steps, tokens.shape[1])
     seeds = tuple(config.seed + number for number in range(definition.seeds))
@@ -119,14 +119,14 @@ def _make_contender(definition, row, values, task, base, budget) -> Contender:
     # Without the learning rate: the runs of a grid remain those of a grid with other rates beside them.
     identity = config_hash(with_values(config, {"optim.learning_rate": 0.0}))
     name = "".join(c if c.isalnum() or c in "-+:,.=" else "_" for c in f"{task}-{row}-{identity}")
-    return Contender(name, row, column, config, rates, seeds, _mechanisms(model.layers), cost)
+    return Contender(name, row, column, config, rates, seeds, _mechanisms(model.design.layers), cost)
 
 
 def _mechanisms(layers):
     """The names that mix along time; a fusion of one part has a mechanism besides it, unless it is `bi`."""
     parsed = [parse_layer(layer) for layer in layers]
-    own = {fusion for fusion, names in parsed if len(names) == 1 and fusion not in (None, "bi")}
-    return frozenset(own.union(*(names for _, names in parsed)))
+    own = {layer.name for layer in parsed if len(layer.parts) == 1 and layer.name != "bi"}
+    return frozenset(own.union(*(layer.mixers for layer in parsed)))
 
 
 def _check_definition(definition):

@@ -10,7 +10,7 @@ import jax
 from hybrid_flax.compare.results import Budget, Cost
 from hybrid_flax.cost import flops, tree_bytes, tree_size
 from hybrid_flax.models.build import init_params, model_is_causal
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.typing import Segments
 
 __all__ = ["TOLERANCE", "model_cost", "solve_width"]

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.mixers.memory import Attend, Memory, make_attention
+from hybrid_flax.mixers.cached_attention import Attend, make_attention
+from hybrid_flax.mixers.memory import Memory
 from hybrid_flax.ops.attention import IMPLEMENTATIONS, alibi_bias
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hybrid_flax.mixers.memory import Ring, fresh_ring, in_chunks, remember, same_block
-from hybrid_flax.ops.attention import attend
+from hybrid_flax.mixers.memory import Ring, fresh_ring, remember
+from hybrid_flax.ops.attention import attend, same_block
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import rms_norm
 from hybrid_flax.ops.rope import rope
+from hybrid_flax.ops.segments import in_chunks
 from hybrid_flax.typing import (
     Array,
     AttentionMask,

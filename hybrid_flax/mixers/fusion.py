@@ -6,7 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import chain
+from hybrid_flax.cells.inputs import compose
 from hybrid_flax.mixers.attention import sha
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
@@ -60,7 +60,7 @@ def concat(a: Mixer, b: Mixer, width: int) -> Mixer:
 
 def context(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = b(a(x)): b's reading of a's states alone goes on."""
-    return chain(a, b)._replace(traits=_traits("context", a, b, lambda a, b: context(a, b, width)))
+    return compose(a, b)._replace(traits=_traits("context", a, b, lambda a, b: context(a, b, width)))
 
 
 def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:

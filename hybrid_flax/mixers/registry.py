@@ -1,24 +1,24 @@
 """Names for mixers: the layer grammar `[fusion:]name[+name]` and what each name stands for.
 
-Options belong to names: `make_mixer("cascade:lstm+swa", 64, **{"swa.window": 32})`. An option without a name
-goes to every part of the layer that has it.
+`parse_layer` is the one reader of a layer, `parse_pattern` of the layers of a model. Options belong to names:
+`make_mixer("cascade:lstm+swa", 64, **{"swa.window": 32})`. An option without a name goes to every part that has it.
 """
 
-import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
+from hybrid_flax.errors import nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
-    "canonical_layer",
+    "Layer",
     "make_cell",
     "make_mixer",
     "mixer_options",
@@ -30,6 +30,26 @@ __all__ = [
     "registered_instances",
     "registered_mixers",
 ]
+
+
+class Layer(NamedTuple):
+    """A layer as it was read: a mixer by its name, or a fusion, by its name, of the layers in `parts`.
+
+    options: (option, value) pairs of a mixer, sorted, those at their default left out.
+    """
+
+    name: str
+    parts: tuple["Layer", ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """The names of the mixers in it, from left to right."""
+        return tuple(name for part in self.parts for name in part.mixers) if self.parts else (self.name,)
+
+    def __str__(self) -> str:
+        """What `parse_layer` reads it from, without options."""
+        return f"{self.name}:{'+'.join(map(str, self.parts))}" if self.parts else self.name
 
 
 class Option(NamedTuple):
@@ -97,8 +117,7 @@ def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *o
     canonical: its parts in `registered_mixers`; others: parts over which it is certified as well.
     Raises as `register_mixer`.
     """
-    num_parts = len(canonical.split("+"))
-    _register(_fusions, name, _Fusion(combine, num_parts, (canonical, *others), _source(combine)), {})
+    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), (canonical, *others), _source(combine)), {})
 
 
 def registered_mixers() -> list[str]:
@@ -131,86 +150,78 @@ def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
     option, or `**{"name.option": value}` for one. Raises ValueError for an unknown name or option, naming the
     nearest ones, and for values that the builder refuses.
     """
-    fusion_name, names = parse_layer(layer)
-    parts = tuple((name, _part_options(layer, names, name, options)) for name in names)
+    read = parse_layer(layer)
     for key in options:
-        _check_option(layer, names, key)
-    return _build(fusion_name, parts, width)
+        _check_option(read, key)
+    return _build(_with_options(read, options), width)
 
 
 @functools.cache
-def _build(fusion_name: str | None, parts: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...], width: int) -> Mixer:
-    mixers = []
-    for name, options in parts:
-        mixer = _primitives[name].build(width, **dict(options))
-        spec = (name, width, *options)
-        mixers.append(mixer._replace(traits=mixer.traits._replace(spec=spec)))
-    if fusion_name is None:
-        return mixers[0]
-    mixer = _fusions[fusion_name].combine(*mixers, width)
-    spec = (fusion_name, *(part.traits.spec for part in mixers))
+def _build(layer: Layer, width: int) -> Mixer:
+    """The mixer of a layer that carries its options."""
+    if layer.parts:
+        parts = [_build(part, width) for part in layer.parts]
+        mixer = _fusions[layer.name].combine(*parts, width)
+        spec: tuple[Any, ...] = (layer.name, *(part.traits.spec for part in parts))
+    else:
+        mixer = _primitives[layer.name].build(width, **dict(layer.options))
+        spec = (layer.name, width, *layer.options)
     return mixer._replace(traits=mixer.traits._replace(spec=spec))
 
 
-def parse_layer(layer: str) -> tuple[str | None, tuple[str, ...]]:
-    """(fusion or None, names) of a layer; raises ValueError with the nearest known names."""
+def parse_layer(layer: str) -> Layer:
+    """A layer from its text; raises ValueError with the nearest known names."""
     fusion_name, colon, rest = layer.strip().rpartition(":")
-    names = tuple(rest.split("+"))
+    names = _split(rest)
     if colon and fusion_name not in _fusions:
-        raise ValueError(f"unknown fusion {fusion_name!r} in layer {layer!r}; {_nearest(fusion_name, _fusions)}")
+        raise ValueError(f"unknown fusion {fusion_name!r} in layer {layer!r}; {nearest(fusion_name, _fusions)}")
     for name in names:
         if name not in _primitives:
-            raise ValueError(f"unknown mixer {name!r} in layer {layer!r}; {_nearest(name, _primitives)}")
+            raise ValueError(f"unknown mixer {name!r} in layer {layer!r}; {nearest(name, _primitives)}")
     wanted = _fusions[fusion_name].num_parts if colon else 1
     if len(names) != wanted:
         form = "+".join(["name"] * wanted)
         raise ValueError(f"layer {layer!r} has {len(names)} parts, write {f'{fusion_name}:' if colon else ''}{form}")
-    return (fusion_name if colon else None), names
+    return Layer(fusion_name, tuple(map(Layer, names))) if colon else Layer(names[0])
 
 
-def parse_pattern(pattern: str, depth: int) -> tuple[str, ...]:
-    """The layers of a model: a comma-separated pattern repeated to `depth`. Raises as `parse_layer`."""
-    period = tuple(layer.strip() for layer in pattern.split(","))
-    for layer in period:
-        parse_layer(layer)
+def parse_pattern(pattern: str, depth: int | None = None) -> tuple[str, ...]:
+    """The layers of a comma-separated pattern: once, or repeated to `depth`. Raises as `parse_layer`."""
+    period = tuple(str(parse_layer(layer)) for layer in pattern.split(","))
+    if depth is None:
+        return period
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")
     return tuple(period[index % len(period)] for index in range(depth))
 
 
-def canonical_layer(layer: str) -> str:
-    """`layer` without spaces, checked."""
-    fusion_name, names = parse_layer(layer)
-    return f"{fusion_name}:{'+'.join(names)}" if fusion_name else names[0]
+def _split(parts: str) -> tuple[str, ...]:
+    return tuple(parts.split("+"))
 
 
-def _part_options(
-    layer: str, names: tuple[str, ...], name: str, options: Mapping[str, Any]
-) -> tuple[tuple[str, Any], ...]:
-    known = _primitives[name].options
+def _with_options(layer: Layer, options: Mapping[str, Any]) -> Layer:
+    """The layer, whose mixers carry those of `options` that are theirs."""
+    if layer.parts:
+        return layer._replace(parts=tuple(_with_options(part, options) for part in layer.parts))
+    known = _primitives[layer.name].options
     chosen = {}
     for key, value in options.items():
         owner, dot, option = key.rpartition(".")
-        if option in known and (not dot or owner == name):
-            if isinstance(value, list):
-                value = tuple(value)
+        if option in known and (not dot or owner == layer.name):
+            value = tuple(value) if isinstance(value, list) else value
             if value != known[option].default:
                 chosen[option] = value
-    return tuple(sorted(chosen.items()))
+    return layer._replace(options=tuple(sorted(chosen.items())))
 
 
-def _check_option(layer: str, names: tuple[str, ...], key: str) -> None:
+def _check_option(layer: Layer, key: str) -> None:
     owner, dot, option = key.rpartition(".")
+    names = layer.mixers
     if dot and owner not in names:
-        raise ValueError(f"option {key!r}: layer {layer!r} has no part {owner!r}, only {', '.join(names)}")
+        raise ValueError(f"option {key!r}: layer {str(layer)!r} has no part {owner!r}, only {', '.join(names)}")
     known = [known for name in ([owner] if dot else names) for known in _primitives[name].options]
     if option not in known:
-        raise ValueError(f"unknown option {option!r} of {owner or layer}; {_nearest(option, known)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(known))}"
+        raise ValueError(f"unknown option {option!r} of {owner or layer}; {nearest(option, known)}")
 
 
 def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
@@ -233,7 +244,7 @@ def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str
 def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
     for key in defaults:
         if key not in options:
-            raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {_nearest(key, options)}")
+            raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
 
 
 def _source(build: Callable[..., Any]) -> str:

@@ -5,20 +5,20 @@ from typing import Any
 
 import jax
 
-from hybrid_flax.mixers.registry import make_mixer, parse_pattern
+from hybrid_flax.errors import nearest
+from hybrid_flax.knobs import KNOBS
+from hybrid_flax.mixers.registry import parse_layer, parse_pattern
 from hybrid_flax.models.embedding import SPELLINGS, Spelling
-from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import NORMS, Block
+from hybrid_flax.models.model import NORMS, Design, SequenceModel, layer_mixer
 from hybrid_flax.ops.mlp import MLPS
 from hybrid_flax.ops.pool import POOLINGS
 from hybrid_flax.typing import Mixer, Params, Segments
 
 __all__ = [
     "CARRIED_CAPACITY",
+    "FIELDS",
     "init_params",
     "is_bounded",
-    "layer_block",
-    "layer_mixer",
     "make_model",
     "model_is_bounded",
     "model_is_causal",
@@ -26,85 +26,52 @@ __all__ = [
 
 CARRIED_CAPACITY = 2**30  # for states that are carried without end: those of bounded mixers do not depend on it
 
+_START = ("model.init_scale", "model.vectors")  # what a model starts from, and not what it is made of
+# The knobs model.* that `make_model` takes, by name, and their defaults.
+FIELDS = {
+    key.removeprefix("model."): knob.default
+    for key, knob in KNOBS.items()
+    if key.startswith("model.") and key not in _START
+}
 
-@functools.cache
+
 def make_model(
     *,
     vocab_size: int,
-    width: int,
-    depth: int,
-    pattern: str,
     options: tuple[tuple[str, Any], ...] = (),
-    norm: str = "rms",
-    mlp: str = "none",
-    mlp_ratio: float = 4.0,
-    tied: bool = True,
-    scan_layers: bool = True,
-    remat: bool = False,
-    dtype: str = "float32",
     num_outputs: int | None = None,
     pooling: str = "none",
     crf: bool = False,
-    embedding_width: int = 0,
-    characters: str = "none",
-    character_width: int = 32,
-    word_length: int = 16,
     num_characters: int = 0,
+    word_length: int = KNOBS["data.word_length"].default,
+    **fields: Any,
 ) -> SequenceModel:
     """The model; equal arguments give the identical object.
 
     options: sorted ("name.option", value) pairs for the mixers of the pattern; those of other names are ignored.
-    num_outputs, pooling, crf, embedding_width: as `SequenceModel` has them. characters: kind of `Spelling`, or "none";
-    character_width, word_length, num_characters: its width, length and alphabet.
+    num_outputs, pooling, crf: as `Design` has them. num_characters, word_length: alphabet and length of its `Spelling`,
+    read where characters is not "none". fields: knobs model.* by their names in FIELDS, whose defaults they have.
     Raises ValueError for unknown names and for sizes that do not fit, before anything is computed.
     """
-    layers = parse_pattern(pattern, depth)
-    known_values = (
-        ("model.norm", norm, NORMS),
-        ("model.mlp", mlp, MLPS),
-        ("task.pooling", pooling, ("none", *POOLINGS)),
-        ("model.characters", characters, SPELLINGS),
-    )
-    for field, value, known in known_values:
-        if value not in known:
-            raise ValueError(f"{field}={value!r} is none of {', '.join(known)}")
-    if tied and num_outputs is not None:
-        raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
-    if tied and embedding_width not in (0, width):
-        raise ValueError(
-            f"model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, not {embedding_width}"
-        )
-    spelling = None
-    if characters != "none":
-        if characters == "rnn" and character_width % 2:
-            raise ValueError(f"model.character_width={character_width} must be even: half of it is of either direction")
-        spelling = Spelling(characters, num_characters, word_length, character_width)
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype={dtype!r} is none of float32, bfloat16")
-    used = {name for layer in layers for name in layer.rpartition(":")[2].split("+")}
-    options = tuple((key, value) for key, value in options if key.partition(".")[0] in used)
-    model = SequenceModel(
+    for field in fields:
+        if field not in FIELDS:
+            raise ValueError(f"a model has no {field!r}; {nearest(field, FIELDS)}")
+    given = FIELDS | fields
+    period, layers = parse_pattern(given["pattern"]), parse_pattern(given["pattern"], given["depth"])
+    mixers = {name for layer in period for name in parse_layer(layer).mixers}
+    design = Design(
         vocab_size=vocab_size,
-        width=width,
         layers=layers,
-        period=min(len(pattern.split(",")), depth),
-        options=options,
-        norm=norm,
-        mlp=mlp,
-        mlp_ratio=mlp_ratio,
-        tied=tied,
-        scan_layers=scan_layers,
-        remat=remat,
-        dtype=dtype,
+        period=min(len(period), len(layers)),
+        options=tuple((key, value) for key, value in options if key.partition(".")[0] in mixers),
         num_outputs=num_outputs,
         pooling=pooling,
         crf=crf,
-        embedding_width=embedding_width,
-        spelling=spelling,
+        spelling=_spelling(given["characters"], num_characters, word_length, given["character_width"]),
+        **{name: value for name, value in given.items() if name in Design._fields},
     )
-    for layer in layers:
-        layer_mixer(model, layer)
-    return model
+    _check(design)
+    return _make_model(design)
 
 
 def init_params(model: SequenceModel, key: jax.Array) -> Params:
@@ -114,7 +81,7 @@ def init_params(model: SequenceModel, key: jax.Array) -> Params:
     """
     tokens = jax.numpy.zeros(model.token_shape(1, 2), jax.numpy.int32)
     params = model.init(key, tokens, Segments.single(1, 2))["params"]
-    branches = len(model.layers) * (1 if model.mlp == "none" else 2)
+    branches = len(model.design.layers) * (1 if model.design.mlp == "none" else 2)
 
     def scale(path, leaf):
         names = [entry.key for entry in path]
@@ -122,18 +89,6 @@ def init_params(model: SequenceModel, key: jax.Array) -> Params:
         return leaf * branches**-0.5 if into_stream else leaf
 
     return jax.tree_util.tree_map_with_path(scale, params)
-
-
-def layer_mixer(model: SequenceModel, layer: str) -> Mixer:
-    """The mixer that stands in `model` for `layer`."""
-    return make_mixer(layer, model.width, **_layer_options(model, layer))
-
-
-def layer_block(model: SequenceModel, layer: str) -> Block:
-    """The residual layer that stands in `model` for `layer`."""
-    fields = ("width", "norm", "mlp", "mlp_ratio")
-    options = tuple(sorted(_layer_options(model, layer).items()))
-    return Block(layer=layer, options=options, **{name: getattr(model, name) for name in fields})
 
 
 def is_bounded(mixer: Mixer) -> bool:
@@ -144,14 +99,42 @@ def is_bounded(mixer: Mixer) -> bool:
 
 def model_is_causal(model: SequenceModel) -> bool:
     """Whether every layer is."""
-    return all(layer_mixer(model, layer).traits.causal for layer in model.layers)
+    return all(layer_mixer(model.design, layer).traits.causal for layer in model.design.layers)
 
 
 def model_is_bounded(model: SequenceModel) -> bool:
     """Whether the state of every layer is."""
-    return all(is_bounded(layer_mixer(model, layer)) for layer in model.layers)
+    return all(is_bounded(layer_mixer(model.design, layer)) for layer in model.design.layers)
 
 
-def _layer_options(model, layer):
-    names = layer.rpartition(":")[2].split("+")
-    return {key: value for key, value in model.options if key.partition(".")[0] in names}
+@functools.cache
+def _make_model(design: Design) -> SequenceModel:
+    return SequenceModel(design)
+
+
+def _spelling(kind, alphabet, length, width) -> Spelling | None:
+    _check_name("model.characters", kind, SPELLINGS)
+    if kind == "rnn" and width % 2:
+        raise ValueError(f"model.character_width={width} must be even: half of it is of either direction")
+    return None if kind == "none" else Spelling(kind, alphabet, length, width)
+
+
+def _check(design: Design) -> None:
+    _check_name("model.norm", design.norm, NORMS)
+    _check_name("model.mlp", design.mlp, MLPS)
+    _check_name("model.dtype", design.dtype, ("float32", "bfloat16"))
+    _check_name("task.pooling", design.pooling, ("none", *POOLINGS))
+    if design.tied and design.num_outputs is not None:
+        raise ValueError("model.tied=true needs outputs that are the vocabulary: set model.tied=false")
+    if design.tied and design.embedding_width not in (0, design.width):
+        raise ValueError(
+            "model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, "
+            f"not {design.embedding_width}"
+        )
+    for layer in dict.fromkeys(design.layers):
+        layer_mixer(design, layer)
+
+
+def _check_name(key, value, known):
+    if value not in known:
+        raise ValueError(f"{key}={value!r} is none of {', '.join(known)}")

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager
 import flax.linen as nn
 import jax
 
-from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import Block
+from hybrid_flax.models.model import Block, SequenceModel
 from hybrid_flax.typing import Mixer, Params
 
 __all__ = ["swapped", "unscanned"]
@@ -17,14 +16,15 @@ def unscanned(model: SequenceModel, params: Params) -> tuple[SequenceModel, Para
     """The same model with every layer by itself: their parameters are backbone.rest.layer_0, layer_1, ..."""
     backbone = dict(params["backbone"])
     repeats, rest = backbone.pop("repeats", {}), backbone.pop("rest", {})
-    scanned = len(model.layers) - len(rest)
+    scanned = len(model.design.layers) - len(rest)
     layers = {}
     for index in range(scanned):
         repeat, place = divmod(index, len(repeats))
         layers[f"layer_{index}"] = jax.tree.map(lambda leaf: leaf[repeat], repeats[f"layer_{place}"])  # noqa: B023
     for place in range(len(rest)):
         layers[f"layer_{scanned + place}"] = rest[f"layer_{place}"]
-    return model.clone(scan_layers=False, remat=False), params | {"backbone": backbone | {"rest": layers}}
+    design = model.design._replace(scan_layers=False, remat=False)
+    return SequenceModel(design), params | {"backbone": backbone | {"rest": layers}}
 
 
 def swapped(swap: Callable[[int, Mixer], Mixer]) -> AbstractContextManager:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hybrid_flax.typing import Array, AttentionMask, AttentionScores, Float, Heads, HeadValues, Segments, state_dtype
 
-__all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "attention_weights", "visible"]
+__all__ = ["IMPLEMENTATIONS", "alibi_bias", "attend", "attention_weights", "same_block", "visible"]
 
 IMPLEMENTATIONS = ("auto", "einsum", "xla", "cudnn")
 
@@ -27,6 +27,12 @@ def visible(
     if window is not None:
         mask &= (jnp.abs(distance) < window) | (keys.positions < sinks)[:, None, :]
     return mask
+
+
+def same_block(queries: Segments, keys: Segments, *, block: int, before: tuple[int, int]) -> AttentionMask:
+    """Causal keys whose block of positions is from before[0] to before[1] blocks ahead of the query's: [B, T, S]."""
+    apart = queries.positions[:, :, None] // block - keys.positions[:, None, :] // block
+    return visible(queries, keys) & (apart >= before[0]) & (apart <= before[1])
 
 
 def alibi_bias(queries: Segments, keys: Segments, num_heads: int, dtype: Any) -> AttentionScores:

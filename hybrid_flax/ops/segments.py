@@ -6,7 +6,16 @@ from jax import lax
 
 from hybrid_flax.typing import Array, RowIds, Shaped, TokenIds, TokenMask
 
-__all__ = ["FRESH", "compaction", "document_positions", "last_live_id", "permute", "previous_ids", "resets"]
+__all__ = [
+    "FRESH",
+    "compaction",
+    "document_positions",
+    "in_chunks",
+    "last_live_id",
+    "permute",
+    "previous_ids",
+    "resets",
+]
 
 FRESH = -1  # the document id of a state that has seen no live token
 
@@ -56,6 +65,13 @@ def compaction(live: TokenMask) -> tuple[TokenIds, TokenIds]:
 def permute(x: Shaped[Array, "B T *rest"], order: TokenIds, inverse: TokenIds) -> Shaped[Array, "B T *rest"]:
     """x[b, order[b, t]] for a permutation of each row; the gradient is the inverse gather, not a scatter."""
     return _gather(x, order)
+
+
+def in_chunks(x: Shaped[Array, "B T *rest"], chunk: int) -> Shaped[Array, "chunks B C *rest"]:
+    """x[B, T, ...] in pieces of `chunk` tokens, zeros behind the last."""
+    missing = -x.shape[1] % chunk
+    x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
 
 def _gather(x: Array, order: TokenIds) -> Array:

@@ -1,6 +1,5 @@
 """The certificate as a table on the screen, as JSON and as Markdown."""
 
-import json
 import os
 import platform
 import time
@@ -12,9 +11,10 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.certify.run import PROPERTIES, Outcome, certify
+from hybrid_flax.certify import PROPERTIES, Counterexample, Finding, certify
 from hybrid_flax.certify.subjects import forget
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.files import write_json, write_whole
 
 __all__ = ["certify_mixers"]
 
@@ -51,53 +51,59 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
     since = time.perf_counter()
     print(_LEGEND)
     print("mixer".ljust(_NAME_WIDTH) + "".join(name.rjust(_CELL_WIDTH) for name in PROPERTIES))
-    outcomes: list[Outcome] = []
+    findings: list[Finding] = []
     try:
         for row in certify(names, cases, seed):
-            outcomes += row
+            findings += row
             print(_line(row), flush=True)
             forget()
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    failed = [(outcome, outcome.failure) for outcome in outcomes if outcome.failure is not None]
+    failed = _failed(findings)
     seconds = time.perf_counter() - since
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "certificate.json").write_text(json.dumps(_record(outcomes, seed, seconds), indent=1) + "\n")
-    (folder / "certificate.md").write_text(_markdown(outcomes, seed))
-    total = sum(outcome.cases for outcome in outcomes)
-    mixers = len({outcome.mixer for outcome in outcomes})
+    write_json(folder / "certificate.json", _record(findings, seed, seconds), indent=1)
+    write_whole(folder / "certificate.md", _markdown(findings, seed))
+    total = sum(finding.cases for finding in findings)
+    mixers = len({finding.mixer for finding in findings})
     print(f"\n{total} cases, {mixers} mixers, {len(failed)} failures, {seconds:.0f} s; {folder}/certificate.md, .json")
     if failed:
         table = Table("mixer", "property", "what", "smallest case", title="failures")
-        for outcome, failure in failed:
-            given = ", ".join(f"{key}={value!r}" for key, value in failure.arguments.items())
-            table.add_row(outcome.mixer, outcome.property, failure.message, given)
+        for finding, found in failed:
+            table.add_row(finding.mixer, finding.property, found.message, _given(found))
         console.print(table)
-        first, failure = failed[0]
-        given = ", ".join(f"{key}={value!r}" for key, value in failure.arguments.items())
-        print(f"again: hybrid_flax.certify.run.prove({first.mixer!r}, {first.property!r}, {given})")
+        first, found = failed[0]
+        print(f"again: hybrid_flax.certify.prove({first.mixer!r}, {first.property!r}, {_given(found)})")
     return not failed
 
 
+def _failed(findings: Iterable[Finding]) -> list[tuple[Finding, Counterexample]]:
+    return [(finding, finding.counterexample) for finding in findings if finding.counterexample is not None]
+
+
+def _given(found):
+    return ", ".join(f"{key}={value!r}" for key, value in found.arguments.items())
+
+
 def _line(row):
-    by_property = {outcome.property: outcome for outcome in row}
+    by_property = {finding.property: finding for finding in row}
     cells = (_cell(by_property.get(name)) for name in PROPERTIES)
     return row[0].mixer.ljust(_NAME_WIDTH) + "".join(cell.rjust(_CELL_WIDTH) for cell in cells)
 
 
-def _cell(outcome):
-    if outcome is None:
+def _cell(finding):
+    if finding is None:
         return "-"
-    if outcome.failure is not None:
+    if finding.counterexample is not None:
         return "FAIL"
-    return "0" if outcome.worst == 0.0 else f"{outcome.worst:.0e}".replace("e-0", "e-")
+    return "0" if finding.worst == 0.0 else f"{finding.worst:.0e}".replace("e-0", "e-")
 
 
-def _markdown(outcomes: Iterable[Outcome], seed: int) -> str:
-    rows: dict[str, dict[str, Outcome]] = {}
-    for outcome in outcomes:
-        rows.setdefault(outcome.mixer, {})[outcome.property] = outcome
+def _markdown(findings: Iterable[Finding], seed: int) -> str:
+    rows: dict[str, dict[str, Finding]] = {}
+    for finding in findings:
+        rows.setdefault(finding.mixer, {})[finding.property] = finding
     lines = [
         f"Worst relative error (cases), seed {seed}, jax {jax.__version__} on {jax.default_backend()}.",
         "",
@@ -107,15 +113,16 @@ def _markdown(outcomes: Iterable[Outcome], seed: int) -> str:
     for name, row in rows.items():
         cells = (f"{_cell(row[key])} ({row[key].cases})" if key in row else "" for key in PROPERTIES)
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    failures = [(outcome, outcome.failure) for outcome in outcomes if outcome.failure is not None]
-    lines += ["", *(f"* `{o.mixer}` {o.property}: {failed.message}; {failed.arguments}" for o, failed in failures)]
+    lines.append("")
+    for finding, found in _failed(findings):
+        lines.append(f"* `{finding.mixer}` {finding.property}: {found.message}; {found.arguments}")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _record(outcomes, seed, seconds) -> dict[str, Any]:
-    def entry(outcome):
-        failure = None if outcome.failure is None else outcome.failure._asdict()
-        return outcome._asdict() | {"failure": failure, "worst": outcome.worst if failure is None else None}
+def _record(findings, seed, seconds) -> dict[str, Any]:
+    def entry(finding):
+        found = finding.counterexample
+        return finding._asdict() | ({"counterexample": found._asdict(), "worst": None} if found else {})
 
     about = {"jax": jax.__version__, "python": platform.python_version(), "backend": jax.default_backend()}
-    return {**about, "seed": seed, "seconds": round(seconds, 1), "outcomes": [entry(outcome) for outcome in outcomes]}
+    return {**about, "seed": seed, "seconds": round(seconds, 1), "findings": [entry(finding) for finding in findings]}

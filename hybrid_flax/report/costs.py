@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.config import ConfigError
 from hybrid_flax.cost import flops, tree_bytes, tree_size
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.files import write_whole
 from hybrid_flax.mixers.registry import make_mixer, registered_mixers
 from hybrid_flax.typing import Mixer, Segments
 
@@ -78,7 +79,7 @@ def write_costs(names: Sequence[str], width: int, length: int, workdir: str | os
     if workdir is not None:
         path = Path(workdir) / "costs.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
+        write_whole(path, "\n".join(lines) + "\n")
 
 
 def _rows(length, width):

@@ -12,10 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, write_json
-from hybrid_flax.models.build import layer_mixer
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
@@ -108,8 +107,8 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Bat
     """The diagnosis of a model on batches of one shape; two programs are compiled, whatever the number of parts."""
     places: dict[Any, Mixer] = {
         (layer, *path): mixer
-        for layer, name in enumerate(model.layers)
-        for path, mixer in _walk(layer_mixer(model, name))
+        for layer, name in enumerate(model.design.layers)
+        for path, mixer in _walk(layer_mixer(model.design, name))
     }
     model, params = unscanned(model, params)
     measured = [jax.device_get(measure(params, batch)) for measure in [_make_measure(model, task)] for batch in batches]
@@ -138,7 +137,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Bat
             Part(
                 layer=layer,
                 path=tuple(path),
-                name=model.layers[layer] if not path else str(mixer.traits.spec[0]),
+                name=model.design.layers[layer] if not path else str(mixer.traits.spec[0]),
                 rms=float(np.sqrt(record["squares"] / record["numbers"])),
                 ratio=float(np.sqrt(record["squares"] / sum(beside))) if beside and sum(beside) > 0 else None,
                 loss_without=loss_without(place),
@@ -148,7 +147,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Bat
             )
         )
     by_name = {"embed": gradients["embed"]}
-    by_name |= {f"layer {layer}": layers[f"layer_{layer}"] for layer in range(len(model.layers))}
+    by_name |= {f"layer {layer}": layers[f"layer_{layer}"] for layer in range(len(model.design.layers))}
     by_name |= {"norm": gradients["backbone"]["norm"]}
     by_name |= {name: value for name, value in gradients.items() if name not in ("embed", "backbone")}
     rows = sum(int(np.sum(np.any(batch.segments.ids > 0, axis=1))) for batch in batches)

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, layer_block, layer_mixer, model_is_causal
+from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
+from hybrid_flax.models.model import Block, layer_mixer
 from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
+from hybrid_flax.units import format_bytes, format_count
 
 __all__ = ["LayerCost", "ModelPlan", "make_plan", "print_plan"]
 
@@ -92,37 +94,38 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
         table.add_row(
             row.name,
             f"{row.parameters:,}",
-            _count(row.forward_flops),
-            _count(row.decode_flops),
-            _bytes(row.state_bytes),
-            _bytes(row.cache_bytes),
+            format_count(row.forward_flops),
+            format_count(row.decode_flops),
+            format_bytes(row.state_bytes),
+            format_bytes(row.cache_bytes),
         )
     table.add_section()
     table.add_row(
         "all",
         f"{plan.parameters:,}",
-        _count(plan.forward_flops),
-        _count(sum(row.decode_flops for row in plan.layers)),
-        _bytes(sum(row.state_bytes for row in plan.layers)),
-        _bytes(sum(row.cache_bytes for row in plan.layers)),
+        format_count(plan.forward_flops),
+        format_count(sum(row.decode_flops for row in plan.layers)),
+        format_bytes(sum(row.state_bytes for row in plan.layers)),
+        format_bytes(sum(row.cache_bytes for row in plan.layers)),
     )
     console.print(table)
-    console.print(f"train FLOPs/token     {_count(plan.train_flops)} (forward, backward and update)")
-    console.print(f"train FLOPs in all    {_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
-    console.print(f"parameters and optim  {_bytes(plan.optimizer_bytes)}")
-    console.print(f"gradients             {_bytes(plan.gradient_bytes)}")
-    console.print(f"activations           {_bytes(plan.activation_bytes)} per device, kept for the backward pass")
+    console.print(f"train FLOPs/token     {format_count(plan.train_flops)} (forward, backward and update)")
+    console.print(f"train FLOPs in all    {format_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
+    console.print(f"parameters and optim  {format_bytes(plan.optimizer_bytes)}")
+    console.print(f"gradients             {format_bytes(plan.gradient_bytes)}")
+    console.print(f"activations           {format_bytes(plan.activation_bytes)} per device, kept for the backward pass")
     console.print("                      (XLA needs more than all this to work in, for copies of the logits above all)")
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
 
 
 def _layer_costs(model, params, length):
     """A row for every layer, and one for what is left of the whole model: embedding, norm and head."""
-    x = jax.ShapeDtypeStruct((1, length, model.width), jnp.dtype(model.dtype))
-    token = jax.ShapeDtypeStruct((1, 1, model.width), jnp.dtype(model.dtype))
+    design = model.design
+    x = jax.ShapeDtypeStruct((1, length, design.width), jnp.dtype(design.dtype))
+    token = jax.ShapeDtypeStruct((1, 1, design.width), jnp.dtype(design.dtype))
     rows = []
-    for index, layer in enumerate(model.layers):
-        block, mixer = layer_block(model, layer), layer_mixer(model, layer)
+    for index, layer in enumerate(design.layers):
+        block, mixer = Block(design, layer), layer_mixer(design, layer)
         block_params = jax.eval_shape(block.init, jax.random.key(0), x, Segments.single(1, length))["params"]
         state, fixed = _state(mixer, length), tree_bytes(_state(mixer, 0))
         forward, decode = (
@@ -183,18 +186,3 @@ def _segments(rows, length):
 
 def _batch(experiment, rows):
     return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, experiment.batches.batch(0, slice(0, rows))))
-
-
-def _count(value):
-    """Three digits and a prefix: 12.3 M."""
-    for prefix in ("", " k", " M", " G", " T", " P"):
-        if abs(value) < 999.5 or prefix == " P":
-            return f"{value:.3g}{prefix}"
-        value /= 1000.0
-
-
-def _bytes(value):
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1023.5 or unit == "TiB":
-            return f"{value:.4g} {unit}"
-        value /= 1024.0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.tasks.answer import make_answering
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.classify import make_classification
@@ -10,7 +11,7 @@ from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.tasks.regress import make_regression
 from hybrid_flax.tasks.tag import make_tagging
 
-__all__ = ["TASKS", "TaskEntry", "label_kind", "make_task"]
+__all__ = ["TASKS", "TaskEntry", "check_task", "label_kind", "make_task"]
 
 
 class TaskEntry(NamedTuple):
@@ -32,6 +33,34 @@ TASKS: dict[str, TaskEntry] = {
     "regress": TaskEntry(lambda config, labels: make_regression(), "number"),
     "tag": TaskEntry(lambda config, labels: make_tagging(labels), "tags"),
 }
+
+
+def check_task(config: Any) -> None:
+    """Raises ConfigError for an unknown task, and for what the task and its loss do not read and is set all the same."""
+    task, loss = config.task.name, config.loss
+    if task not in TASKS:
+        raise ConfigError(f"task.name={task!r} is none of {', '.join(TASKS)}; {nearest(task, TASKS)}")
+    for key, value, default, readers in (
+        ("task.crf", config.task.crf, False, ("tag",)),
+        ("task.pooling", config.task.pooling, "mean", ("classify", "multilabel", "regress")),
+    ):
+        if value != default and task not in readers:
+            raise ConfigError(
+                f"{key}={value} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default}"
+            )
+    if task != "lm" and loss.name != "cross_entropy":
+        raise ConfigError(
+            f"loss.name={loss.name!r} goes with task.name=lm, and task.name={task} has a loss of its own: "
+            "leave it at cross_entropy"
+        )
+    crf = task == "tag" and config.task.crf
+    shown = f"task.name={task}{' with a CRF' if crf else ''}"
+    for name, others in (("label_smoothing", ("regress",)), ("z_loss", ("regress", "multilabel"))):
+        if loss[name] and (crf or task in others):
+            raise ConfigError(f"loss.{name}={loss[name]} is no part of the loss of {shown}: set it to 0")
+    modes = ("windows", "stream", "packed") if task == "lm" else ("padded",)
+    if config.data.mode not in modes:
+        raise ConfigError(f"data.mode={config.data.mode!r} is none of {', '.join(modes)}, for task.name={task}")
 
 
 def make_task(config: Any, labels: tuple[str, ...]) -> Task:

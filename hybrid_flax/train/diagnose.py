@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.noise import Noise
 from hybrid_flax.train.state import TrainState
@@ -37,7 +37,8 @@ def explain_failure(model: SequenceModel, task: Task, state: TrainState, carry: 
         if not finite:
             return f"step {step}: train/loss is not finite, first in layer {index} ({layer})"
     if not all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(logits)):
-        return f"step {step}: train/loss is not finite, first in the head (all {len(model.layers)} layers are finite)"
+        num_layers = len(model.design.layers)
+        return f"step {step}: train/loss is not finite, first in the head (all {num_layers} layers are finite)"
     if not jnp.isfinite(value):
         return f"step {step}: train/loss is not finite, first in the loss itself (all logits are finite)"
     for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
@@ -58,4 +59,4 @@ def _layers(model, diagnostics):
     first = len(flags)
     for place in range(len(backbone.get("rest", {}))):
         flags[first + place] = bool(backbone["rest"][f"layer_{place}"]["finite"][0])
-    return [(index, model.layers[index], flags[index]) for index in sorted(flags)]
+    return [(index, model.design.layers[index], flags[index]) for index in sorted(flags)]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from hybrid_flax.models.build import CARRIED_CAPACITY
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.parallel import Parallel
 from hybrid_flax.train.step import make_eval_step

@@ -12,11 +12,10 @@ from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.build import init_params, make_model, model_is_bounded, model_is_causal
-from hybrid_flax.models.heads import SequenceModel
-from hybrid_flax.models.layers import Dropout, LockedDropout
+from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
+from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, label_kind, make_task
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -54,6 +53,7 @@ class Experiment(NamedTuple):
 def make_experiment(config: Any) -> Experiment:
     """Build all parts of an experiment; raises ConfigError in one line for whatever does not fit."""
     validate(config)
+    check_task(config)
     try:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
@@ -135,23 +135,16 @@ def missing_split(config: Any, split: str) -> str:
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
     """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
-    fields: tuple[str, ...] = ("pattern", "depth", "width", "norm", "mlp", "mlp_ratio", "tied", "scan_layers", "remat")
-    fields += ("dtype", "embedding_width", "characters")
-    head = {}
-    if config.task.name not in ("lm", "answer"):
-        head = {"num_outputs": len(labels) or 1}
-    if config.task.name in ("classify", "multilabel", "regress"):
-        head["pooling"] = config.task.pooling
-    if config.task.name == "tag":
-        head["crf"] = config.task.crf
-    if config.model.characters != "none":
-        head |= {"character_width": config.model.character_width, "word_length": config.data.word_length}
-        head["num_characters"] = num_characters
+    task = config.task.name
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
-        **{name: config.model[name] for name in fields},
-        **head,
+        num_outputs=None if task in ("lm", "answer") else len(labels) or 1,
+        pooling=config.task.pooling if task in ("classify", "multilabel", "regress") else "none",
+        crf=task == "tag" and config.task.crf,
+        num_characters=num_characters,
+        word_length=config.data.word_length,
+        **{name: config.model[name] for name in FIELDS},
     )
 
 

@@ -14,7 +14,7 @@ from hybrid_flax.config import config_diff, merge_saved
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, write_json
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.typing import Params
 
 __all__ = ["FORMAT", "Run", "RunFolder"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.models.layers import Dropout
+from hybrid_flax.models.model import Dropout
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.typing import Array, Batch, Float, Int, Key, Params, RowIds, Scalar
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from hybrid_flax.models.heads import SequenceModel
+from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule

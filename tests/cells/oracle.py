@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import check_close, require
+from hybrid_flax.certify.checks import check_close, require
 from hybrid_flax.certify.subjects import noise, normal
 from hybrid_flax.mixers.recurrent import recurrent
 from hybrid_flax.typing import Cell, Segments

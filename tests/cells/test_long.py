@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hybrid_flax.certify.compare import check_finite
+from hybrid_flax.certify.checks import check_finite
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.mixers.recurrent import recurrent
 from hybrid_flax.mixers.registry import make_cell

@@ -27,7 +27,7 @@ from hybrid_flax.cells.diagonal import rglru
 from hybrid_flax.cells.gated import elman, gru, lstm, lstmp, mgu, slstm
 from hybrid_flax.cells.inputs import conv, shift, window_linear
 from hybrid_flax.cells.minimal import indrnn, mingru, minlstm, qrnn, sru
-from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import noise, normal
 from hybrid_flax.mixers.recurrent import run_cell
 from hybrid_flax.typing import Segments

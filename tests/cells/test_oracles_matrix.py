@@ -9,7 +9,7 @@ from sampling import sampled
 from hybrid_flax.cells.delta import deltanet, gdn, rwkv7
 from hybrid_flax.cells.inputs import rotary
 from hybrid_flax.cells.linear_attention import gla, hgrn2, linattn, mlstm, retnet, ssd
-from hybrid_flax.certify.compare import check_close
+from hybrid_flax.certify.checks import check_close
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.mixers.registry import make_mixer
 from hybrid_flax.typing import Segments

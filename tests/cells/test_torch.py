@@ -11,7 +11,7 @@ torch = engines.library("torch")
 from cells.oracle import BATCH, LENGTH, WIDTH, widen  # noqa: E402
 
 from hybrid_flax.cells.gated import elman, gru, lstm, lstmp  # noqa: E402
-from hybrid_flax.certify.compare import check_close  # noqa: E402
+from hybrid_flax.certify.checks import check_close  # noqa: E402
 from hybrid_flax.certify.subjects import noise, normal  # noqa: E402
 from hybrid_flax.mixers.recurrent import run_cell  # noqa: E402
 

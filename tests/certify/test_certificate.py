@@ -7,8 +7,7 @@ from sampling import FAMILIES, sampled, sources
 
 from hybrid_flax import make_mixer, registered_mixers
 from hybrid_flax.cells import diagonal, gated, minimal
-from hybrid_flax.certify import compare, run, subjects
-from hybrid_flax.certify.run import PROPERTIES, certify, prove
+from hybrid_flax.certify import PROPERTIES, certify, checks, proofs, prove, subjects
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.registry import make_cell, mixer_options, registered_instances
 from hybrid_flax.typing import Segments
@@ -36,9 +35,9 @@ def _programs_of_a_mixer_are_dropped():
 @pytest.mark.parametrize("name", sampled(registered_instances(), FAMILIES))
 def test_registered(name):
     """Random cases, and decoding token by token, with the programs of one subject."""
-    (outcomes,) = certify([name], cases=39, properties=[key for key in PROPERTIES if key != "jit"])
-    assert [(outcome.property, outcome.failure) for outcome in outcomes if outcome.failure is not None] == []
-    asked = {outcome.property for outcome in outcomes}
+    (findings,) = certify([name], cases=39, properties=[key for key in PROPERTIES if key != "jit"])
+    assert [finding for finding in findings if finding.counterexample is not None] == []
+    asked = {finding.property for finding in findings}
     assert asked >= PROPERTIES.keys() - {"split", "cut", "state", "bits", "forms", "refuse", "jit"}
     if "split" in asked:
         prove(name, "split", rows=ROWS, split=DECODE, seed=0)
@@ -63,7 +62,7 @@ def test_what_a_change_touches():
 
 
 def test_cells_and_causal_mixers_are_asked_what_they_should_be():
-    kinds = {name: run._kinds(name) for name in registered_instances()}
+    kinds = {name: proofs._kinds(name) for name in registered_instances()}
     cells = {name for name in mixer_options() if make_cell(name, subjects.WIDTH) is not None}
     assert {name for name, kind in kinds.items() if "cell" in kind} == cells and len(cells) > 20
     assert all(("anticausal" in kind) == name.startswith("bi:") for name, kind in kinds.items())
@@ -75,8 +74,8 @@ def test_variant(name, monkeypatch):
     monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
     build, options = VARIANTS[name]
     registry.register_cell(name, build, **options)
-    (outcomes,) = certify([name], cases=25)
-    assert [(outcome.property, outcome.failure) for outcome in outcomes if outcome.failure is not None] == []
+    (findings,) = certify([name], cases=25)
+    assert [finding for finding in findings if finding.counterexample is not None] == []
 
 
 @pytest.mark.slow
@@ -94,5 +93,5 @@ def test_long_sequences_have_finite_gradients(name):
         lambda path, leaf: leaf + 0.1 if path[-1].key == "scale" and not np.any(leaf) else leaf, subject.base
     )
     y, *gradients = subject.pull(params, x, segments, None, dy)
-    compare.check_finite((y, gradients))
+    checks.check_finite((y, gradients))
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(gradients))

@@ -12,8 +12,7 @@ from hybrid_flax.cells.diagonal import lru
 from hybrid_flax.cells.gated import elman
 from hybrid_flax.cells.inputs import conv
 from hybrid_flax.cells.minimal import mingru
-from hybrid_flax.certify import cells, compare, mixers, subjects
-from hybrid_flax.certify.run import certify
+from hybrid_flax.certify import cell_properties, certify, checks, mixer_properties, subjects
 from hybrid_flax.certify.subjects import BATCH, LENGTH, WIDTH, WINDOW, make_cell_subject, make_subject
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.attention import attention
@@ -147,30 +146,30 @@ def counted():
 
 
 FAULTS = [
-    ("state not reset", TANH, one_document, mixers.packing, (ORDERS, PADS, 0)),
-    ("state not reset", TANH, one_document, mixers.causality, (DOCUMENTS, 10, 0)),
-    ("tail lost", CONV, lost_tail, mixers.any_split, (ONE_DOCUMENT, SPLIT, 0)),
-    ("window off by one", WINDOWED, wider_decode, mixers.any_split, (ONE_DOCUMENT, SPLIT, 0)),
-    ("position not carried", ATTENTION, restarted_positions, mixers.any_split, (ONE_DOCUMENT, SPLIT, 0)),
-    ("hold ignored", TANH, no_hold, mixers.left_padding, (0,)),
-    ("hold ignored", TANH, no_hold, mixers.garbage_in_padding, (DOCUMENTS, 0)),
-    ("hold ignored", TANH, no_hold, mixers.packing, (ORDERS, PADS, 0)),
-    ("padding not zero", TANH, loud_padding, mixers.garbage_in_padding, (DOCUMENTS, 0)),
-    ("padding not zero", TANH, loud_padding, mixers.left_padding, (0,)),
-    ("reads the future", TANH, oracle, mixers.causality, (ONE_DOCUMENT, 3, 0)),
-    ("reads the future", TANH, oracle, mixers.reach, (0,)),
-    ("reads nothing", TANH, blind, mixers.reach, (0,)),
-    ("rows mixed", TANH, shared_rows, mixers.rows_independent, (DOCUMENTS, (2, 0, 1), 0)),
-    ("state not cut", TANH, open_state, mixers.state_is_cut, (0,)),
-    ("complex state not cut", LRU, open_imaginary_part, mixers.state_is_cut, (0,)),
-    ("state ignored", TANH, blind, mixers.state_is_cut, (0,)),
-    ("state in bfloat16", TANH, narrow_state, mixers.bfloat16, (0,)),
-    ("output in float32", TANH, wide_output, mixers.bfloat16, (0,)),
-    ("state grows", TANH, growing_state, mixers.state_contract, ()),
-    ("state grows", CONV, growing_state, mixers.state_contract, ()),
-    ("jit is not eager", CONV, counted(), mixers.jit_equals_eager, (0,)),
-    ("not a number", CONV, not_a_number, mixers.finite_gradients, (0,)),
-    ("takes a state", CONV, blind, mixers.refuses_state, ()),
+    ("state not reset", TANH, one_document, mixer_properties.packing, (ORDERS, PADS, 0)),
+    ("state not reset", TANH, one_document, mixer_properties.causality, (DOCUMENTS, 10, 0)),
+    ("tail lost", CONV, lost_tail, mixer_properties.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("window off by one", WINDOWED, wider_decode, mixer_properties.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("position not carried", ATTENTION, restarted_positions, mixer_properties.any_split, (ONE_DOCUMENT, SPLIT, 0)),
+    ("hold ignored", TANH, no_hold, mixer_properties.left_padding, (0,)),
+    ("hold ignored", TANH, no_hold, mixer_properties.garbage_in_padding, (DOCUMENTS, 0)),
+    ("hold ignored", TANH, no_hold, mixer_properties.packing, (ORDERS, PADS, 0)),
+    ("padding not zero", TANH, loud_padding, mixer_properties.garbage_in_padding, (DOCUMENTS, 0)),
+    ("padding not zero", TANH, loud_padding, mixer_properties.left_padding, (0,)),
+    ("reads the future", TANH, oracle, mixer_properties.causality, (ONE_DOCUMENT, 3, 0)),
+    ("reads the future", TANH, oracle, mixer_properties.reach, (0,)),
+    ("reads nothing", TANH, blind, mixer_properties.reach, (0,)),
+    ("rows mixed", TANH, shared_rows, mixer_properties.rows_independent, (DOCUMENTS, (2, 0, 1), 0)),
+    ("state not cut", TANH, open_state, mixer_properties.state_is_cut, (0,)),
+    ("complex state not cut", LRU, open_imaginary_part, mixer_properties.state_is_cut, (0,)),
+    ("state ignored", TANH, blind, mixer_properties.state_is_cut, (0,)),
+    ("state in bfloat16", TANH, narrow_state, mixer_properties.bfloat16, (0,)),
+    ("output in float32", TANH, wide_output, mixer_properties.bfloat16, (0,)),
+    ("state grows", TANH, growing_state, mixer_properties.state_contract, ()),
+    ("state grows", CONV, growing_state, mixer_properties.state_contract, ()),
+    ("jit is not eager", CONV, counted(), mixer_properties.jit_equals_eager, (0,)),
+    ("not a number", CONV, not_a_number, mixer_properties.finite_gradients, (0,)),
+    ("takes a state", CONV, blind, mixer_properties.refuses_state, ()),
 ]
 
 
@@ -183,7 +182,7 @@ def test_a_broken_mixer_has_no_certificate(mixer, change, prove, arguments):
 def test_rows_see_each_other_only_where_contents_differ():
     """A leak that a permutation alone does not show."""
     with pytest.raises(AssertionError):
-        mixers.rows_independent(broken(TANH, shared_rows), DOCUMENTS, (0, 1, 2), 0)
+        mixer_properties.rows_independent(broken(TANH, shared_rows), DOCUMENTS, (0, 1, 2), 0)
 
 
 def test_a_state_of_another_dtype_compiles_again():
@@ -192,13 +191,13 @@ def test_a_state_of_another_dtype_compiles_again():
         return y, after | {"cell": {"h": after["cell"]["h"].astype(jnp.float16)}}
 
     with pytest.raises(AssertionError):
-        mixers.compiles_once(broken(TANH, change), 0)
+        mixer_properties.compiles_once(broken(TANH, change), 0)
 
 
 def test_a_state_whose_first_axis_is_not_the_batch():
     mixer = CONV._replace(init_state=lambda batch, capacity: {"ids": jnp.zeros((3, batch))})
     with pytest.raises(AssertionError):
-        mixers.state_contract(make_subject("broken", mixer, base={}))
+        mixer_properties.state_contract(make_subject("broken", mixer, base={}))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_a_state_whose_first_axis_is_not_the_batch():
 )
 def test_broken_parameters(init):
     with pytest.raises(AssertionError):
-        mixers.initial_parameters(make_subject("broken", CONV._replace(init=init)))
+        mixer_properties.initial_parameters(make_subject("broken", CONV._replace(init=init)))
 
 
 def decayed_twice(width):
@@ -247,7 +246,7 @@ def test_the_certificate_catches(fault, monkeypatch):
     else:
         registry.register_mixer(name, lambda width: broken(sound, change).mixer)
     (row,) = certify([name], cases=60, seed=1)
-    failed = {outcome.property for outcome in row if outcome.failure is not None}
+    failed = {finding.property for finding in row if finding.counterexample is not None}
     assert wanted <= failed
 
 
@@ -278,16 +277,16 @@ def broken_cell():
 @pytest.mark.parametrize("form", ["no_reset", "no_hold", "cut_gradient"])
 def test_a_broken_form_does_not_agree(broken_cell, form):
     with pytest.raises(AssertionError):
-        cells.forms_agree(broken_cell, form, DOCUMENTS, 0)
+        cell_properties.forms_agree(broken_cell, form, DOCUMENTS, 0)
 
 
 def test_a_rounding_by_length_is_not_bit_for_bit(broken_cell):
     with pytest.raises(AssertionError):
-        cells.recurrence_bits(broken_cell, "by_length", DOCUMENTS, SPLIT, 0)
-    cells.recurrence_bits(broken_cell, "sequential", DOCUMENTS, SPLIT, 0)
+        cell_properties.recurrence_bits(broken_cell, "by_length", DOCUMENTS, SPLIT, 0)
+    cell_properties.recurrence_bits(broken_cell, "sequential", DOCUMENTS, SPLIT, 0)
 
 
 @pytest.mark.parametrize("a,b", [([1.0, float("nan")], [1.0, 2.0]), ([1.0], [1.0, 1.0]), ([1e-9], [0.0])])
 def test_comparison_refuses(a, b):
     with pytest.raises(AssertionError):
-        compare.check_close(jnp.asarray(a), jnp.asarray(b))
+        checks.check_close(jnp.asarray(a), jnp.asarray(b))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from cells.oracle import compare_gradients, sigmoid, standardise, widen
 
-from hybrid_flax.certify.compare import check_close
+from hybrid_flax.certify.checks import check_close
 
 
 def check_values(mixer, loop, params, x, segments):

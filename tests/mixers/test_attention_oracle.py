@@ -6,7 +6,7 @@ import pytest
 from mixers.loops import attention_loop, check_gradients, check_values, sha_loop, tanhdot_loop
 from sampling import sampled
 
-from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import cut, noise, normal, segments_of
 from hybrid_flax.mixers.attention import attention, sha, tanhdot
 

@@ -6,8 +6,8 @@ import pytest
 from cells.oracle import sigmoid
 from mixers.loops import check_gradients, check_values, rms_normalise, rotate, softmax_average
 
-from hybrid_flax.certify.compare import check_close
-from hybrid_flax.certify.mixers import any_split, causality, packing
+from hybrid_flax.certify.checks import check_close
+from hybrid_flax.certify.mixer_properties import any_split, causality, packing
 from hybrid_flax.certify.subjects import make_subject, noise, normal, segments_of
 from hybrid_flax.mixers.blockwise import blockrec
 

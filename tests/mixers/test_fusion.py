@@ -10,8 +10,8 @@ from cells.oracle import sigmoid
 from mixers import loops
 
 from hybrid_flax import Segments, make_mixer
-from hybrid_flax.certify.compare import check_close, check_same
-from hybrid_flax.certify.mixers import any_split, causality, left_padding
+from hybrid_flax.certify.checks import check_close, check_same
+from hybrid_flax.certify.mixer_properties import any_split, causality, left_padding
 from hybrid_flax.certify.subjects import BATCH, LENGTH, WIDTH, draw, make_subject, noise, normal, segments_of
 from hybrid_flax.mixers import fusion
 

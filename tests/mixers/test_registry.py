@@ -18,10 +18,10 @@ from hybrid_flax import (
 )
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import linear
-from hybrid_flax.certify.mixers import any_split, causality, initial_parameters, packing
+from hybrid_flax.certify.mixer_properties import any_split, causality, initial_parameters, packing
 from hybrid_flax.certify.subjects import make_subject
 from hybrid_flax.mixers import registry
-from hybrid_flax.mixers.registry import canonical_layer, mixer_options, parse_layer
+from hybrid_flax.mixers.registry import Layer, mixer_options, parse_layer
 from hybrid_flax.typing import LEAF_KINDS, Segments
 
 WIDTH = 16
@@ -71,21 +71,23 @@ def test_every_registered_name_makes_a_mixer():
     for name in names:
         mixer = make_mixer(name, WIDTH)
         assert isinstance(mixer, Mixer) and mixer is make_mixer(name, WIDTH)
-        assert canonical_layer(name) == name
+        assert str(parse_layer(name)) == name
 
 
 @pytest.mark.parametrize(
     "layer,wanted",
     [
-        ("lstm", (None, ("lstm",))),
-        (" lstm ", (None, ("lstm",))),
-        ("bi:gru", ("bi", ("gru",))),
-        ("cascade:lstm+attn", ("cascade", ("lstm", "attn"))),
-        ("add:lstm+lstm", ("add", ("lstm", "lstm"))),
+        ("lstm", Layer("lstm")),
+        (" lstm ", Layer("lstm")),
+        ("bi:gru", Layer("bi", (Layer("gru"),))),
+        ("cascade:lstm+attn", Layer("cascade", (Layer("lstm"), Layer("attn")))),
+        ("add:lstm+lstm", Layer("add", (Layer("lstm"), Layer("lstm")))),
     ],
 )
 def test_grammar(layer, wanted):
-    assert parse_layer(layer) == wanted
+    read = parse_layer(layer)
+    assert read == wanted and str(read) == layer.strip()
+    assert "+".join(read.mixers) == layer.strip().rpartition(":")[2]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,7 @@ def test_what_the_grammar_does_not_hold(layer):
 
 def test_patterns_repeat_to_the_depth():
     assert parse_pattern("rglru, rglru,swa", 5) == ("rglru", "rglru", "swa", "rglru", "rglru")
+    assert parse_pattern("rglru, rglru,swa") == ("rglru", "rglru", "swa")
     assert parse_pattern("cascade:lstm+attn", 1) == ("cascade:lstm+attn",)
     assert "0" in message_of(lambda: parse_pattern("lstm", 0))
     message_of(lambda: parse_pattern("lstm,", 2))

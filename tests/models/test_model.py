@@ -8,12 +8,11 @@ import pytest
 from hybrid_flax.models.build import (
     init_params,
     is_bounded,
-    layer_mixer,
     make_model,
     model_is_bounded,
     model_is_causal,
 )
-from hybrid_flax.models.layers import Dropout
+from hybrid_flax.models.model import Dropout, layer_mixer
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.typing import Segments
 
@@ -48,7 +47,7 @@ def assert_near(one, other, bound=1e-5):
 def unstack(params, model):
     """The parameters of scanned layers as those of layers side by side."""
     period = len(params["backbone"]["repeats"])
-    repeats = len(model.layers) // period
+    repeats = len(model.design.layers) // period
     layers = {
         f"layer_{repeat * period + place}": jax.tree.map(
             lambda leaf, r=repeat: leaf[r], params["backbone"]["repeats"][f"layer_{place}"]
@@ -215,7 +214,15 @@ def test_equal_arguments_give_the_identical_model():
     assert make("gru,swa", 5) is make("gru,swa", 5)
     assert make("gru,swa", 5) is not make("gru,swa", 6)
     unused = (*OPTIONS, ("lstm.state_width", 3))
-    assert make_model(vocab_size=V, width=D, depth=5, pattern="gru,swa", options=unused) == make("gru,swa", 5)
+    assert make_model(vocab_size=V, width=D, depth=5, pattern="gru,swa", options=unused) is make("gru,swa", 5)
+    assert make("gru,swa", 5, norm="rms", tied=False, word_length=3) is make("gru,swa", 5)
+
+
+def test_what_is_not_given_is_as_the_knobs_have_it():
+    design = make_model(vocab_size=V).design
+    layers = ("cascade:lstm+attn",) * 2
+    assert (design.width, design.layers, design.period, design.tied, design.mlp_ratio) == (128, layers, 1, False, 4.0)
+    assert (design.num_outputs, design.pooling, design.crf, design.spelling) == (None, "none", False, None)
 
 
 def test_the_program_does_not_grow_with_the_depth():
@@ -235,7 +242,7 @@ def test_the_program_does_not_grow_with_the_depth():
 def test_what_a_model_is():
     assert model_is_causal(make("gru,attn", 2)) and not model_is_causal(make("gru,bi:gru", 2))
     assert model_is_bounded(make("gru,swa", 2)) and not model_is_bounded(make("gru,attn", 2))
-    assert is_bounded(layer_mixer(make("cascade:lstm+swa", 1), "cascade:lstm+swa"))
+    assert is_bounded(layer_mixer(make("cascade:lstm+swa", 1).design, "cascade:lstm+swa"))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +253,7 @@ def test_what_a_model_is():
         ({"dtype": "float16"}, "float32, bfloat16"),
         ({"pattern": "gru,lsmt"}, "nearest: lstm"),
         ({"depth": 0}, "depth=0 must be at least 1"),
+        ({"mlp_ration": 2.0}, "a model has no 'mlp_ration'; nearest: mlp_ratio"),
         ({"options": (("gru.heads", 3),)}, "unknown option 'heads'"),
         ({"pattern": "attn", "options": (("attn.num_heads", 3),)}, "must divide the width 8"),
     ],

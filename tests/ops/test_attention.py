@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hybrid_flax.certify.compare import check_close, check_finite, check_zero
+from hybrid_flax.certify.checks import check_close, check_finite, check_zero
 from hybrid_flax.certify.subjects import normal, segments_of
 from hybrid_flax.ops.attention import alibi_bias, attend, visible
 

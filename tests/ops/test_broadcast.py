@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import check_same
+from hybrid_flax.certify.checks import check_same
 from hybrid_flax.ops.broadcast import align
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sampling import sampled
 
-from hybrid_flax.certify.compare import check_close, check_finite, check_zero
+from hybrid_flax.certify.checks import check_close, check_finite, check_zero
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.chunked import decay_rule, delta_rule
 

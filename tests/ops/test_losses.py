@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.losses import cross_entropy, squared_error
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from hybrid_flax.certify.compare import check_close, check_same
+from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.rope import rope
 

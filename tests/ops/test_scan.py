@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hybrid_flax.certify.compare import check_close, check_same, check_zero
+from hybrid_flax.certify.checks import check_close, check_same, check_zero
 from hybrid_flax.certify.subjects import normal
 from hybrid_flax.ops.scan import affine_scan, maximum_scan, unroll, unroll_deferred
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hybrid_flax import Segments
-from hybrid_flax.certify.compare import check_same
+from hybrid_flax.certify.checks import check_same
 from hybrid_flax.certify.subjects import normal, segments_of
 from hybrid_flax.ops import segments as ops
 from hybrid_flax.ops.segments import FRESH

@@ -8,7 +8,8 @@ import pytest
 import tiny
 from rich.console import Console
 
-from hybrid_flax.models.build import init_params, layer_mixer
+from hybrid_flax.models.build import init_params
+from hybrid_flax.models.model import layer_mixer
 from hybrid_flax.report.plan import make_plan, print_plan
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.step import init_train_state
@@ -45,8 +46,8 @@ def test_sizes_are_those_of_real_arrays(experiment):
     assert plan.optimizer_bytes == nbytes((state.params, state.opt_state, state.ema))
     assert plan.gradient_bytes == nbytes(params)
     assert sum(row.state_bytes + row.cache_bytes for row in plan.layers) == nbytes(model.init_state(1, length))
-    for row, layer in zip(plan.layers, model.layers):
-        mixer = layer_mixer(model, layer)
+    for row, layer in zip(plan.layers, model.design.layers):
+        mixer = layer_mixer(model.design, layer)
         assert row.state_bytes == nbytes(mixer.init_state(1, 0))
         assert row.state_bytes + row.cache_bytes == nbytes(mixer.init_state(1, length))
 
@@ -55,13 +56,13 @@ def test_rows_sum_to_the_whole(experiment):
     plan = make_plan(experiment, 10)
     assert sum(row.parameters for row in plan.layers) == plan.parameters
     assert sum(row.forward_flops for row in plan.layers) == pytest.approx(plan.forward_flops)
-    assert len(plan.layers) == len(experiment.model.layers) + 1
+    assert len(plan.layers) == len(experiment.model.design.layers) + 1
     assert all(row.forward_flops > 0 and row.decode_flops > 0 for row in plan.layers)
     assert plan.train_flops > 2 * plan.forward_flops
     assert plan.tokens_per_step == 4 * 16
     printed = io.StringIO()
     print_plan(plan, Console(file=printed, width=120))
-    assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.layers[0] in printed.getvalue()
+    assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.design.layers[0] in printed.getvalue()
 
 
 @pytest.mark.slow

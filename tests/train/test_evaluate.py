@@ -77,16 +77,16 @@ def test_carried_is_every_document_as_a_whole(case):
 def test_every_target_counts_once(case):
     """A task that counts instead of measuring, over batches of many shapes."""
     model, _, tokens = case
-    wanted = np.bincount(tokens.ids[tokens.position > 0], minlength=model.vocab_size)
+    wanted = np.bincount(tokens.ids[tokens.position > 0], minlength=model.design.vocab_size)
 
     def evaluation(logits, batch):
-        one_hot = jax.nn.one_hot(batch.targets, model.vocab_size) * batch.weights[..., None]
-        return {f"target {i}": jnp.sum(one_hot[..., i]) for i in range(model.vocab_size)}
+        one_hot = jax.nn.one_hot(batch.targets, model.design.vocab_size) * batch.weights[..., None]
+        return {f"target {i}": jnp.sum(one_hot[..., i]) for i in range(model.design.vocab_size)}
 
     counting = TASK._replace(evaluate=evaluation, measure=lambda sums: {name: float(v) for name, v in sums.items()})
     for carried in (False, True):
         found = run(case, counting, batch_size=3, length=5, carried=carried)
-        assert [found[f"target {i}"] for i in range(model.vocab_size)] == wanted.tolist()
+        assert [found[f"target {i}"] for i in range(model.design.vocab_size)] == wanted.tolist()
 
 
 def test_a_few_batches(case):

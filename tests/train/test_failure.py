@@ -118,5 +118,5 @@ def test_the_first_layer_is_named(bad_layer, remat, text):
     message = explain_failure(
         model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), experiment.spec.noise
     )
-    wanted = "in the head" if bad_layer == "head" else f"in layer {bad_layer} ({model.layers[bad_layer]})"
+    wanted = "in the head" if bad_layer == "head" else f"in layer {bad_layer} ({model.design.layers[bad_layer]})"
     assert message.startswith("step 1: train/loss is not finite") and wanted in message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.models.layers import Dropout, LockedDropout
+from hybrid_flax.models.model import Dropout, LockedDropout
 from hybrid_flax.train.noise import drop_recurrent_weights, drop_words, has_recurrent_weights, row_keys
 from hybrid_flax.typing import Segments
 

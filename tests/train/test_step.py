@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from hybrid_flax.models.build import init_params
-from hybrid_flax.models.layers import Dropout
+from hybrid_flax.models.model import Dropout
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.noise import row_keys

@@ -9,8 +9,8 @@ import pytest
 from sampling import sampled
 
 from hybrid_flax import Segments
-from hybrid_flax.certify.compare import check_close, check_same
-from hybrid_flax.certify.mixers import any_split, causality, garbage_in_padding, packing
+from hybrid_flax.certify.checks import check_close, check_same
+from hybrid_flax.certify.mixer_properties import any_split, causality, garbage_in_padding, packing
 from hybrid_flax.certify.subjects import LENGTH, WIDTH, cut, make_subject, noise, normal, plain, segments_of
 from hybrid_flax.mixers.attention import attention
 

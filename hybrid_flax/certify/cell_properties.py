@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import check_close, check_same, require
+from hybrid_flax.certify.checks import check_close, check_same, require
 from hybrid_flax.certify.subjects import BATCH, LENGTH, WIDTH, CellSubject, jitter, normal, segments_of
 from hybrid_flax.mixers.recurrent import recurrent
 from hybrid_flax.typing import Segments

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from hybrid_flax import make_mixer, register_mixer
-from hybrid_flax.certify.run import PROPERTIES, certify
+from hybrid_flax.certify import PROPERTIES, certify
 from hybrid_flax.cli import main
 from hybrid_flax.mixers import registry
 from hybrid_flax.typing import Segments
@@ -31,14 +31,14 @@ def broken():
 @pytest.mark.slow
 def test_cases_are_spread_evenly():
     rows = list(certify(["conv", "tanh"], cases=41))
-    totals = [sum(outcome.cases for outcome in row) for row in rows]
+    totals = [sum(finding.cases for finding in row) for row in rows]
     assert sorted(totals) == [20, 21]
     assert [len(row) for row in rows] == [len(PROPERTIES) - 3, len(PROPERTIES) - 1]
 
 
 def test_smallest_failing_case(broken):
     (row,) = certify([broken], cases=60)
-    failed = {outcome.property: outcome.failure for outcome in row if outcome.failure is not None}
+    failed = {finding.property: finding.counterexample for finding in row if finding.counterexample is not None}
     assert {"packed", "causal"} <= failed.keys() <= {"packed", "causal", "rows", "split"}
     rows = failed["causal"].arguments["rows"]
     assert "".join(rows).count(".") == 47 and "".join(rows).count("n") == 1
@@ -52,7 +52,7 @@ def test_command(broken, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "FAIL" in out and f"prove('{broken}', 'packed', orders=" in out
     record = json.loads((tmp_path / "bad" / "certificate.json").read_text())
-    bad = [entry for entry in record["outcomes"] if entry["failure"]]
+    bad = [entry for entry in record["findings"] if entry["counterexample"]]
     assert {entry["mixer"] for entry in bad} == {broken} and all(entry["worst"] is None for entry in bad)
     table = (tmp_path / "bad" / "certificate.md").read_text()
     assert "| `conv` | " in table and "FAIL (" in table

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hybrid_flax.certify import cells, mixers
-from hybrid_flax.certify.compare import Violation
+from hybrid_flax.certify import cell_properties, mixer_properties
+from hybrid_flax.certify.checks import Violation
 from hybrid_flax.certify.subjects import (
     BATCH,
     CHUNKS,
@@ -20,7 +20,7 @@ from hybrid_flax.certify.subjects import (
 )
 from hybrid_flax.mixers.registry import make_cell, make_mixer, parse_layer, registered_instances
 
-__all__ = ["PROPERTIES", "Failure", "Outcome", "Property", "certify", "prove"]
+__all__ = ["PROPERTIES", "Counterexample", "Finding", "Property", "certify", "prove"]
 
 _SIMPLER_TRIES = 60  # cases that are run to find the smallest failing one
 
@@ -36,47 +36,47 @@ class Property(NamedTuple):
 
 
 PROPERTIES = {
-    "split": Property(mixers.any_split, "causal"),
-    "packed": Property(mixers.packing),
-    "padded": Property(mixers.left_padding),
-    "rows": Property(mixers.rows_independent),
-    "dirty": Property(mixers.garbage_in_padding),
-    "causal": Property(mixers.causality),
-    "reach": Property(mixers.reach),
-    "cut": Property(mixers.state_is_cut, "causal"),
-    "state": Property(mixers.state_contract, "causal"),
-    "refuse": Property(mixers.refuses_state, "anticausal"),
-    "once": Property(mixers.compiles_once),
-    "bf16": Property(mixers.bfloat16),
-    "jit": Property(mixers.jit_equals_eager),
-    "finite": Property(mixers.finite_gradients),
-    "params": Property(mixers.initial_parameters),
-    "bits": Property(cells.recurrence_bits, "cell"),
-    "forms": Property(cells.forms_agree, "cell"),
+    "split": Property(mixer_properties.any_split, "causal"),
+    "packed": Property(mixer_properties.packing),
+    "padded": Property(mixer_properties.left_padding),
+    "rows": Property(mixer_properties.rows_independent),
+    "dirty": Property(mixer_properties.garbage_in_padding),
+    "causal": Property(mixer_properties.causality),
+    "reach": Property(mixer_properties.reach),
+    "cut": Property(mixer_properties.state_is_cut, "causal"),
+    "state": Property(mixer_properties.state_contract, "causal"),
+    "refuse": Property(mixer_properties.refuses_state, "anticausal"),
+    "once": Property(mixer_properties.compiles_once),
+    "bf16": Property(mixer_properties.bfloat16),
+    "jit": Property(mixer_properties.jit_equals_eager),
+    "finite": Property(mixer_properties.finite_gradients),
+    "params": Property(mixer_properties.initial_parameters),
+    "bits": Property(cell_properties.recurrence_bits, "cell"),
+    "forms": Property(cell_properties.forms_agree, "cell"),
 }
 
 
-class Failure(NamedTuple):
+class Counterexample(NamedTuple):
     """The smallest case found in which a property does not hold: the arguments of `prove`, and what it said."""
 
     arguments: dict[str, Any]
     message: str
 
 
-class Outcome(NamedTuple):
-    """One property of one mixer: how many cases, the worst relative error among them, the failure if there is one."""
+class Finding(NamedTuple):
+    """One property of one mixer: the number of cases, their worst relative error, a counterexample if there is one."""
 
     mixer: str
     property: str
     cases: int
     worst: float
-    failure: Failure | None
+    counterexample: Counterexample | None
 
 
 def certify(
     names: Sequence[str] = (), cases: int = 2000, seed: int = 0, properties: Sequence[str] = tuple(PROPERTIES)
-) -> Iterator[list[Outcome]]:
-    """Prove the properties of mixers by random cases; gives the outcomes of one mixer at a time.
+) -> Iterator[list[Finding]]:
+    """Prove the properties of mixers by random cases; gives the findings of one mixer at a time.
 
     names: layers, all `registered_instances()` by default. cases: their number in all, spread evenly over the
     mixers; every property is asked once, as far as they go, before one is asked again. properties: of `PROPERTIES`.
@@ -102,25 +102,25 @@ def _certify_mixer(name, properties, share, rng):
     asked = [key for key in properties if PROPERTIES[key].kind in kinds]
     varied = [key for key in asked if _varies(key)]
     order = asked[:share] + [varied[index % len(varied)] for index in range(share - len(asked))]
-    outcomes = []
+    findings = []
     for key in sorted(set(order), key=asked.index):
-        count, worst, failure = 0, 0.0, None
+        count, worst, counterexample = 0, 0.0, None
         for index in range(order.count(key)):
             arguments = _draw_arguments(name, key, index, rng)
             count += 1
-            error, failure = _attempt(name, key, arguments)
-            if failure is not None:
-                failure = _simplest(name, key, failure)
+            error, counterexample = _attempt(name, key, arguments)
+            if counterexample is not None:
+                counterexample = _simplest(name, key, counterexample)
                 break
             worst = max(worst, error)
-        outcomes.append(Outcome(name, key, count, worst, failure))
-    return outcomes
+        findings.append(Finding(name, key, count, worst, counterexample))
+    return findings
 
 
 def _kinds(name):
     causal = make_mixer(name, WIDTH, **narrowed(name)).traits.causal
     kinds = {"all", "causal" if causal else "anticausal"}
-    is_cell = ":" not in name and make_cell(name, WIDTH) is not None
+    is_cell = not parse_layer(name).parts and make_cell(name, WIDTH) is not None
     return kinds | {"cell"} if is_cell else kinds
 
 
@@ -133,13 +133,14 @@ def _varies(key):
 
 
 def _attempt(name, key, arguments):
-    """(worst error, None) or (infinity, failure)."""
+    """(worst error, None) or (infinity, counterexample)."""
     try:
         return prove(name, key, **arguments), None
     except Violation as violation:
-        return np.inf, Failure(arguments, str(violation))
+        return np.inf, Counterexample(arguments, str(violation))
     except Exception as error:  # a mixer under test may raise anything
-        return np.inf, Failure(arguments, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        line = str(error).splitlines()[0] if str(error) else ""
+        return np.inf, Counterexample(arguments, f"{type(error).__name__}: {line}")
 
 
 def _draw_arguments(name, key, index, rng):
@@ -175,21 +176,21 @@ def _draw_pads(rng):
     return tuple(sorted(int(i) for i in rng.choice(LENGTH, LENGTH - sum(DOCUMENTS), replace=False)))
 
 
-def _simplest(name, key, failure):
-    """The failure after greedy simplification: fewer documents, less padding, longer chunks."""
+def _simplest(name, key, counterexample):
+    """The counterexample after greedy simplification: fewer documents, less padding, longer chunks."""
     tries = _SIMPLER_TRIES
     improved = True
     while improved and tries > 0:
         improved = False
-        for simpler in _simpler(failure.arguments):
+        for simpler in _simpler(counterexample.arguments):
             tries -= 1
             _, smaller = _attempt(name, key, simpler)
             if smaller is not None:
-                failure, improved = smaller, True
+                counterexample, improved = smaller, True
                 break
             if tries <= 0:
                 break
-    return failure
+    return counterexample
 
 
 def _simpler(arguments):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hybrid_flax.certify.compare import (
+from hybrid_flax.certify.checks import (
     check_close,
     check_finite,
     check_same,

@@ -1,0 +1,63 @@
+"""The table of knobs: what is said of each, and its range."""
+
+import math
+from itertools import product
+
+import pytest
+
+from hybrid_flax.config import base_config, flatten, validate
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.knobs import KNOBS, check_range
+
+RANGED = {key: knob for key, knob in KNOBS.items() if any(bound is not None for bound in knob[3:])}
+
+
+def outside(knob):
+    """Values just outside every bound of a knob, of its type."""
+    whole = isinstance(knob.default, int)
+    if knob.at_least is not None:
+        yield knob.at_least - 1 if whole else math.nextafter(knob.at_least, -math.inf)
+    if knob.above is not None:
+        yield knob.above
+    if knob.below is not None:
+        yield knob.below
+    if knob.at_most is not None:
+        yield knob.at_most + 1 if whole else math.nextafter(knob.at_most, math.inf)
+    if not whole:
+        yield math.nan
+
+
+def test_the_knobs_are_the_config():
+    flat = flatten(base_config())
+    assert {key for key in flat if not key.startswith("mixers.")} == set(KNOBS)
+    assert all(flat[key] == knob.default for key, knob in KNOBS.items())
+
+
+@pytest.mark.parametrize("key", KNOBS)
+def test_every_knob_says_what_it_does_and_where_it_may_stand(key):
+    knob = KNOBS[key]
+    assert knob.about.strip() and "\n" not in knob.about
+    check_range(key, knob.default)
+    number = isinstance(knob.default, int | float) and not isinstance(knob.default, bool)
+    assert number == (key in RANGED), "a number has a range, and nothing else has one"
+    assert number or not knob.unit
+
+
+@pytest.mark.parametrize(("key", "value"), [pair for key in RANGED for pair in product([key], outside(RANGED[key]))])
+def test_what_is_out_of_range_is_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=rf"^{key}=.* must be ") as error:
+        check_range(key, value)
+    assert "\n" not in str(error.value) and RANGED[key].unit in str(error.value)
+
+
+@pytest.mark.parametrize("key", RANGED)
+def test_closed_bounds_are_within_the_range(key):
+    for bound in (RANGED[key].at_least, RANGED[key].at_most):
+        assert bound is None or check_range(key, bound) is None
+
+
+def test_the_range_is_asked_when_a_config_is_validated():
+    config = base_config()
+    config.schedule.decay_rate = 0.0
+    with pytest.raises(ConfigError, match=r"^schedule\.decay_rate=0\.0 must be above 0"):
+        validate(config)
