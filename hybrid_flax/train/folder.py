@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import ConfigError, config_diff
+from hybrid_flax.config import ConfigError, config_diff, config_hash
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.heads import SequenceModel
 from hybrid_flax.typing import Params
 
-__all__ = ["Run", "RunFolder", "read_json", "write_json"]
+__all__ = ["Run", "RunFolder", "default_folder", "read_json", "write_json"]
 
 
 class Run(NamedTuple):
@@ -87,6 +87,13 @@ class RunFolder:
     def read_results(self) -> dict[str, dict[str, float]]:
         """The metrics that `write_results` wrote."""
         return {name: value for name, value in read_json(self.results).items() if isinstance(value, dict)}
+
+
+def default_folder(spec: str, config: ConfigDict | None = None, prefix: str = "") -> str:
+    """Where a run of the experiment `path.py[:arg]` goes unless it is said: runs/NAME-ARG, and a hash of the config."""
+    name, _, arg = spec.partition(":")
+    parts = (prefix + Path(name).stem, arg.replace("/", "_"), "" if config is None else config_hash(config))
+    return str(Path("runs") / "-".join(filter(None, parts)))
 
 
 def _about(experiment_name):
