@@ -199,7 +199,8 @@ def _diff(options) -> int:
 def _reproduce(options) -> int:
     from hybrid_flax.report.reproduce import reproduce_command
 
-    command = reproduce_command(*options.words, options.workdir)
+    (folder,) = options.words
+    command = reproduce_command(folder, options.workdir)
     print(command.text)
     return main(command.arguments) if options.run else 0
 
@@ -218,8 +219,8 @@ def _certify(options) -> int:
 def _new(options) -> int:
     from hybrid_flax.shipped import list_experiments, write_experiment
 
-    for line in write_experiment(*options.words, getattr(options, "from")) if options.words else list_experiments():
-        print(line)
+    lines = list_experiments() if not options.words else write_experiment(options.words[0], getattr(options, "from"))
+    print("\n".join(lines))
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from hybrid_flax.errors import ConfigError, nearest, one_line
+from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_whole
 
@@ -465,11 +465,10 @@ def _find(config, key, shown):
     known = flatten(config)
     short = key.rpartition(".")[2]
     near = [name for name in ABBREVIATIONS.get(short, ()) if name in known]
-    near += difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    near += [name for name in known if name.rpartition(".")[2] == short]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near += [name for name in known if name.rpartition(".")[2] == short and name not in near]
     hint = "training is counted in steps; " if short == "epochs" else ""
-    listed = ", ".join(list(dict.fromkeys(near))[:4]) or "none"
-    raise ConfigError(f"unknown key {key!r} in {shown}; {hint}nearest: {listed}")
+    raise ConfigError(f"unknown key {key!r} in {shown}; {hint}nearest: {', '.join(near[:4]) or 'none'}")
 
 
 def _cast(key, value, kind, old):

@@ -235,7 +235,7 @@ STORAGE = Kind("postgresql://...", _read_storage)
 
 def _find_verb(verbs: Mapping[str, Verb], name: str) -> Verb:
     if name not in verbs:
-        raise ConfigError(f"unknown command {name!r}; {nearest(name, verbs, cutoff=0.5)}")
+        raise ConfigError(f"unknown command {name!r}; {nearest(name, verbs, cutoff=0.6)}")
     return verbs[name]
 
 

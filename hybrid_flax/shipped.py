@@ -9,12 +9,14 @@ from hybrid_flax.flags import program
 
 __all__ = ["list_experiments", "write_experiment"]
 
+_QUOTES = '"""'  # before the docstring
+
 
 def list_experiments() -> list[str]:
     """A line for each experiment: its name, and the first line of its docstring."""
     sources = _sources()
     width = max(map(len, sources))
-    return [f"{name:{width}}  {source.splitlines()[0].strip('"')}" for name, source in sources.items()]
+    return [f"{name:{width}}  {source.splitlines()[0].removeprefix(_QUOTES)}" for name, source in sources.items()]
 
 
 def write_experiment(file: str, name: str) -> list[str]:
