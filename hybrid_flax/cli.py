@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hybrid_flax
-from hybrid_flax.errors import ConfigError
+from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.flags import answer, parse
 from hybrid_flax.verbs import VERBS
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
         verb, options = parse(VERBS, argv)
         return _RUN[verb](options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -289,7 +289,9 @@ def _refusal(verbs: Mapping[str, Verb], verb: Verb, name: str, text: str) -> str
     if takers:
         listed = " and ".join(filter(None, [", ".join(takers[:-1]), takers[-1]]))
         return f"{verb.name} takes no {name}: {listed} {'do' if len(takers) > 1 else 'does'}"
-    return f"unknown flag {name} of {verb.name}; {nearest(name, [f'--{flag.name}' for flag in verb.flags], cutoff=0.5)}"
+    return (
+        f"unknown flag {name} of {verb.name}; {nearest(name, [f'--{flag.name}' for flag in verb.flags], cutoff=0.65)}"
+    )
 
 
 # --- help ---

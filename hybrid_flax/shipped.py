@@ -47,7 +47,7 @@ def write_experiment(file: str, name: str) -> list[str]:
         except OSError as error:
             raise ConfigError(f"{copy} cannot be written: {error.strerror}") from error
         lines.append(f"{copy} written" + (f": {path} loads it" if copy != path else ""))
-    return [*lines, f"train it: {program()} --config={path}"]
+    return [*lines, f"the first lines of {path} say how to launch it"]
 
 
 def _sources() -> dict[str, str]:
