@@ -240,7 +240,7 @@ def test_a_wrong_call_is_one_line(group, capsys, monkeypatch, tmp_path):
 def test_a_wrong_call_does_not_wait_for_jax():
     calls = [argv for calls in WRONG.values() for argv, _, _ in calls] + [["--help"], ["sweep", "-h"], ["--version"]]
     code = (
-        f"import sys; from hybrid_flax import cli\ncodes = [cli.main(argv) for argv in {calls!r}]\n"
+        f"import sys; from hybrid_flax import cli\ncli._RUN.clear()\ncodes = [cli.main(argv) for argv in {calls!r}]\n"
         "print({*codes[:-3]}, {*codes[-3:]}, sorted({'jax', 'numpy', 'ml_collections', 'rich'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]

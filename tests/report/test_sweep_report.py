@@ -16,11 +16,12 @@ from hybrid_flax.config import apply_overrides, base_config
 from hybrid_flax.report.reproduce import reproduce_command
 from hybrid_flax.report.sweep_drawings import _limits, _places
 from hybrid_flax.report.sweep_report import write_sweep_report
-from hybrid_flax.sweep import run
+from hybrid_flax.sweep import executors, run
 from hybrid_flax.sweep.run import Plan
 from hybrid_flax.sweep.search import Record
 from hybrid_flax.sweep.space import choice, float_range
 from hybrid_flax.sweep.view import best_first, best_of
+from hybrid_flax.train import devices
 
 PATTERNS = ("lstm", "gate:rglru+swa", "cascade:lstm+<attn>")
 
@@ -225,8 +226,8 @@ def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     """Also where some trials fail, and with the search space in words."""
     monkeypatch.setattr(run, "_PAUSE", 0.0)
     monkeypatch.setattr(run, "_PAUSE_IDLE", 0.0)
-    monkeypatch.setattr(cli, "_executor", lambda options, workdir: FakeExecutor(slots=2))
-    monkeypatch.setattr(cli, "_set_up_jax", lambda options: None)
+    monkeypatch.setattr(executors, "make_executor", lambda *given: FakeExecutor(slots=2))
+    monkeypatch.setattr(devices, "set_up_jax", lambda platforms: None)
     head = (
         "from hybrid_flax.sweep.space import *\n"
         "def sweep():\n"
