@@ -1,4 +1,4 @@
-"""Launch experiments: python launch.py [train|eval|generate|plan] --config=experiments/x.py[:arg] ..."""
+"""Launch experiments from a checkout: python launch.py --config=experiments/shakespeare.py, or --help."""
 
 import sys
 

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from hybrid_flax.errors import ConfigError, nearest, one_line
+from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.registry import mixer_options
+from hybrid_flax.spelling import ABBREVIATIONS, read_whole
 
 __all__ = [
     "ConfigError",
@@ -89,9 +90,7 @@ def load_module(spec: str) -> tuple[ModuleType, str]:
     name, _, arg = spec.partition(":")
     path = Path(name)
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path(".")
-        files = map(str, sorted(folder.glob("*.py")))
-        raise ConfigError(f"no config file {name!r}; {nearest(str(folder / path.name), files)}")
+        raise ConfigError(f"no config file {name!r}; {_nearest_files(path)}")
     module_spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"config file {name!r} does not load: its name does not end in .py")
@@ -251,6 +250,18 @@ def _read_saved(path):
         raise ConfigError(f"config file {path!r} is no trial of a sweep: {one_line(error)}") from error
 
 
+def _nearest_files(path):
+    """The Python files beside a path that is none, and in experiments/, whose names are the nearest."""
+    files = [
+        file for folder in dict.fromkeys((path.parent, Path("experiments"))) for file in sorted(folder.glob("*.py"))
+    ]
+    by_stem = {file.stem: str(file) for file in files}
+    near = difflib.get_close_matches(path.stem, by_stem, n=3, cutoff=0.5)
+    if near:
+        return f"nearest: {', '.join(by_stem[stem] for stem in near)}"
+    return f"known: {', '.join(sorted(by_stem.values())) or 'none, and `new` writes one'}"
+
+
 def _find(config, key, shown):
     """(the part of config that holds `key`, its last name)."""
     target, (*parents, leaf) = config, key.split(".")
@@ -259,9 +270,12 @@ def _find(config, key, shown):
     if isinstance(target, ConfigDict) and leaf in target and not isinstance(target[leaf], ConfigDict):
         return target, leaf
     known = flatten(config)
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    near += [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2] and name not in near]
-    raise ConfigError(f"unknown key {key!r} in {shown}; nearest: {', '.join(near[:4]) or 'none'}")
+    short = key.rpartition(".")[2]
+    near = [name for name in ABBREVIATIONS.get(short, ()) if name in known]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near += [name for name in known if name.rpartition(".")[2] == short and name not in near]
+    hint = "training is counted in steps; " if short == "epochs" else ""
+    raise ConfigError(f"unknown key {key!r} in {shown}; {hint}nearest: {', '.join(near[:4]) or 'none'}")
 
 
 def _cast(key, value, kind, old):
@@ -287,8 +301,10 @@ def _parse(text, kind):
         if text.lower() not in values:
             raise ValueError(text)
         return values[text.lower()]
-    if kind in (int, float):
-        return kind(text.replace("_", ""))
+    if kind is int:
+        return read_whole(text)
+    if kind is float:
+        return float(text)
     if kind is tuple:
         return tuple(json.loads(text))
     if kind is str:

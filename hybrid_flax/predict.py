@@ -1,7 +1,9 @@
 """What a run says of new texts: classes, numbers, or a tag for every word."""
 
 import functools
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +11,12 @@ import numpy as np
 
 from hybrid_flax.data.examples import Examples, eval_examples, make_examples
 from hybrid_flax.data.readers import Record
+from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.tasks.registry import TASKS, label_kind, make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.step import apply_model
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "read_texts"]
 
 _SHORTEST = 16  # tokens a row; rows are powers of two long, so that few programs serve all texts
 
@@ -54,6 +57,18 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
                 label = _name(predicted[row], batch.weights[row] > 0, kind, run.labels)
                 found.append(Prediction(texts[len(found)], label, sure))
     return found
+
+
+def read_texts(name: str) -> list[str]:
+    """The lines of a file that are not blank, "-" for stdin. Raises ConfigError where it cannot be read or has none."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input={name} cannot be read: {one_line(error)}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"--input={name} has no text")
+    return lines
 
 
 def _encode(run, texts, kind) -> Examples:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import jax
 
-from hybrid_flax.config import ConfigError, merge_saved
+from hybrid_flax.config import ConfigError, load_module, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
 from hybrid_flax.files import read_json
+from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
@@ -15,14 +16,14 @@ from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
 from hybrid_flax.train.folder import Run, RunFolder
 
-__all__ = ["Run", "load_run"]
+__all__ = ["Run", "load_run", "register_own_mixers"]
 
 
 def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
     checkpoint: "latest" or "best" (by eval.metric on the validation split), None for what eval.best of the run says.
-    Mixers of the user's own must be registered before.
+    Mixers of the user's own must be registered before (`register_own_mixers`).
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
@@ -53,6 +54,24 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     finally:
         checkpoints.close()
     return Run(model, params, tokenizer, config, step, labels)
+
+
+def register_own_mixers(workdir: str | os.PathLike) -> None:
+    """Run the experiment file of a run for the mixers that it registers, where there are any that are not known yet.
+
+    Raises ConfigError in one line where that file is needed and not there.
+    """
+    folder = RunFolder(workdir)
+    if not folder.config.exists():
+        return
+    own = sorted(read_json(folder.config).get("mixers", {}).keys() - mixer_options().keys())
+    if own:
+        experiment = read_json(folder.about).get("experiment")
+        if not experiment:
+            raise ConfigError(
+                f"{folder.path} has mixers of its own, {', '.join(own)}, and run.json names no experiment"
+            )
+        load_module(experiment)
 
 
 def _nearest_runs(path):

@@ -17,6 +17,7 @@ from hybrid_flax.config import (
     validate,
 )
 from hybrid_flax.mixers.registry import mixer_options
+from hybrid_flax.spelling import ABBREVIATIONS
 
 
 def test_base_config_is_valid_and_closed():
@@ -57,6 +58,31 @@ def test_wrong_overrides(text, words):
     with pytest.raises(ConfigError) as error:
         apply_overrides(base_config(), [text])
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e3", 1000), ("2E+2", 200), ("10_000", 10_000), ("1.5e3", 1500), ("1_0e1", 100), ("+7", 7), ("-2", -2)],
+)
+def test_whole_numbers_as_people_write_them(text, value):
+    config = apply_overrides(base_config(), [f"train.steps={text}"])
+    assert config.train.steps == value and isinstance(config.train.steps, int)
+
+
+@pytest.mark.parametrize("text", ["1.0", "1.5e0", "1e-1", "1e", "e3", "1e1000", "0x10", "--2", "_1", "nan", "inf", "²"])
+def test_no_whole_numbers(text):
+    with pytest.raises(ConfigError, match=f"'{text}' is no int"):
+        apply_overrides(base_config(), [f"train.steps={text}"])
+
+
+def test_abbreviations_name_knobs():
+    """Every one leads to keys that there are, by what is said of it alone and in a part that has it not."""
+    known = flatten(base_config())
+    for short, keys in ABBREVIATIONS.items():
+        assert short not in known and set(keys) <= known.keys()
+        for text in (f"{short}=1", f"optim.{short}=1"):
+            with pytest.raises(ConfigError, match=f"nearest: {keys[0]}"):
+                apply_overrides(base_config(), [text])
 
 
 def test_hash_and_difference():

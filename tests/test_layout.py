@@ -17,7 +17,24 @@ PACKAGE = tiny.ROOT / "hybrid_flax"
 
 # A part, which is a folder or a file at the top, may import those that stand before it, and no other.
 ORDER = (
-    *("errors", "files", "units", "knobs", "cost", "typing", "ops", "cells", "mixers", "certify", "config", "models"),
+    *(
+        "errors",
+        "files",
+        "units",
+        "spelling",
+        "flags",
+        "verbs",
+        "shipped",
+        "knobs",
+        "cost",
+        "typing",
+        "ops",
+        "cells",
+        "mixers",
+        "certify",
+        "config",
+        "models",
+    ),
     *("data", "tasks", "train", "runs", "predict", "generate", "jobs", "sweep", "compare", "report", "cli"),
     *("__main__", "__init__"),
 )

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hybrid_flax.jobs.trial import TrialFolder
 
-__all__ = ["EXECUTORS", "Ended", "Executor", "trial_command", "trial_environment", "why"]
+__all__ = ["Ended", "Executor", "trial_command", "trial_environment", "why"]
 
-EXECUTORS = ("local", "lanes", "slurm")
 _CHILD = Path(__file__).with_name("child.py")
 _ROOT = Path(__file__).parents[2]
 

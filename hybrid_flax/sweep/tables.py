@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,6 +18,7 @@ from hybrid_flax.jobs.queue import ENDED, Standing
 from hybrid_flax.jobs.trial import describe
 from hybrid_flax.jobs.view import View, format_value
 from hybrid_flax.tasks.base import Metric
+from hybrid_flax.train.signals import stopped_by
 
 __all__ = ["REPEATS", "Table", "best_first", "best_of", "by_repeats", "print_end", "short_names", "varying"]
 __all__ += ["write_tables"]
@@ -61,7 +61,9 @@ class Table:
         return f"best {format_value(best.value)} of trial {best.number}" if best else "none done"
 
 
-def print_end(standings: Sequence[Standing], workdir: Path, metric: Metric, stopped_by: int | None, view: View) -> None:
+def print_end(
+    standings: Sequence[Standing], workdir: Path, metric: Metric, signal_number: int | None, view: View
+) -> None:
     """The best trial, the table, what failed, and where all of it is."""
     view.console.print(Table(metric).drawn(best_first(standings, metric), {}))
     best = best_of(standings, metric)
@@ -71,8 +73,8 @@ def print_end(standings: Sequence[Standing], workdir: Path, metric: Metric, stop
     for one in standings:
         if one.state == "failed":
             view.print(f"failed: trial {one.number} ({describe(one.values)}): {one.reason}")
-    if stopped_by is not None:
-        view.print(f"stopped by {signal.Signals(stopped_by).name}; run the same command to go on")
+    if signal_number is not None:
+        view.print(f"{stopped_by(signal_number)}; run the same command to go on")
     view.print(f"{workdir / 'sweep.md'}, {workdir / 'sweep.csv'}")
 
 

@@ -36,7 +36,7 @@ TASKS: dict[str, TaskEntry] = {
 
 
 def check_task(config: Any) -> None:
-    """Raises ConfigError for an unknown task, and for what the task and its loss do not read and is set all the same."""
+    """Raises ConfigError for an unknown task, and for knobs that are set and not read by the task or its loss."""
     task, loss = config.task.name, config.loss
     if task not in TASKS:
         raise ConfigError(f"task.name={task!r} is none of {', '.join(TASKS)}; {nearest(task, TASKS)}")

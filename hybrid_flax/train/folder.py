@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import config_diff, merge_saved
+from hybrid_flax.config import config_diff, config_hash, merge_saved
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, write_json
 from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.typing import Params
 
-__all__ = ["FORMAT", "Run", "RunFolder"]
+__all__ = ["FORMAT", "Run", "RunFolder", "default_folder"]
 
 FORMAT = 1  # of a run folder, in its run.json; that of version 0.1 has none and is read as it is
 
@@ -100,6 +100,13 @@ class RunFolder:
     def read_results(self) -> dict[str, dict[str, float]]:
         """The metrics that `write_results` wrote."""
         return {name: value for name, value in read_json(self.results).items() if isinstance(value, dict)}
+
+
+def default_folder(spec: str, config: ConfigDict | None = None, prefix: str = "") -> str:
+    """Where a run of the experiment `path.py[:arg]` goes unless it is said: runs/NAME-ARG, and a hash of the config."""
+    name, _, arg = spec.partition(":")
+    parts = (prefix + Path(name).stem, arg.replace("/", "_"), "" if config is None else config_hash(config))
+    return str(Path("runs") / "-".join(filter(None, parts)))
 
 
 def _about(experiment_name):

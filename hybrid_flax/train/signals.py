@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Interrupt", "Interrupted", "stop_on_signals"]
+__all__ = ["Interrupt", "Interrupted", "stop_on_signals", "stopped_by"]
 
 
 class Interrupt:
@@ -22,9 +22,14 @@ class Interrupted(Exception):
     """A signal asked to stop; the checkpoint of `step` is on disk."""
 
     def __init__(self, step: int, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, which is saved")
+        super().__init__(f"{stopped_by(signal_number)} after step {step}, which is saved")
         self.step = step
         self.signal_number = signal_number
+
+
+def stopped_by(signal_number: int) -> str:
+    """ "stopped by SIGTERM"."""
+    return f"stopped by {signal.Signals(signal_number).name}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from metrics import ACCURACY, LOSS
 from hybrid_flax import cli
 from hybrid_flax.compare.statistics import mean_interval
 from hybrid_flax.config import apply_overrides, base_config
-from hybrid_flax.jobs import worker
+from hybrid_flax.jobs import executors, worker
 from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report.reproduce import reproduce_command
 from hybrid_flax.report.sweep_drawings import _limits, _places
@@ -22,6 +22,7 @@ from hybrid_flax.report.sweep_report import write_sweep_report
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import choice, float_range
 from hybrid_flax.sweep.tables import best_first, best_of
+from hybrid_flax.train import devices
 
 METRICS = {"loss": LOSS, "accuracy": ACCURACY}
 PATTERNS = ("lstm", "gate:rglru+swa", "cascade:lstm+<attn>")
@@ -227,8 +228,8 @@ def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
     """Also where some trials fail, and with the search space in words."""
     monkeypatch.setattr(worker, "_PAUSE", 0.0)
     monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
-    monkeypatch.setattr(cli, "_executor", lambda options, workdir: FakeExecutor(slots=2))
-    monkeypatch.setattr(cli, "_set_up_jax", lambda options: None)
+    monkeypatch.setattr(executors, "make_executor", lambda *given: FakeExecutor(slots=2))
+    monkeypatch.setattr(devices, "set_up_jax", lambda platforms: None)
     head = (
         "from hybrid_flax.sweep.space import *\n"
         "def sweep():\n"

@@ -1,0 +1,34 @@
+"""JAX as a command needs it: its compile cache, its platform, and the other processes of the run."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from hybrid_flax.errors import ConfigError, one_line
+
+__all__ = ["set_up_jax"]
+
+
+def set_up_jax(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    platforms: str | None = None,
+) -> None:
+    """Keep compiled programs on disk, and meet the other processes of a run; before JAX is first asked for a device.
+
+    coordinator: HOST:PORT of process 0, None for a run of one process. platforms: those that this process may use, None
+    for all. Raises ConfigError where the processes do not meet.
+    """
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "hybrid_flax" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if platforms is not None:
+        jax.config.update("jax_platforms", platforms)
+    if coordinator is not None:
+        try:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"--coordinator={coordinator}: the processes do not meet: {one_line(error)}") from error
