@@ -30,8 +30,10 @@ from rich.console import Console
 from hybrid_flax.config import load_config
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.executor import Ended
-from hybrid_flax.jobs.trial import TrialFolder, describe, read_status
-from hybrid_flax.sweep.definition import Plan, read_sweep, run_sweep
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import TrialFolder, describe
+from hybrid_flax.sweep.definition import Plan, read_sweep
+from hybrid_flax.sweep.run import run_sweep
 from hybrid_flax.sweep.trials import make_trial
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.loop import Interrupted, train

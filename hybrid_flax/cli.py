@@ -177,7 +177,8 @@ def _sweep(options) -> int:
     from hybrid_flax.jobs.machine import visible_gpus
     from hybrid_flax.report.sweep_plan import print_sweep_plan
     from hybrid_flax.report.sweep_report import write_sweep_report
-    from hybrid_flax.sweep.definition import read_sweep, run_sweep
+    from hybrid_flax.sweep.definition import read_sweep
+    from hybrid_flax.sweep.run import run_sweep
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.folder import default_folder
 

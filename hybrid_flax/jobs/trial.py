@@ -1,4 +1,4 @@
-"""Trials: the runs of a sweep or a comparison, and what their folders say."""
+"""Trials: the runs of a sweep or a comparison, and their folders."""
 
 import os
 from collections.abc import Mapping
@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from hybrid_flax.files import read_json, write_json
-from hybrid_flax.jobs.claims import is_locked
+from hybrid_flax.files import write_json
 from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.writers import read_jsonl
 
-__all__ = ["Status", "Trial", "TrialFolder", "describe", "read_status"]
+__all__ = ["Trial", "TrialFolder", "describe"]
 
 
 class Trial(NamedTuple):
@@ -20,19 +18,6 @@ class Trial(NamedTuple):
     name: str
     values: Mapping[str, Any]
     config: ConfigDict
-
-
-class Status(NamedTuple):
-    """What the folder of a trial says.
-
-    state: waiting, running, done, failed or pruned. step: the last that is known of. value: the last eval.metric of the
-    validation split, None before the first. reason: why it failed.
-    """
-
-    state: str
-    step: int = 0
-    value: float | None = None
-    reason: str = ""
 
 
 class TrialFolder(RunFolder):
@@ -61,23 +46,6 @@ class TrialFolder(RunFolder):
         """Note how the trial ended where it did not reach its last step."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.outcome, {"state": state, "step": step, "reason": reason})
-
-
-def read_status(path: str | os.PathLike, metric: str) -> Status:
-    """What is on disk of a trial that is judged by `metric`."""
-    folder = TrialFolder(path)
-    name = f"eval/{metric}"
-    rows = [row for row in read_jsonl(folder.metrics) if name in row]
-    step, value = (rows[-1]["step"], rows[-1][name]) if rows else (0, None)
-    if folder.results.exists():
-        results = read_json(folder.results)
-        return Status("done", results["last_step"], results["valid"][metric])
-    if is_locked(folder.lock):
-        return Status("running", step, value)
-    if folder.outcome.exists():
-        outcome = read_json(folder.outcome)
-        return Status(outcome["state"], outcome["step"], value, outcome["reason"])
-    return Status("waiting", step, value)
 
 
 def describe(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from hybrid_flax.jobs.executor import Ended, Executor, why
 from hybrid_flax.jobs.queue import Queue, Standing, Ticket
-from hybrid_flax.jobs.trial import TrialFolder, read_status
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.jobs.view import View
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.signals import stop_on_signals

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid_flax.cost import flops, tree_size
-from hybrid_flax.jobs.trial import Trial, describe, read_status
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import Trial, describe
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When

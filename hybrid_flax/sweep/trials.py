@@ -1,68 +1,23 @@
 """The settings of a sweep as trials, all checked before anything trains."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from hybrid_flax.config import config_hash, flatten, value_at, with_values
-from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.trial import Trial, describe
-from hybrid_flax.sweep.space import Setting, draw, expand, has_spaces
+from hybrid_flax.sweep.space import Setting, draw, has_spaces
 from hybrid_flax.train.experiment import Experiment, make_experiment
 
 __all__ = [
-    "MAX_TRIALS",
     "check_config",
     "check_space",
-    "expand_settings",
     "make_trial",
     "make_trials",
-    "sweep_settings",
 ]
-
-MAX_TRIALS = 10_000
-
-
-def sweep_settings(module: ModuleType, names: Sequence[str]) -> list[Setting]:
-    """The settings of `sweep()` of an experiment, or of sweep_NAME() of each name, one after another.
-
-    Raises ConfigError in one line for functions that are missing, do not run, or yield something else than settings.
-    """
-    known = [name for name in vars(module) if name == "sweep" or name.startswith("sweep_")]
-    settings: list[Setting] = []
-    for function in [f"sweep_{name}" for name in names] or ["sweep"]:
-        where = f"{module.__file__}, {function}()"
-        if function not in known:
-            listed = ", ".join(name.removeprefix("sweep_") for name in known if name != "sweep")
-            have = "sweep() without --sweep" if "sweep" in known else "no sweep()"
-            raise ConfigError(f"{where}: there is none; the file has {have}, and --sweep={listed or '(none)'}")
-        try:
-            settings += itertools.islice(getattr(module, function)(), MAX_TRIALS + 1)
-        except Exception as error:
-            raise ConfigError(f"{where}: {one_line(error)}") from error
-        if len(settings) > MAX_TRIALS:
-            raise ConfigError(f"{where}: more than {MAX_TRIALS:,} trials; take a `sample` of them, or --search=random")
-        for number, setting in enumerate(settings):
-            if not isinstance(setting, Mapping) or not all(isinstance(key, str) for key in setting):
-                raise ConfigError(f'{where}: setting {number} is no {{"a.b": value}} dict but {str(setting)[:80]!r}')
-    if not settings:
-        raise ConfigError(f"{module.__file__}: an empty sweep; yield at least one setting")
-    return settings
-
-
-def expand_settings(settings: Iterable[Setting]) -> list[Setting]:
-    """The trials of a grid. Raises ConfigError where they are without end or too many."""
-    try:
-        expanded = list(itertools.islice(itertools.chain.from_iterable(map(expand, settings)), MAX_TRIALS + 1))
-    except ValueError as error:
-        raise ConfigError(f"sweep: {error}") from error
-    if len(expanded) > MAX_TRIALS:
-        raise ConfigError(f"sweep: more than {MAX_TRIALS:,} trials; take a `sample` of them, or --search=random")
-    return expanded
 
 
 def make_trial(base: ConfigDict, values: Setting, label: str = "trial", flat: Setting | None = None) -> Trial:

@@ -132,7 +132,7 @@ def apply_model(
     read = Noisy(params, batch.tokens, None, None)
     if noise != NO_NOISE:
         assert state is not None, "noise needs the keys of a train state"
-        read = apply_noise(noise, state, params, batch, model.vocab_size)
+        read = apply_noise(noise, state, params, batch, model.design.vocab_size)
     before = None if carry == () else carry
     return model.apply(
         {"params": read.params}, read.tokens, batch.segments, before, read.dropout, read.factors, **options

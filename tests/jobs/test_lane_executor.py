@@ -15,7 +15,8 @@ from hybrid_flax.jobs import lane_worker
 from hybrid_flax.jobs.claims import is_locked
 from hybrid_flax.jobs.lane_executor import LanesExecutor
 from hybrid_flax.jobs.lanes import Paces
-from hybrid_flax.jobs.trial import TrialFolder, read_status
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl

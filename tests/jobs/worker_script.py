@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs.fake import FakeExecutor
 
 from hybrid_flax.jobs import worker
-from hybrid_flax.sweep.definition import read_sweep, run_sweep
+from hybrid_flax.sweep.definition import read_sweep
+from hybrid_flax.sweep.run import run_sweep
 
 if __name__ == "__main__":
     experiment, workdir, method, trials, *storage = sys.argv[1:]

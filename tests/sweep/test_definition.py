@@ -16,9 +16,10 @@ from rich.console import Console
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.jobs import executor, view, worker
-from hybrid_flax.jobs.trial import read_status
-from hybrid_flax.sweep import definition
-from hybrid_flax.sweep.definition import read_sweep, run_sweep
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.sweep import run
+from hybrid_flax.sweep.definition import read_sweep
+from hybrid_flax.sweep.run import run_sweep
 
 SWEEP = """
 from hybrid_flax.sweep.space import *
@@ -220,7 +221,7 @@ def test_draws_that_cannot_run_are_failures(experiment, tmp_path, monkeypatch):
         if len(checked) == 2:
             raise ConfigError("does not fit")
 
-    monkeypatch.setattr(definition, "check_config", check)
+    monkeypatch.setattr(run, "check_config", check)
     code, output, executor = go(plan, tmp_path)
     assert code == 1 and len(executor.steps) == 4 and "does not fit" in output
     assert [row["state"] for row in table(tmp_path)].count("failed") == 1

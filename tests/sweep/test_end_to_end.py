@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from hybrid_flax.jobs.slurm import SlurmExecutor
-from hybrid_flax.jobs.trial import TrialFolder, read_status
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.writers import read_jsonl
 

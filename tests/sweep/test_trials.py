@@ -8,7 +8,8 @@ import tiny
 
 from hybrid_flax.config import ConfigError, config_hash, flatten, load_config
 from hybrid_flax.jobs.claims import FileLock
-from hybrid_flax.jobs.trial import TrialFolder, describe, read_status
+from hybrid_flax.jobs.status import read_status
+from hybrid_flax.jobs.trial import TrialFolder, describe
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import axis, product
 from hybrid_flax.sweep.trials import make_trial, make_trials

@@ -1,0 +1,41 @@
+"""What the folder of a trial says: whether it waits, runs or has ended, and how."""
+
+import os
+from typing import NamedTuple
+
+from hybrid_flax.files import read_json
+from hybrid_flax.jobs.claims import is_locked
+from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.train.writers import read_jsonl
+
+__all__ = ["Status", "read_status"]
+
+
+class Status(NamedTuple):
+    """What the folder of a trial says.
+
+    state: waiting, running, done, failed or pruned. step: the last that is known of. value: the last eval.metric of the
+    validation split, None before the first. reason: why it failed.
+    """
+
+    state: str
+    step: int = 0
+    value: float | None = None
+    reason: str = ""
+
+
+def read_status(path: str | os.PathLike, metric: str) -> Status:
+    """What is on disk of a trial that is judged by `metric`."""
+    folder = TrialFolder(path)
+    name = f"eval/{metric}"
+    rows = [row for row in read_jsonl(folder.metrics) if name in row]
+    step, value = (rows[-1]["step"], rows[-1][name]) if rows else (0, None)
+    if folder.results.exists():
+        results = read_json(folder.results)
+        return Status("done", results["last_step"], results["valid"][metric])
+    if is_locked(folder.lock):
+        return Status("running", step, value)
+    if folder.outcome.exists():
+        outcome = read_json(folder.outcome)
+        return Status(outcome["state"], outcome["step"], value, outcome["reason"])
+    return Status("waiting", step, value)
