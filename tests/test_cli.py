@@ -110,8 +110,6 @@ CALLS = {
     ("plan", "--mixers=lstm,lsmt"): "nearest: lstm",
     ("sweep", "--config=experiments/griffin.py"): "no sweep()",
     ("sweep", "--config=experiments/shakespeare.py", "--sweep=serch"): "--sweep=search",
-    ("compare", "--config=experiments/compare_fusion.py:smoke", "--pruner=median"): "compare takes no --pruner yet",
-    ("compare", "--config=experiments/compare_fusion.py:smoke", "--executor=lanes"): "compare takes no --executor yet",
     ("diff", "one", "two"): "one is no run",
     ("reproduce", "nowhere"): "nowhere is no run",
 }
