@@ -7,12 +7,13 @@ import jax
 
 from hybrid_flax.config import ConfigError, merge_saved
 from hybrid_flax.data.tokenizers import tokenizer_from_dict
+from hybrid_flax.files import read_json
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.experiment import model_from_config
-from hybrid_flax.train.folder import Run, RunFolder, read_json
+from hybrid_flax.train.folder import Run, RunFolder
 
 __all__ = ["Run", "load_run"]
 
