@@ -16,7 +16,7 @@ from hybrid_flax.mixers.registry import registered_mixers
 from hybrid_flax.models.build import init_params, make_model, model_is_causal
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.state import Hparams
-from hybrid_flax.train.step import StepSpec, init_train_state, make_train_step
+from hybrid_flax.train.step import StepTraits, init_train_state, make_train_step
 from hybrid_flax.typing import Batch, Segments
 
 ROWS, LENGTH, WIDTH, VOCAB_SIZE = 4, 64, 32, 64
@@ -43,7 +43,7 @@ def compile_seconds(layer: str, depth: int) -> float:
     """Tracing, lowering and compiling one train step."""
     model = make_model(vocab_size=VOCAB_SIZE, width=WIDTH, depth=depth, pattern=layer, tied=True)
     assert model_is_causal(model) or layer.startswith("bi:")
-    spec = StepSpec("adamw", True, (("name", "constant"), ("num_steps", 1)))
+    spec = StepTraits("adamw", True, (("name", "constant"), ("num_steps", 1)))
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     hparams = Hparams(*(jnp.zeros(()) for _ in Hparams._fields))
     state = jax.eval_shape(lambda p: init_train_state(p, hparams, spec, jax.random.key(0)), params)

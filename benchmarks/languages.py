@@ -27,8 +27,8 @@ from hybrid_flax.config import ConfigError, apply_overrides, load_config, valida
 from hybrid_flax.jobs.machine import settle, share_of, visible_gpus
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import describe
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.session import evaluate_split
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -97,7 +97,7 @@ def run(
     """(parameters, metrics of the validation split, of the test split) of one run."""
     since = time.process_time()
     config = _config(experiment_name, row, language, overrides)
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     model, task, spec_ = experiment.model, experiment.task, experiment.spec
     step = _compiled(make_train_step(model, task, spec_, None))
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))

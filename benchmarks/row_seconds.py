@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.models.build import init_params
-from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 ROWS = (
@@ -62,13 +62,13 @@ class Row:
 
     def __init__(self, name: str, path: str):
         config = load_config(f"experiments/tiny_shakespeare.py:{name}")
-        experiment = make_experiment(apply_overrides(config, [f"data.path={path}"]))
-        params = init_params(experiment.model, jax.random.key(0))
+        setup = make_setup(apply_overrides(config, [f"data.path={path}"]))
+        params = init_params(setup.model, jax.random.key(0))
         self.name, self.num_steps = name, config.train.steps
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self.state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(1))
-        self.batch = experiment.batches.batch
-        step = make_train_step(experiment.model, experiment.task, experiment.spec, None)
+        self.state = init_train_state(params, setup.hparams, setup.traits, jax.random.key(1))
+        self.batch = setup.batches.batch
+        step = make_train_step(setup.model, setup.task, setup.traits, None)
         self.step = jax.jit(step, donate_argnums=0)
         self.seconds: list[float] = []
         self.time(2)

@@ -26,7 +26,7 @@ from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.models.model import Norm
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.state import make_hparams
-from hybrid_flax.train.step import StepSpec, init_train_state, make_train_step
+from hybrid_flax.train.step import StepTraits, init_train_state, make_train_step
 
 ROWS = (
     "attn",
@@ -106,7 +106,7 @@ class Entry:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.tokens = rows * length
         self.batch = _random_batch(rows, length)
-        spec = StepSpec("sgd", True, (("name", "constant"), ("num_steps", 10**6)))
+        spec = StepTraits("sgd", True, (("name", "constant"), ("num_steps", 10**6)))
         hparams = make_hparams(
             learning_rate=1e-3,
             weight_decay=0.0,

@@ -119,7 +119,7 @@ def _plan(options) -> int:
     from hybrid_flax.report.costs import write_costs
     from hybrid_flax.report.plan import make_plan, print_plan
     from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment import make_experiment
+    from hybrid_flax.train.setup import make_setup
 
     set_up_jax()
     if options.mixers is not None:
@@ -127,7 +127,7 @@ def _plan(options) -> int:
         write_costs(names, options.width, options.length, options.workdir)
         return 0
     config = apply_overrides(load_config(options.config), options.overrides)
-    print_plan(make_plan(make_experiment(config), config.train.steps))
+    print_plan(make_plan(make_setup(config), config.train.steps))
     return 0
 
 
@@ -135,11 +135,11 @@ def _preview(options) -> int:
     from hybrid_flax.config import apply_overrides, load_config
     from hybrid_flax.report.preview import print_preview
     from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment import make_experiment
+    from hybrid_flax.train.setup import make_setup
 
     set_up_jax()
     config = apply_overrides(load_config(options.config), options.overrides)
-    print_preview(make_experiment(config), config)
+    print_preview(make_setup(config), config)
     return 0
 
 

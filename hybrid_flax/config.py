@@ -64,30 +64,30 @@ def base_config() -> ConfigDict:
     return ConfigDict(values).lock()
 
 
-def load_config(spec: str) -> ConfigDict:
+def load_config(experiment: str) -> ConfigDict:
     """The config of `path.py` or `path.py:arg`, from its get_config(arg=""), or of the `trial.json` of a sweep.
 
     Raises ConfigError in one line for a file that is missing, does not run, or has no get_config.
     """
-    if Path(spec).suffix == ".json":
-        saved = _read_saved(spec)
+    if Path(experiment).suffix == ".json":
+        saved = _read_saved(experiment)
         load_module(saved["experiment"])  # for what it registers
         return merge_saved(saved["config"])
-    return load_experiment(spec)[1]
+    return load_experiment(experiment)[1]
 
 
-def load_experiment(spec: str) -> tuple[ModuleType, ConfigDict]:
+def load_experiment(experiment: str) -> tuple[ModuleType, ConfigDict]:
     """The module of `path.py` or `path.py:arg`, and its config. Raises ConfigError as `load_config`."""
-    module, arg = load_module(spec)
+    module, arg = load_module(experiment)
     return module, call_experiment(module, "get_config", arg, ConfigDict)
 
 
-def load_module(spec: str) -> tuple[ModuleType, str]:
+def load_module(experiment: str) -> tuple[ModuleType, str]:
     """The module of `path.py` or `path.py:arg`, run for the mixers that it registers, and the arg.
 
     Raises ConfigError in one line for a file that is missing or does not run.
     """
-    name, _, arg = spec.partition(":")
+    name, _, arg = experiment.partition(":")
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"no config file {name!r}; {_nearest_files(path)}")
@@ -117,9 +117,9 @@ def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) 
     return made
 
 
-def experiment_name(spec: str) -> str:
-    """The `path.py[:arg]` behind a spec of `load_config`."""
-    return _read_saved(spec)["experiment"] if Path(spec).suffix == ".json" else spec
+def experiment_name(experiment: str) -> str:
+    """The `path.py[:arg]` behind a experiment of `load_config`."""
+    return _read_saved(experiment)["experiment"] if Path(experiment).suffix == ".json" else experiment
 
 
 def merge_saved(saved: Mapping[str, Any]) -> ConfigDict:
@@ -242,7 +242,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _read_saved(path):
-    """{"experiment": spec, "config": values} of a trial.json."""
+    """{"experiment": experiment, "config": values} of a trial.json."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"experiment": saved["experiment"], "config": saved["config"]}

@@ -23,10 +23,10 @@ __all__ = [
     "Verb",
     "Words",
     "answer",
+    "command",
     "names",
     "one_of",
     "parse",
-    "program",
     "real",
     "whole",
     "word",
@@ -134,7 +134,7 @@ def answer(verbs: Mapping[str, Verb], argv: Sequence[str], version: str) -> str 
     return _help_verb(_find_verb(verbs, words[0])) if words and not words[0].startswith("-") else _help_all(verbs)
 
 
-def program() -> str:
+def command() -> str:
     """The command that started this process."""
     name = Path(sys.argv[0]).name
     return {"launch.py": "python launch.py", "__main__.py": "python -m hybrid_flax"}.get(name, "hybrid-flax")
@@ -265,7 +265,7 @@ def _check_words(verbs: Mapping[str, Verb], verb: Verb, words: list[str]) -> Non
     if verb.words is None and words:
         first = words[0]
         if first in verbs:
-            raise ConfigError(f"unexpected {first!r}: the command comes first, as in {program()} {first} ...")
+            raise ConfigError(f"unexpected {first!r}: the command comes first, as in {command()} {first} ...")
         known = {"config", *(flag.name for flag in verb.flags)}
         near = f": write --{first}" if first.partition("=")[0].partition(".")[0] in known else ""
         raise ConfigError(f"{verb.name} takes nothing but flags, not {first!r}{near}")
@@ -299,9 +299,9 @@ def _refusal(verbs: Mapping[str, Verb], verb: Verb, name: str, text: str) -> str
 
 def _help_all(verbs: Mapping[str, Verb]) -> str:
     first = next(iter(verbs))
-    lines = [f"{program()} [COMMAND] [--flag=VALUE ...] [--config.NAME=VALUE ...]", ""]
+    lines = [f"{command()} [COMMAND] [--flag=VALUE ...] [--config.NAME=VALUE ...]", ""]
     lines += [*_table((verb.name, verb.about) for verb in verbs.values()), ""]
-    lines.append(f"`{program()} COMMAND --help` shows the flags of one. Where none is given it is {first}.")
+    lines.append(f"`{command()} COMMAND --help` shows the flags of one. Where none is given it is {first}.")
     return "\n".join(lines)
 
 
@@ -317,7 +317,7 @@ def _help_verb(verb: Verb) -> str:
         rows.append(
             ("--config.NAME=VALUE", "Set a knob; hybrid_flax/config.py lists them. (default: as the file says)")
         )
-    return "\n".join([verb.about, "", *_table(rows), "", f"Example: {program()} {verb.name} {verb.example}"])
+    return "\n".join([verb.about, "", *_table(rows), "", f"Example: {command()} {verb.name} {verb.example}"])
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -13,8 +13,8 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.checkpoint import Checkpoints
-from hybrid_flax.train.experiment import model_from_config
 from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.setup import model_from_config
 
 __all__ = ["Run", "load_run", "register_own_mixers"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.files import write_whole
-from hybrid_flax.flags import program
+from hybrid_flax.flags import command
 
 __all__ = ["list_experiments", "write_experiment"]
 
@@ -41,7 +41,7 @@ def write_experiment(file: str, name: str) -> list[str]:
         if copy.exists():
             lines.append(f"{copy} is there already and stays as it is: {path} loads it")
             continue
-        text = sources[origin].replace(f"experiments/{origin}.py", str(copy)).replace("python launch.py", program())
+        text = sources[origin].replace(f"experiments/{origin}.py", str(copy)).replace("python launch.py", command())
         try:
             write_whole(copy, text)
         except OSError as error:

@@ -5,14 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.flags import ADDRESS, STORAGE, TEXT, Flag, Verb, Words, names, one_of, program, real, whole, word
+from hybrid_flax.flags import ADDRESS, STORAGE, TEXT, Flag, Verb, Words, command, names, one_of, real, whole, word
 from hybrid_flax.spelling import ABBREVIATIONS
 
 __all__ = ["VERBS"]
 
 
 def _experiments_here() -> str:
-    return f"experiments here: {_first(Path('experiments').glob('*.py')) or f'none, `{program()} new` writes one'}"
+    return f"experiments here: {_first(Path('experiments').glob('*.py')) or f'none, `{command()} new` writes one'}"
 
 
 def _runs_here() -> str:
@@ -71,15 +71,13 @@ def _check_predict(options: SimpleNamespace) -> None:
 def _check_new(options: SimpleNamespace) -> None:
     if "from" in options.given and not options.words:
         source = getattr(options, "from")
-        raise ConfigError(f"--from={source} needs a file to write: {program()} new my.py --from={source}")
+        raise ConfigError(f"--from={source} needs a file to write: {command()} new my.py --from={source}")
 
 
 # --- flags of several verbs ---
 
 _FILE, _FOLDER, _COUNT, _SEED = word("FILE"), word("FOLDER"), whole(1), whole(0, 2**63)
-_CONFIG = Flag(
-    "config", _FILE, "Experiment: FILE.py, FILE.py:ARG or the trial.json of a trial.", needed=_experiments_here
-)
+_CONFIG = Flag("config", _FILE, "Setup: FILE.py, FILE.py:ARG or the trial.json of a trial.", needed=_experiments_here)
 _RUN = Flag("workdir", _FOLDER, "Folder of the run.", needed=_runs_here)
 _SPLIT = Flag("split", one_of("train", "valid", "test"), "Split of the data.", "valid")
 _CHECKPOINT = Flag(
@@ -262,7 +260,7 @@ _VERBS = (
             Flag("cases", _COUNT, "Number of random cases, over all mixers.", 2000),
             Flag("seed", _SEED, "Seed of the cases.", 0),
             Flag("workdir", _FOLDER, "Folder for certificate.json and certificate.md.", "runs/certificate"),
-            _CONFIG._replace(about="Experiment that registers mixers.", needed=None, absent="none"),
+            _CONFIG._replace(about="Setup that registers mixers.", needed=None, absent="none"),
         ),
         instead={"config": "mixers are certified with their defaults"},
     ),
@@ -270,7 +268,7 @@ _VERBS = (
         "new",
         "Write an experiment file to start from; without a file, list what there is.",
         "my.py --from=shakespeare",
-        (Flag("from", word("NAME"), "Experiment of the package to copy.", "shakespeare"),),
+        (Flag("from", word("NAME"), "Setup of the package to copy.", "shakespeare"),),
         words=Words(0, 1, "[FILE]", "file"),
         check=_check_new,
         instead={"config": "change values in the file that it writes"},

@@ -12,7 +12,7 @@ from hybrid_flax.config import base_config, flatten, load_config, load_experimen
 from hybrid_flax.models.build import init_params
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import has_spaces
-from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.setup import make_setup
 
 FILES = sorted((tiny.ROOT / "experiments").glob("*.py"))
 
@@ -24,7 +24,7 @@ def test_experiment(path, monkeypatch):
     assert flatten(config).keys() == flatten(base_config()).keys()
     validate(config)
     if config.data.path.startswith(("shakespeare", "synthetic:")):
-        experiment = make_experiment(config)
+        experiment = make_setup(config)
         assert len(experiment.model.layers) == config.model.depth
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert re.search(rf"python launch\.py --config=experiments/{path.name}\b", docstring)
@@ -34,7 +34,7 @@ def test_experiment(path, monkeypatch):
 def test_rows_of_recall_are_equal_in_parameters(task):
     sizes = {}
     for layers in ("attn,attn", "lstm", "lstm,lstm", "cascade:lstm+attn", "lstm,attn"):
-        model = make_experiment(load_config(f"{tiny.ROOT}/experiments/recall.py:{layers}@{task}")).model
+        model = make_setup(load_config(f"{tiny.ROOT}/experiments/recall.py:{layers}@{task}")).model
         params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
         sizes[layers] = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert max(sizes.values()) < 1.02 * min(sizes.values()), sizes

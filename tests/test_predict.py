@@ -13,8 +13,8 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.predict import predict
 from hybrid_flax.report.disagreement import _words
 from hybrid_flax.report.predictions import print_predictions
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import Run
+from hybrid_flax.train.setup import make_setup
 
 ROWS = {
     "classify": [("a good film", "yes"), ("a bad film", "no"), ("bad , bad", "no"), ("good one it is", "yes")] * 6,
@@ -36,7 +36,7 @@ def untrained(folder, task, rows, **changes):
     changes |= {"task__name": task, "data__mode": "padded", "data__tokenizer": "word"}
     changes = {"task__crf": task == "tag", "model__pattern": "bi:mingru"} | changes
     config = tiny.tiny_config(folder / "data.jsonl", **changes)
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     source, params = experiment.source, init_params(experiment.model, jax.random.key(0))
     shaken = jax.tree.map(lambda leaf: leaf + np.random.default_rng(0).standard_normal(leaf.shape), params)
     return Run(experiment.model, shaken, source.tokenizer, config, 0, source.labels)
@@ -71,7 +71,7 @@ def test_plain_tags(crf, tmp_path, capsys):
     lines = capsys.readouterr().out.rstrip().split("\n")
     assert [line.split("\t")[0] for line in lines] == ["Ann", "sings", "in", "Paris"]
     assert {line.split("\t")[1] for line in lines} <= set(run.labels)
-    batch = make_experiment(run.config).source.splits["train"].batches(12, 8, False)[0]
+    batch = make_setup(run.config).source.splits["train"].batches(12, 8, False)[0]
     assert _words(run, batch, 0, batch.targets[0]) == ("Ann/NOUN sings/VERB", True)
     with pytest.raises(ConfigError, match=r"eval.metric='f1' is none of loss, accuracy, f1_macro"):
         untrained(tmp_path, "tag", rows, task__crf=crf, eval__metric="f1")

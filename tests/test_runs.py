@@ -129,7 +129,7 @@ def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys
     """It is evaluated as it was trained, goes on without the file of its vectors, and can be planned."""
     from hybrid_flax.report.evaluation import evaluate_run
     from hybrid_flax.report.plan import make_plan, print_plan
-    from hybrid_flax.train.experiment import make_experiment
+    from hybrid_flax.train.setup import make_setup
 
     data, vectors = tmp_path / "data.conll", tmp_path / "vectors.txt"
     data.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER", "a O\nofficial O\nU.N. B-ORG"] * 6))
@@ -141,7 +141,7 @@ def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys
         "train__steps": 3, "train__word_dropout": 0.1, "optim__accumulate": 2,
     }  # fmt: skip
     config = tiny.tiny_config(data, **changes)
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     assert experiment.batches.batch(0).tokens.shape == (4, 4, 6)
     print_plan(make_plan(experiment, 3))
     train(config, tmp_path / "run")

@@ -98,15 +98,15 @@ def text_source(
     return Source(tokenizer, train, splits)
 
 
-def language_source(spec: str, *, length: int, test_length: int) -> Source:
+def language_source(name: str, *, length: int, test_length: int) -> Source:
     """A synthetic language: it trains and validates on lengths up to `length` and is tested on longer ones.
 
-    spec: as `make_language` reads it. The test split has lengths from the next after `length` to `test_length`, and
+    name: as `make_language` reads it. The test split has lengths from the next after `length` to `test_length`, and
     targets under every symbol are scored beyond `length` alone; where `test_length` is not more than `length` it is
     further examples of the lengths of validation. Rows of both splits are equally wide.
     Raises ValueError as `make_language`, and for a `test_length` that is greater but holds no longer example.
     """
-    language = make_language(spec)
+    language = make_language(name)
 
     def train(mode, batch_size, length, seed):
         del mode
@@ -120,7 +120,7 @@ def language_source(spec: str, *, length: int, test_length: int) -> Source:
     longer = (length // language.every + 1) * language.every
     if length < test_length < longer:
         raise ValueError(
-            f"eval.length={test_length} has no example of {spec!r} that is longer than those of data.length={length}: "
+            f"eval.length={test_length} has no example of {name!r} that is longer than those of data.length={length}: "
             f"set it to {longer} or more, or to 0"
         )
     if test_length > length:

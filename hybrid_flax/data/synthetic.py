@@ -40,12 +40,12 @@ class Language(NamedTuple):
     every: int = 1
 
 
-def make_language(spec: str) -> Language:
+def make_language(text: str) -> Language:
     """The language of `name` or `name,option=number,...`: "parity", "mqar,pairs=16,vocab_size=8192".
 
     Raises ValueError for an unknown name or option, naming the nearest, and for values that do not fit.
     """
-    name, *given = spec.split(",")
+    name, *given = text.split(",")
     if name not in LANGUAGES:
         raise ValueError(f"unknown synthetic language {name!r}; {nearest(name, LANGUAGES)}")
     known = inspect.signature(LANGUAGES[name]).parameters

@@ -24,9 +24,9 @@ from hybrid_flax.jobs.claims import FileLock
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.experiment import Experiment, make_experiment
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import Session
+from hybrid_flax.train.setup import Setup, make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted
 from hybrid_flax.train.state import Hparams
 from hybrid_flax.train.writers import JsonlWriter, read_jsonl
@@ -38,9 +38,9 @@ _QUIET = Console(quiet=True)
 
 class _Waiting(NamedTuple):
     folder: TrialFolder
-    experiment: Experiment
+    setup: Setup
     config: Any
-    name: str  # of the experiment
+    name: str  # of the setup
     program: Any
 
 
@@ -72,7 +72,7 @@ class Trainer:
                 break
             self._begin(waiting)
             try:
-                session = open_session(waiting.experiment, waiting.config, waiting.folder.path, waiting.name, _QUIET)
+                session = open_session(waiting.setup, waiting.config, waiting.folder.path, waiting.name, _QUIET)
             except ConfigError as error:
                 self._end(waiting.folder, error)
                 continue
@@ -96,7 +96,7 @@ class Trainer:
         choice = self._choice(first, lanes) if lanes > 1 else "alone"
         if choice == "lanes":
             self._program = first.program
-            train_lanes(first.experiment, lanes, self)
+            train_lanes(first.setup, lanes, self)
         elif choice == "alone":
             self._train_alone(self._alike(first)[0])
 
@@ -125,7 +125,7 @@ class Trainer:
         None where there is nothing left to choose for: trials train while they are waited for, and may be stopped.
         """
         identity = {
-            "program": _program_hash(first.config, first.experiment),
+            "program": _program_hash(first.config, first.setup),
             "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         }
         for row in read_jsonl(self._choices):
@@ -143,7 +143,7 @@ class Trainer:
     def _measure(self, first, lanes):
         """The choice and what it is by; its trials train one after another while the lanes compile."""
         with ThreadPoolExecutor(1) as pool:
-            prepared = pool.submit(prepare_paces, first.experiment, first.config, lanes)
+            prepared = pool.submit(prepare_paces, first.setup, first.config, lanes)
             while not prepared.done() and not self._stopping and self._alike(first):
                 self._train_alone(self._alike(first)[0], prepared.done)
         if self._stopping or not self._alike(first):
@@ -173,12 +173,12 @@ class Trainer:
     def _take(self, folder):
         try:
             config = load_config(str(folder.trial))
-            experiment = make_experiment(config)
+            setup = make_setup(config)
         except ConfigError as error:
             self._end(folder, error)
             return
         name = experiment_name(str(folder.trial))
-        self._waiting.append(_Waiting(folder, experiment, config, name, program_of(experiment, config)))
+        self._waiting.append(_Waiting(folder, setup, config, name, program_of(setup, config)))
 
     def _is_cancelled(self, path):
         return self._stopping or path in self._cancelled
@@ -222,7 +222,7 @@ class _Wish(Interrupt):
         return signal.SIGTERM if self.is_cancelled() or (stands and self._until()) else None
 
 
-def _program_hash(config, experiment):
+def _program_hash(config, setup):
     """A name for the program of a trial that outlives this process: its config without what is data to a program."""
     data = {
         "seed",
@@ -230,7 +230,7 @@ def _program_hash(config, experiment):
         *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields),
     }
     rest = {key: value for key, value in flatten(config).items() if key not in data}
-    return config_hash({**rest, "spec": repr(experiment.spec)})
+    return config_hash({**rest, "traits": repr(setup.traits)})
 
 
 def _read(messages):

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.pace import measure_pace, quickest
 from hybrid_flax.train.parallel import make_lanes, make_parallel
 from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
+from hybrid_flax.train.setup import Setup, step_program
 from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.step import make_train_step
 from hybrid_flax.typing import Batch, PyTree
@@ -49,25 +49,25 @@ class Paces(NamedTuple):
     alone: float
 
 
-def program_of(experiment: Experiment, config: Any) -> Hashable:
+def program_of(setup: Setup, config: Any) -> Hashable:
     """What runs that can be lanes of one program have in common: the step, the evaluation and the data."""
-    return step_program(experiment, config), id(experiment.source), tuple(sorted(config.eval.items()))
+    return step_program(setup, config), id(setup.source), tuple(sorted(config.eval.items()))
 
 
-def open_session(experiment: Experiment, *args: Any, **kwargs: Any) -> Session:
+def open_session(setup: Setup, *args: Any, **kwargs: Any) -> Session:
     """A session for a lane: its rows are not split over devices."""
-    return Session(experiment._replace(parallel=make_parallel("jit")), *args, **kwargs)
+    return Session(setup._replace(parallel=make_parallel("jit")), *args, **kwargs)
 
 
-def prepare_paces(experiment: Experiment, config: Any, num_lanes: int) -> Callable[[], Paces]:
+def prepare_paces(setup: Setup, config: Any, num_lanes: int) -> Callable[[], Paces]:
     """Compile the step in lanes, which takes a while; what is returned times it, and that of a run alone, when called.
 
     Time them while nothing else computes. Neither trains anything.
     """
-    lanes = _Lanes(experiment, num_lanes)
-    fresh = fresh_position(experiment._replace(parallel=make_parallel("jit")), config, vectors=False)
+    lanes = _Lanes(setup, num_lanes)
+    fresh = fresh_position(setup._replace(parallel=make_parallel("jit")), config, vectors=False)
     position = lanes.stack([fresh] * num_lanes)
-    rows = lanes.stack_rows([experiment.batches.batch(0)] * num_lanes)
+    rows = lanes.stack_rows([setup.batches.batch(0)] * num_lanes)
 
     def once():
         nonlocal position
@@ -75,16 +75,16 @@ def prepare_paces(experiment: Experiment, config: Any, num_lanes: int) -> Callab
         jax.block_until_ready(position.state.step)
 
     once()
-    return lambda: Paces(quickest(once) / num_lanes, measure_pace(experiment, config).step)
+    return lambda: Paces(quickest(once) / num_lanes, measure_pace(setup, config).step)
 
 
-def train_lanes(experiment: Experiment, num_lanes: int, feed: Feed) -> None:
+def train_lanes(setup: Setup, num_lanes: int, feed: Feed) -> None:
     """Train the runs of `feed`, at most `num_lanes` at a time, until it has no more; all are of one program.
 
     A lane that ends is given to the next run, when the others begin a round of evaluation; a free lane computes what
     nobody reads.
     """
-    lanes = _Lanes(experiment, num_lanes)
+    lanes = _Lanes(setup, num_lanes)
     runs: list[_Run | None] = [None] * lanes.num_lanes
     position = None
     while True:
@@ -108,12 +108,12 @@ class _Run:
 
 
 class _Lanes:
-    """An experiment in `num_lanes` lanes, rounded up to a multiple of the devices."""
+    """An setup in `num_lanes` lanes, rounded up to a multiple of the devices."""
 
-    def __init__(self, experiment: Experiment, num_lanes: int):
-        self._experiment, self._parallel = experiment, make_lanes()
+    def __init__(self, setup: Setup, num_lanes: int):
+        self._setup, self._parallel = setup, make_lanes()
         self.num_lanes = -(-num_lanes // self._parallel.num_devices) * self._parallel.num_devices
-        self._step = self._parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, None))
+        self._step = self._parallel.wrap(make_train_step(setup.model, setup.task, setup.traits, None))
 
     def stack(self, positions: Sequence[Position]) -> Position:
         """Positions of all lanes as one; free lanes take any."""
@@ -142,7 +142,7 @@ class _Lanes:
 
     def evaluate(self, params: PyTree, batches: Sequence[Batch], max_batches: int = 0) -> list[dict[str, float]]:
         """`train.evaluate.evaluate` of every lane's parameters."""
-        model, task = self._experiment.model, self._experiment.task
+        model, task = self._setup.model, self._setup.task
         total = add_up(model, task, params, batches, make_lanes(shared=True), max_batches=max_batches)
         total = self._parallel.get_rows(total)
         lanes = ({name: value[lane] for name, value in total.items()} for lane in range(self.num_lanes))
@@ -197,7 +197,7 @@ def _admit(lanes, position, runs, feed):
 
 def _step(lanes, position, runs):
     """One step of all lanes; what free ones do is of no interest."""
-    batches = [None if run is None else run.session.experiment.batches.batch(run.step) for run in runs]
+    batches = [None if run is None else run.session.setup.batches.batch(run.step) for run in runs]
     some = next(batch for batch in batches if batch is not None)
     rows = lanes.stack_rows([some if batch is None else batch for batch in batches])
     for run in runs:
@@ -212,7 +212,7 @@ def _look(lanes, position, runs, feed):
     metrics: list[dict[str, float]] = []
     if any(entry.evaluates for entry in due.values()):
         session = runs[next(iter(due))].session
-        batches = split_batches(session.experiment.source, session.config, "valid")
+        batches = split_batches(session.setup.source, session.config, "valid")
         metrics = lanes.evaluate(eval_params(position.state), batches, session.config.eval.max_batches)
     for index, entry in due.items():
         run = runs[index]
@@ -241,10 +241,10 @@ def _finish(lanes, position, runs, feed):
         if judged[index] is not here.state:
             params = lanes.put(params, index, eval_params(judged[index]))
     session = next(iter(over.values())).session
-    experiment, config = session.experiment, session.config
-    splits = [split for split in ("valid", "test") if split in experiment.source.splits]
+    setup, config = session.setup, session.config
+    splits = [split for split in ("valid", "test") if split in setup.source.splits]
     results = {
-        split: lanes.evaluate(params, split_batches(experiment.source, config, split), config.eval.final_batches)
+        split: lanes.evaluate(params, split_batches(setup.source, config, split), config.eval.final_batches)
         for split in splits
     }
     for index, run in over.items():

@@ -19,9 +19,9 @@ from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.session import split_batches
+from hybrid_flax.train.setup import read_source
 from hybrid_flax.train.step import apply_model
 from hybrid_flax.typing import Batch, Mixer, Params
 

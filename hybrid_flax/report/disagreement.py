@@ -10,9 +10,9 @@ import numpy as np
 from hybrid_flax.data.tags import are_spans
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.session import split_batches
+from hybrid_flax.train.setup import read_source
 from hybrid_flax.train.step import apply_model
 
 __all__ = ["Example", "Said", "most_disputed"]

@@ -18,10 +18,10 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import check_rows, make_parallel
 from hybrid_flax.train.progress import track
 from hybrid_flax.train.session import eval_length, split_batches
+from hybrid_flax.train.setup import read_source
 
 __all__ = ["evaluate_run", "print_classes"]
 

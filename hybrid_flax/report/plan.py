@@ -1,4 +1,4 @@
-"""What an experiment will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
+"""What an setup will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
 from hybrid_flax.models.model import Block, layer_mixer
-from hybrid_flax.train.experiment import Experiment
+from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
 from hybrid_flax.units import format_bytes, format_count
@@ -55,30 +55,30 @@ class ModelPlan(NamedTuple):
     num_steps: int
 
 
-def make_plan(experiment: Experiment, num_steps: int) -> ModelPlan:
-    """The plan of an experiment; nothing is compiled or run."""
-    model, task, spec = experiment.model, experiment.task, experiment.spec
+def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
+    """The plan of an setup; nothing is compiled or run."""
+    model, task, traits = setup.model, setup.task, setup.traits
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    state = jax.eval_shape(lambda p: init_train_state(p, experiment.hparams, spec, jax.random.key(0)), params)
-    rows = experiment.batch_size // experiment.parallel.num_devices
-    length = experiment.batches.tokens_per_step // experiment.batch_size
-    part_rows = rows // spec.accumulate
+    state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, traits, jax.random.key(0)), params)
+    rows = setup.batch_size // setup.parallel.num_devices
+    length = setup.batches.tokens_per_step // setup.batch_size
+    part_rows = rows // traits.accumulate
 
     def carry(num_rows):
-        return jax.eval_shape(lambda: model.init_state(num_rows, CARRIED_CAPACITY)) if experiment.carried else ()
+        return jax.eval_shape(lambda: model.init_state(num_rows, CARRIED_CAPACITY)) if setup.carried else ()
 
     layers = _layer_costs(model, params, length)
-    step = make_train_step(model, task, spec, None)
+    step = make_train_step(model, task, traits, None)
     return ModelPlan(
         layers=layers,
         parameters=tree_size(params),
         forward_flops=sum(row.forward_flops for row in layers),
-        train_flops=flops(step, state, carry(rows), _batch(experiment, rows)) / (rows * length),
+        train_flops=flops(step, state, carry(rows), _batch(setup, rows)) / (rows * length),
         optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
         gradient_bytes=tree_bytes(params),
-        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(experiment, part_rows)),
+        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(setup, part_rows)),
         length=length,
-        tokens_per_step=experiment.batches.tokens_per_step,
+        tokens_per_step=setup.batches.tokens_per_step,
         num_steps=num_steps,
     )
 
@@ -184,5 +184,5 @@ def _segments(rows, length):
     return _ids(rows, length), _ids(rows, length)
 
 
-def _batch(experiment, rows):
-    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, experiment.batches.batch(0, slice(0, rows))))
+def _batch(setup, rows):
+    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, setup.batches.batch(0, slice(0, rows))))

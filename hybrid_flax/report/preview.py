@@ -9,8 +9,8 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import Tokenizer, WordTokenizer
 from hybrid_flax.tasks.registry import label_kind
-from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import eval_length
+from hybrid_flax.train.setup import Setup
 from hybrid_flax.typing import Batch
 
 __all__ = ["print_preview"]
@@ -18,12 +18,12 @@ __all__ = ["print_preview"]
 _EXAMPLES, _WIDTH = 3, 110  # rows shown, characters of a line
 
 
-def print_preview(experiment: Experiment, config: Any) -> None:
-    """Print the splits of an experiment's data, and the first rows of its first training batch.
+def print_preview(setup: Setup, config: Any) -> None:
+    """Print the splits of an setup's data, and the first rows of its first training batch.
 
     Raises ConfigError in one line for data that cannot be read.
     """
-    source, kind = experiment.source, label_kind(config.task.name)
+    source, kind = setup.source, label_kind(config.task.name)
     length = eval_length(config, source)
     tokenizer = source.tokenizer
     print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")
@@ -39,8 +39,8 @@ def print_preview(experiment: Experiment, config: Any) -> None:
             print(f"  {cut}")
         for line in _label_lines(batches, source.labels) if kind else ():
             print(f"  {line}")
-    batch = experiment.batches.batch(0)
-    print(f"\nthe first rows of the first of {experiment.batches.steps_per_epoch} training batches an epoch")
+    batch = setup.batches.batch(0)
+    print(f"\nthe first rows of the first of {setup.batches.steps_per_epoch} training batches an epoch")
     for row in range(min(_EXAMPLES, len(batch.row))):
         print()
         for line in _example(batch, row, tokenizer, kind, source.labels):

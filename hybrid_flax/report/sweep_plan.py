@@ -17,8 +17,8 @@ from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import check_config
-from hybrid_flax.train.experiment import Experiment, step_program
 from hybrid_flax.train.pace import measure_pace, start_seconds
+from hybrid_flax.train.setup import Setup, step_program
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.units import format_duration
 
@@ -28,11 +28,11 @@ __all__ = ["Group", "group_trials", "print_sweep_plan", "space_text"]
 class Group(NamedTuple):
     """Trials that train by one compiled step.
 
-    experiment: of the first. parameters: numbers. step_flops: of one step, with the update. num_steps: those left to
+    setup: of the first. parameters: numbers. step_flops: of one step, with the update. num_steps: those left to
     train, of all its trials. num_left: trials with such steps.
     """
 
-    experiment: Experiment
+    setup: Setup
     trials: Sequence[Trial]
     parameters: int
     step_flops: float
@@ -45,16 +45,16 @@ def group_trials(sweep: Sweep, steps_done: Mapping[str, int]) -> list[Group]:
 
     steps_done: of trials by name, where there are any.
     """
-    groups: dict[Any, tuple[Experiment, list[Trial]]] = {}
+    groups: dict[Any, tuple[Setup, list[Trial]]] = {}
     for trial in sweep.trials:
-        experiment = check_config(trial.config)
-        groups.setdefault(step_program(experiment, trial.config), (experiment, []))[1].append(trial)
+        setup = check_config(trial.config)
+        groups.setdefault(step_program(setup, trial.config), (setup, []))[1].append(trial)
     programs = []
-    for experiment, trials in groups.values():
+    for setup, trials in groups.values():
         left = [trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials]
-        arguments = _arguments(experiment)
-        cost = tree_size(arguments[0].params), flops(_step(experiment), *arguments)
-        programs.append(Group(experiment, trials, *cost, sum(left), sum(steps > 0 for steps in left)))
+        arguments = _arguments(setup)
+        cost = tree_size(arguments[0].params), flops(_step(setup), *arguments)
+        programs.append(Group(setup, trials, *cost, sum(left), sum(steps > 0 for steps in left)))
     return programs
 
 
@@ -108,7 +108,7 @@ def _estimate(programs, jobs, on_cpu):
     if not on_cpu:
         return f"{total:.3g} FLOPs are left to train; time unknown: a probe here would measure the CPU"
     probed = min(left, key=lambda program: program.step_flops)
-    start, pace = start_seconds(), measure_pace(probed.experiment, probed.trials[0].config)
+    start, pace = start_seconds(), measure_pace(probed.setup, probed.trials[0].config)
     speed = probed.step_flops / pace.step
     # Programs are compiled once and then read from the cache on disk; every trial starts a process.
     before = (start * sum(program.num_left for program in left) + pace.compile * len(left)) / jobs
@@ -133,17 +133,15 @@ def _print_space(sweep, console):
     console.print(f"at most {steps:,} steps; programs and time unknown: trials are drawn on the way")
 
 
-def _step(experiment):
-    return make_train_step(experiment.model, experiment.task, experiment.spec, None)
+def _step(setup):
+    return make_train_step(setup.model, setup.task, setup.traits, None)
 
 
-def _arguments(experiment):
+def _arguments(setup):
     """Abstract state, carry and batch of a step."""
-    params = jax.eval_shape(lambda: init_params(experiment.model, jax.random.key(0)))
-    state = jax.eval_shape(
-        lambda p: init_train_state(p, experiment.hparams, experiment.spec, jax.random.key(0)), params
-    )
-    rows = experiment.batch_size
-    carry = jax.eval_shape(lambda: experiment.model.init_state(rows, CARRIED_CAPACITY)) if experiment.carried else ()
-    batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, experiment.batches.batch(0, slice(0, rows))))
+    params = jax.eval_shape(lambda: init_params(setup.model, jax.random.key(0)))
+    state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, setup.traits, jax.random.key(0)), params)
+    rows = setup.batch_size
+    carry = jax.eval_shape(lambda: setup.model.init_state(rows, CARRIED_CAPACITY)) if setup.carried else ()
+    batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, setup.batches.batch(0, slice(0, rows))))
     return state, carry, batch

@@ -10,7 +10,7 @@ from hybrid_flax.config import config_hash, flatten, value_at, with_values
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.trial import Trial, describe
 from hybrid_flax.sweep.space import Setting, draw, has_spaces
-from hybrid_flax.train.experiment import Experiment, make_experiment
+from hybrid_flax.train.setup import Setup, make_setup
 
 __all__ = [
     "check_config",
@@ -54,10 +54,10 @@ def make_trials(base: ConfigDict, settings: Sequence[Setting], given: Iterable[s
     return trials
 
 
-def check_space(base: ConfigDict, space: Setting, given: Iterable[str] = ()) -> Experiment:
+def check_space(base: ConfigDict, space: Setting, given: Iterable[str] = ()) -> Setup:
     """Check what can be known of a search space before it is searched: every end of a range and every option.
 
-    One space at a time goes through its values while the others keep their first. Returns the experiment of one trial.
+    One space at a time goes through its values while the others keep their first. Returns the setup of one trial.
     Raises ConfigError.
     """
     if not has_spaces(space):
@@ -76,15 +76,15 @@ def check_space(base: ConfigDict, space: Setting, given: Iterable[str] = ()) -> 
     return next(iter(checked.values()))
 
 
-def check_config(config: ConfigDict) -> Experiment:
-    """The experiment of a trial's config. Raises ConfigError where there is none, or nothing to compare it by."""
-    experiment = make_experiment(config)
-    if "valid" not in experiment.source.splits:
+def check_config(config: ConfigDict) -> Setup:
+    """The setup of a trial's config. Raises ConfigError where there is none, or nothing to compare it by."""
+    setup = make_setup(config)
+    if "valid" not in setup.source.splits:
         raise ConfigError(
             f"a sweep compares validation metrics and {config.data.path!r} has no validation part: raise "
             "data.valid_fraction"
         )
-    return experiment
+    return setup
 
 
 def _check_given(values, given, label):

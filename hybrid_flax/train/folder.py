@@ -102,9 +102,9 @@ class RunFolder:
         return {name: value for name, value in read_json(self.results).items() if isinstance(value, dict)}
 
 
-def default_folder(spec: str, config: ConfigDict | None = None, prefix: str = "") -> str:
+def default_folder(experiment: str, config: ConfigDict | None = None, prefix: str = "") -> str:
     """Where a run of the experiment `path.py[:arg]` goes unless it is said: runs/NAME-ARG, and a hash of the config."""
-    name, _, arg = spec.partition(":")
+    name, _, arg = experiment.partition(":")
     parts = (prefix + Path(name).stem, arg.replace("/", "_"), "" if config is None else config_hash(config))
     return str(Path("runs") / "-".join(filter(None, parts)))
 

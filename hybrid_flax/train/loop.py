@@ -11,9 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.session import Position, Session, eval_params, evaluate_split
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted, stop_on_signals
 from hybrid_flax.train.step import make_train_step
 
@@ -33,8 +33,8 @@ def train(
     Ctrl-C are caught. Returns the finished run and its final metrics by split. Raises ConfigError before anything
     runs, TrainingFailed for values that are not finite, and Interrupted; the latter two leave the last good checkpoint.
     """
-    experiment = make_experiment(config)
-    with Session(experiment, config, workdir, experiment_name, console) as session:
+    setup = make_setup(config)
+    with Session(setup, config, workdir, experiment_name, console) as session:
         if session.ended:
             session.progress.message(f"this run is finished: {session.start} steps")
             return session.run(session.judged_state(session.position)), session.folder.read_results()
@@ -44,7 +44,7 @@ def train(
             params = eval_params(state)
             results = {
                 split: evaluate_split(
-                    experiment,
+                    setup,
                     config,
                     params,
                     split,
@@ -52,27 +52,27 @@ def train(
                     track=partial(session.progress.track, what=f"{split} batch"),
                 )
                 for split in ("valid", "test")
-                if split in experiment.source.splits
+                if split in setup.source.splits
             }
         return session.finish(int(position.state.step), state, results), results
 
 
 def _run_steps(session, interrupt) -> Position:
     """Steps from the session's own to the last, or until patience is out."""
-    experiment, config = session.experiment, session.config
-    parallel = experiment.parallel
-    step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-    rows = parallel.rows(experiment.batch_size)
+    setup, config = session.setup, session.config
+    parallel = setup.parallel
+    step_fn = parallel.wrap(make_train_step(setup.model, setup.task, setup.traits, parallel.axis_name))
+    rows = parallel.rows(setup.batch_size)
     (state, carry), step = session.position, session.start
     session.position = None  # steps donate it
 
     def measure():
         track = partial(session.progress.track, what="valid batch")
         params, most = eval_params(state), config.eval.max_batches
-        return evaluate_split(experiment, config, params, "valid", max_batches=most, track=track)
+        return evaluate_split(setup, config, params, "valid", max_batches=most, track=track)
 
     while not session.is_over(step):
-        batch = parallel.put_rows(experiment.batches.batch(step, rows))
+        batch = parallel.put_rows(setup.batches.batch(step, rows))
         state, carry, _ = step_fn(state, carry, batch)
         step += 1
         if parallel.blocking:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.session import fresh_position
+from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.step import make_train_step
 
 __all__ = ["Pace", "measure_pace", "quickest", "start_seconds"]
@@ -22,13 +22,13 @@ class Pace(NamedTuple):
     compile: float
 
 
-def measure_pace(experiment: Experiment, config: Any) -> Pace:
+def measure_pace(setup: Setup, config: Any) -> Pace:
     """The pace of a run. Where this process has compiled the step already, that is not measured again."""
     begin = time.perf_counter()
-    parallel = experiment.parallel
-    step = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-    state, carry = fresh_position(experiment, config, vectors=False)
-    rows = parallel.put_rows(experiment.batches.batch(0, parallel.rows(experiment.batch_size)))
+    parallel = setup.parallel
+    step = parallel.wrap(make_train_step(setup.model, setup.task, setup.traits, parallel.axis_name))
+    state, carry = fresh_position(setup, config, vectors=False)
+    rows = parallel.put_rows(setup.batches.batch(0, parallel.rows(setup.batch_size)))
 
     def once():
         nonlocal state, carry

@@ -19,11 +19,11 @@ from hybrid_flax.models.embedding import replace_rows
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
-from hybrid_flax.train.experiment import Experiment
 from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.memory import peak_memory
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
+from hybrid_flax.train.peak import peak_memory
 from hybrid_flax.train.progress import Progress
+from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
 from hybrid_flax.train.writers import JsonlWriter, TensorBoardWriter, read_jsonl, truncate_jsonl
@@ -66,22 +66,22 @@ class Session:
 
     def __init__(
         self,
-        experiment: Experiment,
+        setup: Setup,
         config: Any,
         workdir: str | Path,
         experiment_name: str = "",
         console: Console | None = None,
     ):
-        self.experiment, self.config = experiment, config
+        self.setup, self.config = setup, config
         self.folder = RunFolder(workdir)
-        self.folder.open(config, experiment.source.tokenizer, experiment.source.labels, experiment_name)
+        self.folder.open(config, setup.source.tokenizer, setup.source.labels, experiment_name)
         self._stack = ExitStack()
-        self._checkpoints = Checkpoints(self.folder.checkpoints, experiment.metric)
+        self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
         self._stack.callback(self._checkpoints.close)
         try:
-            self.position = start_position(experiment, config, self._checkpoints)
+            self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
-            self.progress = Progress(config.train.steps, self.start, console, metric=experiment.metric.name)
+            self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
             self.ended = self.is_over(self.start) and self.folder.results.exists()
             if not self.ended:
                 self._begin()
@@ -117,9 +117,9 @@ class Session:
         if step == self.start + 1:
             self._clock.start(step)
         if due.logs:
-            rate = float(position.state.hparams.learning_rate) * _unit_rate(self.experiment.spec.schedule, step - 1)
+            rate = float(position.state.hparams.learning_rate) * _unit_rate(self.setup.traits.schedule, step - 1)
             row = {"step": step, **_train_metrics(position.state), "train/learning_rate": rate}
-            perf = {"step": step, **self._clock.lap(step, self.experiment.batches.tokens_per_step)}
+            perf = {"step": step, **self._clock.lap(step, self.setup.batches.tokens_per_step)}
             self._writers.write(row, perf)
             self.progress.update(step, row | perf)
         metrics = None
@@ -129,7 +129,7 @@ class Session:
             self._writers.write({"step": step, **metrics}, {"step": step, **self._clock.skip(since)})
             self.progress.update(step, metrics)
         if due.saves:
-            carry = self.experiment.parallel.get_rows(position.carry)
+            carry = self.setup.parallel.get_rows(position.carry)
             self._checkpoints.save(step, Position(position.state, carry), metrics)
 
     def wait(self) -> None:
@@ -142,19 +142,19 @@ class Session:
         if not self.config.eval.best or best == int(position.state.step):
             return position.state
         self.wait()
-        return _restore(self.experiment, self._checkpoints, best, position).state
+        return _restore(self.setup, self._checkpoints, best, position).state
 
     def finish(self, last_step: int, judged: TrainState, results: dict[str, dict[str, float]]) -> Run:
         """Write the final metrics by split, those of the state `judged`; training ended with `last_step`."""
         early = last_step < self.config.train.steps
         if early:
             best = self._checkpoints.best()
-            self.progress.message(f"stopped early: no better eval/{self.experiment.metric.name} since step {best}")
+            self.progress.message(f"stopped early: no better eval/{self.setup.metric.name} since step {best}")
         if self._writers.perf is not None and last_step > self.start:
             self._writers.perf.write({"step": last_step, **self._clock.skip(time.perf_counter()), **peak_memory()})
         if jax.process_index() == 0:
             self.folder.write_results(results, int(judged.step), last_step=last_step, stopped_early=early)
-        source = self.experiment.source
+        source = self.setup.source
         for split in results:
             if cut := cut_rows(source.splits[split], eval_length(self.config, source)):
                 self.progress.message(f"{split}: {cut}")
@@ -162,8 +162,8 @@ class Session:
 
     def run(self, state: TrainState) -> Run:
         """The run as it can be used, with the parameters of `state`."""
-        params, source = jax.device_get(eval_params(state)), self.experiment.source
-        return Run(self.experiment.model, params, source.tokenizer, self.config, int(state.step), source.labels)
+        params, source = jax.device_get(eval_params(state)), self.setup.source
+        return Run(self.setup.model, params, source.tokenizer, self.config, int(state.step), source.labels)
 
     def _begin(self):
         self._writers = _open_writers(self.folder, self.config, self.start, self._stack)
@@ -186,23 +186,23 @@ class Session:
             return
         if jax.process_count() > 1:
             raise TrainingFailed(f"step {failed + 1}: train/loss or train/grad_norm is not finite")
-        experiment, device = self.experiment, jax.devices()[0]
+        setup, device = self.setup, jax.devices()[0]
         # From the failed step on nothing has moved: state and carry are those it started from.
-        state, carry = jax.device_put((position.state, experiment.parallel.get_rows(position.carry)), device)
-        batch = jax.device_put(experiment.batches.batch(failed), device)
-        message = explain_failure(experiment.model, experiment.task, state, carry, batch, experiment.spec.noise)
+        state, carry = jax.device_put((position.state, setup.parallel.get_rows(position.carry)), device)
+        batch = jax.device_put(setup.batches.batch(failed), device)
+        message = explain_failure(setup.model, setup.task, state, carry, batch, setup.traits.noise)
         raise TrainingFailed(f"{message}; the last checkpoint is good: lower optim.learning_rate or optim.clip_norm")
 
     def _checked(self, metrics, step):
         """Metrics by their slash paths."""
-        for name in ("loss", self.experiment.metric.name):
+        for name in ("loss", self.setup.metric.name):
             if not np.isfinite(metrics[name]):
                 raise TrainingFailed(f"step {step}: eval/{name} is not finite, while train/loss is")
         return {f"eval/{name}": value for name, value in metrics.items()}
 
 
 def evaluate_split(
-    experiment: Experiment,
+    setup: Setup,
     config: Any,
     params: Params,
     split: str,
@@ -213,11 +213,11 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Metrics of `params` on one split, as config.eval says; the rest as in `evaluate`."""
     return evaluate(
-        experiment.model,
-        experiment.task,
+        setup.model,
+        setup.task,
         params,
-        split_batches(experiment.source, config, split, carried),
-        experiment.parallel,
+        split_batches(setup.source, config, split, carried),
+        setup.parallel,
         carried=carried,
         max_batches=max_batches,
         track=track,
@@ -243,36 +243,36 @@ def eval_params(state: TrainState) -> Params:
     return state.params if state.ema is None else state.ema
 
 
-def start_position(experiment: Experiment, config: Any, checkpoints: Checkpoints) -> Position:
+def start_position(setup: Setup, config: Any, checkpoints: Checkpoints) -> Position:
     """The position of the latest checkpoint, or that before the first step, on its devices."""
     latest = checkpoints.latest()
     if latest is None:
-        return fresh_position(experiment, config)
-    return _restore(experiment, checkpoints, latest, fresh_position(experiment, config, vectors=False))
+        return fresh_position(setup, config)
+    return _restore(setup, checkpoints, latest, fresh_position(setup, config, vectors=False))
 
 
-def fresh_position(experiment: Experiment, config: Any, *, vectors: bool = True) -> Position:
+def fresh_position(setup: Setup, config: Any, *, vectors: bool = True) -> Position:
     """The position before the first step; vectors: whether config.model.vectors are read, where there are any."""
-    parallel, model = experiment.parallel, experiment.model
+    parallel, model = setup.parallel, setup.model
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = jax.jit(init_params, static_argnums=0)(model, key_params)
     if config.model.init_scale != 1.0:
         scales = {"matrix": config.model.init_scale}
         params = jax.tree.map(lambda leaf, kind: leaf * scales.get(kind, 1.0), params, leaf_kinds(params))
     if vectors and config.model.vectors:
-        params = _with_vectors(params, config.model, experiment.source.tokenizer)
-    state = parallel.put_state(init_train_state(params, experiment.hparams, experiment.spec, key_steps))
+        params = _with_vectors(params, config.model, setup.source.tokenizer)
+    state = parallel.put_state(init_train_state(params, setup.hparams, setup.traits, key_steps))
     carry = ()
-    if experiment.carried:
-        fresh = model.init_state(experiment.batch_size, CARRIED_CAPACITY)
-        rows = parallel.rows(experiment.batch_size)
+    if setup.carried:
+        fresh = model.init_state(setup.batch_size, CARRIED_CAPACITY)
+        rows = parallel.rows(setup.batch_size)
         carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
     return Position(state, carry)
 
 
-def _restore(experiment, checkpoints, step, like) -> Position:
+def _restore(setup, checkpoints, step, like) -> Position:
     """The position that was saved after `step` updates, placed as `like` is."""
-    parallel = experiment.parallel
+    parallel = setup.parallel
     try:
         restored = checkpoints.restore(step, Position(like.state, parallel.get_rows(like.carry)))
     except ValueError as error:

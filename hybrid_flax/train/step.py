@@ -20,12 +20,12 @@ from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.state import Hparams, TrainState
 from hybrid_flax.typing import Array, Batch, Key, Params, State
 
-__all__ = ["StepSpec", "apply_model", "init_train_state", "make_eval_step", "make_train_step"]
+__all__ = ["StepTraits", "apply_model", "init_train_state", "make_eval_step", "make_train_step"]
 
 SUMS = ("loss", "count", "grad_norm", "steps")
 
 
-class StepSpec(NamedTuple):
+class StepTraits(NamedTuple):
     """What a train step is compiled for; everything else it needs is data.
 
     schedule: arguments of `make_unit_schedule` as sorted pairs. noise: the kinds of dropout. ema: whether there is one.
@@ -43,13 +43,13 @@ class StepSpec(NamedTuple):
     log_every: int = 1
 
 
-def init_train_state(params: Params, hparams: Hparams, spec: StepSpec, key: Key[Array, ""]) -> TrainState:
+def init_train_state(params: Params, hparams: Hparams, traits: StepTraits, key: Key[Array, ""]) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=make_optimizer(spec.optimizer, hparams, nesterov=spec.nesterov).init(params),
-        ema=jax.tree.map(jnp.copy, params) if spec.ema else None,
+        opt_state=make_optimizer(traits.optimizer, hparams, nesterov=traits.nesterov).init(params),
+        ema=jax.tree.map(jnp.copy, params) if traits.ema else None,
         key=key,
         hparams=jax.tree.map(jnp.copy, hparams),  # steps donate the state
         sums={name: jnp.zeros(()) for name in SUMS},
@@ -58,18 +58,18 @@ def init_train_state(params: Params, hparams: Hparams, spec: StepSpec, key: Key[
 
 
 @functools.cache
-def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name: str | None) -> Callable:
+def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_name: str | None) -> Callable:
     """The train step of one device; `axis_name` is the mapped axis to sum over, None where there is none.
 
     Equal arguments give the identical function.
     """
-    schedule = make_unit_schedule(**dict(spec.schedule))
+    schedule = make_unit_schedule(**dict(traits.schedule))
 
     def loss_sum(params, carry, batch, state):
-        logits, after = apply_model(model, params, carry, batch, spec.noise, state)
+        logits, after = apply_model(model, params, carry, batch, traits.noise, state)
         carry = () if after is None else after
         hparams = state.hparams
-        factors = (hparams.label_smoothing, hparams.z_loss) if spec.regularised else (0.0, 0.0)
+        factors = (hparams.label_smoothing, hparams.z_loss) if traits.regularised else (0.0, 0.0)
         sums = task.loss(logits, batch, *factors)
         return sums["loss"], (sums["count"], carry)
 
@@ -84,9 +84,9 @@ def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name:
             return jax.tree.map(jnp.add, total, (loss, count, grads)), carry
 
         zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        if spec.accumulate == 1:
+        if traits.accumulate == 1:
             return part(zero, (carry, batch))
-        return _scan_parts(part, zero, (carry, batch), spec.accumulate)
+        return _scan_parts(part, zero, (carry, batch), traits.accumulate)
 
     def train_step(state, carry, batch):
         (loss, count, grads), new_carry = gradient_sums(state, carry, batch)
@@ -96,9 +96,9 @@ def make_train_step(model: SequenceModel, task: Task, spec: StepSpec, axis_name:
         grads = jax.tree.map(lambda g: g / count_or_one.astype(g.dtype), grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        sums = jax.tree.map(lambda old: jnp.where(state.step % spec.log_every == 0, 0.0, old), state.sums)
+        sums = jax.tree.map(lambda old: jnp.where(state.step % traits.log_every == 0, 0.0, old), state.sums)
         new = {"loss": loss, "count": count, "grad_norm": grad_norm, "steps": jnp.ones(())}
-        moved = _update(state, grads, spec, schedule)._replace(sums=jax.tree.map(jnp.add, sums, new))
+        moved = _update(state, grads, traits, schedule)._replace(sums=jax.tree.map(jnp.add, sums, new))
         ok = finite & (state.failed_step < 0)
         failed = jnp.where(finite | (state.failed_step >= 0), state.failed_step, state.step)
         kept = _choose(ok, moved._replace(key=()), state._replace(key=()))
@@ -146,13 +146,13 @@ def _scan_parts(part, zero, rows, num_parts):
     return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carry)
 
 
-def _update(state, grads, spec, schedule):
-    optimizer = make_optimizer(spec.optimizer, state.hparams, nesterov=spec.nesterov)
+def _update(state, grads, traits, schedule):
+    optimizer = make_optimizer(traits.optimizer, state.hparams, nesterov=traits.nesterov)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     rate = state.hparams.learning_rate * schedule(state.step)
     params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates)
     ema = state.ema
-    if spec.ema:
+    if traits.ema:
         # The mean of the first steps is a plain one, so that the initial values are soon forgotten.
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(state.hparams.ema_decay, (1.0 + step) / (10.0 + step))

@@ -16,8 +16,8 @@ sys.path[:0] = [f"{__file__.rpartition('/')[0]}/..", __file__.rpartition("/")[0]
 import tiny  # noqa: E402
 
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, train_lanes  # noqa: E402
-from hybrid_flax.train.experiment import make_experiment  # noqa: E402
 from hybrid_flax.train.loop import train  # noqa: E402
+from hybrid_flax.train.setup import make_setup  # noqa: E402
 
 QUIET = Console(quiet=True)
 
@@ -29,7 +29,7 @@ class Feed:
     def admit(self, count):
         new, self.waiting = self.waiting[:count], self.waiting[count:]
         return [
-            open_session(make_experiment(config), config, self.folder / f"lane{number}", console=QUIET)
+            open_session(make_setup(config), config, self.folder / f"lane{number}", console=QUIET)
             for number, config in new
         ]
 
@@ -44,7 +44,7 @@ def main(text: str, folder: Path) -> None:
     values = {"train__steps": 20, "eval__every": 10, "data__mode": "stream", "optim__ema_decay": 0.9}
     configs = [tiny.tiny_config(text, seed=seed, **values, train__parallel="jit") for seed in range(5)]
     feed = Feed(configs, folder)
-    train_lanes(make_experiment(configs[0]), 3, feed)  # four, on two devices; the fifth run takes a lane that is free
+    train_lanes(make_setup(configs[0]), 3, feed)  # four, on two devices; the fifth run takes a lane that is free
     assert feed.errors == [None] * 5
     worst = 0.0
     for number, config in enumerate(configs):
@@ -54,7 +54,7 @@ def main(text: str, folder: Path) -> None:
             worst = max(worst, float(np.max(np.abs(a - b)) / np.max(np.abs(b))))
         for name in ("metrics.jsonl", "results.json"):
             assert (folder / f"lane{number}" / name).exists()
-    paces = prepare_paces(make_experiment(configs[0]), configs[0], 4)()
+    paces = prepare_paces(make_setup(configs[0]), configs[0], 4)()
     print(json.dumps({"devices": jax.local_device_count(), "worst": worst, "paces": paces}))
 
 

@@ -13,10 +13,10 @@ from hybrid_flax.files import read_json
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import Interrupted, train
 from hybrid_flax.train.session import start_position
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.writers import read_jsonl
 
 QUIET = Console(quiet=True)
@@ -36,9 +36,7 @@ class Feed:
         new, self.waiting = self.waiting[:count], self.waiting[count:]
         self.running |= {name for name, _ in new}
         self.most = max(self.most, len(self.running))
-        return [
-            open_session(make_experiment(config), config, self.folder / name, console=QUIET) for name, config in new
-        ]
+        return [open_session(make_setup(config), config, self.folder / name, console=QUIET) for name, config in new]
 
     def stops(self, session):
         name = session.folder.path.name
@@ -53,13 +51,13 @@ class Feed:
 
 def in_lanes(configs, folder, num_lanes, stops=()):
     feed = Feed(configs, folder, stops)
-    train_lanes(make_experiment(configs[0]), num_lanes, feed)
+    train_lanes(make_setup(configs[0]), num_lanes, feed)
     assert not feed.running and not feed.waiting
     return feed
 
 
 def final_position(config, folder):
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     checkpoints = Checkpoints(RunFolder(folder).checkpoints, experiment.metric)
     position = start_position(experiment, config, checkpoints)
     checkpoints.close()
@@ -177,7 +175,7 @@ def test_a_run_goes_on_in_another_lane_and_alone(small, tmp_path):
             self.waiting = [("run2", configs[2]), ("fresh", configs[0])]
 
     feed = Later()
-    train_lanes(make_experiment(configs[0]), 3, feed)
+    train_lanes(make_setup(configs[0]), 3, feed)
     for number in (1, 2):
         one, other = tmp_path / "cut" / f"run{number}", tmp_path / "alone" / f"run{number}"
         assert_near(final_position(configs[number], one), final_position(configs[number], other), 1e-5)
@@ -237,9 +235,9 @@ def test_programs(small):
 
     def program(**changes):
         config = small(1, **changes)[0]
-        return program_of(make_experiment(config), config)
+        return program_of(make_setup(config), config)
 
-    base = program()
+    base = command()
     assert program(optim__learning_rate=0.5, optim__weight_decay=0.0, optim__b2=0.9) == base
     assert program(train__patience=3, eval__best=True) == program(eval__best=True)
     assert program(train__dropout=0.1) == program(train__dropout=0.4)
@@ -252,7 +250,7 @@ def test_programs(small):
 def test_paces(small):
     """Both are measured, and nothing but time is."""
     config = small(1)[0]
-    paces = prepare_paces(make_experiment(config), config, 4)()
+    paces = prepare_paces(make_setup(config), config, 4)()
     assert 0 < paces.lanes < 10 and 0 < paces.alone < 10
 
 

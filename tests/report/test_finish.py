@@ -9,10 +9,10 @@ from rich.console import Console
 
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.report.finish import finish_run
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import evaluate_split
+from hybrid_flax.train.setup import make_setup
 
 
 def trained(config, folder, capsys):
@@ -27,7 +27,7 @@ def test_final_batches_cap_the_last_evaluation_alone(text, tmp_path, capsys):
     config = tiny.tiny_config(text, eval__final_batches=2, eval__every=3)
     run, results, _, printed = trained(config, tmp_path / "capped", capsys)
     whole, _, _, printed_whole = trained(apply_overrides(config, ["eval.final_batches=0"]), tmp_path / "whole", capsys)
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     assert results["valid"] == evaluate_split(experiment, config, run.params, "valid", max_batches=2)
     assert results["valid"]["loss"] != evaluate_split(experiment, config, whole.params, "valid")["loss"]
     assert "every row from nothing, eval.final_batches=2 ---" in printed
@@ -44,7 +44,7 @@ def test_rows_that_were_cut_are_told(length, cut, tmp_path, capsys):
     changes = {"task__name": "classify", "data__mode": "padded", "data__tokenizer": "word", "data__test_fraction": 0.2}
     config = tiny.tiny_config(tmp_path / "data.jsonl", **changes, data__length=length, model__pattern="tanh")
     _, _, said, printed = trained(config, tmp_path / "run", capsys)
-    lengths = {name: split.lengths for name, split in make_experiment(config).source.splits.items()}
+    lengths = {name: split.lengths for name, split in make_setup(config).source.splits.items()}
     for split in ("valid", "test"):
         longer = sum(tokens > length for tokens in lengths[split])
         line = f"{split}: {longer} of 8 rows are cut at {length} tokens, the longest has {max(lengths[split])}\n"

@@ -11,7 +11,7 @@ from rich.console import Console
 from hybrid_flax.models.build import init_params
 from hybrid_flax.models.model import layer_mixer
 from hybrid_flax.report.plan import make_plan, print_plan
-from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import init_train_state
 from hybrid_flax.typing import Segments
 
@@ -24,11 +24,11 @@ PATTERNS = {
 
 
 def make(pattern, text, **changes):
-    return make_experiment(tiny.tiny_config(text, model__pattern=pattern, **PATTERNS.get(pattern, {}), **changes))
+    return make_setup(tiny.tiny_config(text, model__pattern=pattern, **PATTERNS.get(pattern, {}), **changes))
 
 
 @pytest.fixture(scope="module", params=PATTERNS)
-def experiment(request, text):
+def setup(request, text):
     return make(request.param, text, data__length=16)
 
 
@@ -37,12 +37,12 @@ def nbytes(tree):
 
 
 @pytest.mark.slow
-def test_sizes_are_those_of_real_arrays(experiment):
-    model, length = experiment.model, 16
-    plan = make_plan(experiment, 10)
+def test_sizes_are_those_of_real_arrays(setup):
+    model, length = setup.model, 16
+    plan = make_plan(setup, 10)
     params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     assert plan.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-    state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(0))
+    state = init_train_state(params, setup.hparams, setup.traits, jax.random.key(0))
     assert plan.optimizer_bytes == nbytes((state.params, state.opt_state, state.ema))
     assert plan.gradient_bytes == nbytes(params)
     assert sum(row.state_bytes + row.cache_bytes for row in plan.layers) == nbytes(model.init_state(1, length))
@@ -52,26 +52,26 @@ def test_sizes_are_those_of_real_arrays(experiment):
         assert row.state_bytes + row.cache_bytes == nbytes(mixer.init_state(1, length))
 
 
-def test_rows_sum_to_the_whole(experiment):
-    plan = make_plan(experiment, 10)
+def test_rows_sum_to_the_whole(setup):
+    plan = make_plan(setup, 10)
     assert sum(row.parameters for row in plan.layers) == plan.parameters
     assert sum(row.forward_flops for row in plan.layers) == pytest.approx(plan.forward_flops)
-    assert len(plan.layers) == len(experiment.model.design.layers) + 1
+    assert len(plan.layers) == len(setup.model.design.layers) + 1
     assert all(row.forward_flops > 0 and row.decode_flops > 0 for row in plan.layers)
     assert plan.train_flops > 2 * plan.forward_flops
     assert plan.tokens_per_step == 4 * 16
     printed = io.StringIO()
     print_plan(plan, Console(file=printed, width=120))
-    assert f"{plan.parameters:,}" in printed.getvalue() and experiment.model.design.layers[0] in printed.getvalue()
+    assert f"{plan.parameters:,}" in printed.getvalue() and setup.model.design.layers[0] in printed.getvalue()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [8, 20])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_forward_flops_within_five_percent_of_the_unrolled_program(pattern, length, text, monkeypatch):
-    experiment = make(pattern, text, data__length=length)
-    model = experiment.model
-    ours = make_plan(experiment, 10).forward_flops
+    setup = make(pattern, text, data__length=length)
+    model = setup.model
+    ours = make_plan(setup, 10).forward_flops
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
     scan = jax.lax.scan
@@ -98,6 +98,6 @@ def test_decoding_costs_do_not_depend_on_the_length_where_the_state_does_not(tex
 
 
 def test_accumulation_keeps_fewer_activations(text):
-    plans = [make_plan(make_experiment(tiny.tiny_config(text, optim__accumulate=k)), 10) for k in (1, 4)]
+    plans = [make_plan(make_setup(tiny.tiny_config(text, optim__accumulate=k)), 10) for k in (1, 4)]
     assert plans[1].activation_bytes < 0.5 * plans[0].activation_bytes
     assert plans[1].parameters == plans[0].parameters

@@ -4,12 +4,12 @@ import pytest
 import tiny
 
 from hybrid_flax.report.preview import print_preview
-from hybrid_flax.train.experiment import make_experiment
+from hybrid_flax.train.setup import make_setup
 
 
 def preview(capsys, path, **changes):
     config = tiny.tiny_config(path, model__pattern="tanh", **changes)
-    print_preview(make_experiment(config), config)
+    print_preview(make_setup(config), config)
     return capsys.readouterr().out
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import fresh_position
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import make_train_step
 
 sys.path.insert(0, f"{__file__.rpartition('/')[0]}/..")
@@ -42,23 +42,23 @@ def equal_rows(batch):
     return batch._replace(weights=batch.weights / count)
 
 
-def run(experiment, config, kind, num_devices, change=lambda batch: batch):
+def run(setup, config, kind, num_devices, change=lambda batch: batch):
     """(loss of every step, final parameters, final carry, evaluation, late compilations) under one map."""
     parallel = make_parallel(kind, jax.devices()[:num_devices])
-    experiment = experiment._replace(parallel=parallel)
-    step_fn = parallel.wrap(make_train_step(experiment.model, experiment.task, experiment.spec, parallel.axis_name))
-    state, carry = fresh_position(experiment, config)
+    setup = setup._replace(parallel=parallel)
+    step_fn = parallel.wrap(make_train_step(setup.model, setup.task, setup.traits, parallel.axis_name))
+    state, carry = fresh_position(setup, config)
     losses, compiled = [], 0
     for step in range(NUM_STEPS):
-        batch = parallel.put_rows(change(uneven(experiment.batches.batch(step), step)))
+        batch = parallel.put_rows(change(uneven(setup.batches.batch(step), step)))
         state, carry, _ = step_fn(state, carry, batch)
         jax.block_until_ready(state.step)
         losses.append(float(state.sums["loss"]) / float(state.sums["count"]))
         compiled = compiled or len(_compilations)
     compiled = len(_compilations) - compiled
-    batches = experiment.source.splits["valid"].batches(8, 8, experiment.carried)
-    how = {"carried": experiment.carried, "max_batches": 4}
-    metrics = evaluate(experiment.model, experiment.task, state.params, batches, parallel, **how)
+    batches = setup.source.splits["valid"].batches(8, 8, setup.carried)
+    how = {"carried": setup.carried, "max_batches": 4}
+    metrics = evaluate(setup.model, setup.task, state.params, batches, parallel, **how)
     params, carry = jax.device_get((state.params, parallel.get_rows(carry)))
     return losses, params, carry, metrics["loss"], compiled
 
@@ -92,12 +92,12 @@ def main():
         train__steps=NUM_STEPS,
         optim__weight_decay=0.01,
     )
-    experiment = make_experiment(config)
-    runs = {f"{kind} {num_devices}": run(experiment, config, kind, num_devices) for kind, num_devices in MAPS}
+    setup = make_setup(config)
+    runs = {f"{kind} {num_devices}": run(setup, config, kind, num_devices) for kind, num_devices in MAPS}
     losses, params, carry, metric, _ = runs["jit 1"]
-    wrong = run(experiment, config, "jit", 1, equal_rows)
+    wrong = run(setup, config, "jit", 1, equal_rows)
     report = {
-        "targets per row": np.sum(uneven(experiment.batches.batch(0), 0).weights, axis=1).tolist(),
+        "targets per row": np.sum(uneven(setup.batches.batch(0), 0).weights, axis=1).tolist(),
         "first loss": losses[0],
         "last loss": losses[-1],
         "loss": {name: max(abs(a - b) / b for a, b in zip(other[0], losses)) for name, other in runs.items()},

@@ -5,9 +5,9 @@ import pytest
 import tiny
 
 from hybrid_flax.models.build import init_params
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import evaluate_split
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 _compilations = []
@@ -48,20 +48,20 @@ def test_a_model_compiles_one_step_and_one_evaluation_for_languages_of_all_lengt
 
     def run(language):
         config = tiny.tiny_config(f"synthetic:{language}", **values)
-        experiment = make_experiment(config)
-        model, task, spec, parallel = experiment.model, experiment.task, experiment.spec, experiment.parallel
+        setup = make_setup(config)
+        model, task, spec, parallel = setup.model, setup.task, setup.traits, setup.parallel
         params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
-        state = init_train_state(params, experiment.hparams, spec, jax.random.key(1))
+        state = init_train_state(params, setup.hparams, spec, jax.random.key(1))
         step = parallel.wrap(make_train_step(model, task, spec, parallel.axis_name))
 
         def steps():
             nonlocal state
             for index in range(3):
-                state, _, _ = step(state, (), experiment.batches.batch(index))
+                state, _, _ = step(state, (), setup.batches.batch(index))
 
         counts = [num_compilations(steps)]
         for split in ("valid", "test"):
-            counts.append(num_compilations(lambda split=split: evaluate_split(experiment, config, state.params, split)))
+            counts.append(num_compilations(lambda split=split: evaluate_split(setup, config, state.params, split)))
         return counts
 
     assert run("parity") == [1, 1, 0]

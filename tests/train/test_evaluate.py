@@ -14,9 +14,9 @@ from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment import read_source
 from hybrid_flax.train.parallel import make_parallel
 from hybrid_flax.train.session import eval_length, split_batches
+from hybrid_flax.train.setup import read_source
 from hybrid_flax.typing import Segments
 
 TEXTS = ["naïve café — déjà vu, 日本語 or 🙂", "x", "", "the second one is a little longer than the first was"]

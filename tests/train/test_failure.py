@@ -14,9 +14,9 @@ from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import fresh_position
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 
 EXPLODES = {
@@ -36,10 +36,10 @@ def assert_finite(tree):
 
 @pytest.mark.slow
 def test_exploding_learning_rate(text, tmp_path, capsys):
-    experiment = tiny.write_experiment(tmp_path, text, **EXPLODES)
+    setup = tiny.write_experiment(tmp_path, text, **EXPLODES)
     workdir = tmp_path / "run"
     for _ in range(2):
-        assert cli.main([f"--config={experiment}", f"--workdir={workdir}"]) == 1
+        assert cli.main([f"--config={setup}", f"--workdir={workdir}"]) == 1
         err = capsys.readouterr().err
         assert err.startswith("error: step ") and err.count("\n") == 1
         found = re.search(r"step (\d+): train/loss is not finite, first in layer 0 \(cascade:lstm\+swa\)", err)
@@ -80,15 +80,15 @@ def poison(monkeypatch, step):
 
 def test_nothing_moves_from_the_failed_step_on(text):
     config = tiny.tiny_config(text, data__mode="stream", optim__ema_decay=0.9)
-    experiment = make_experiment(config)
-    step = jax.jit(make_train_step(experiment.model, experiment.task, experiment.spec, None))
+    setup = make_setup(config)
+    step = jax.jit(make_train_step(setup.model, setup.task, setup.traits, None))
 
-    state, carry = fresh_position(experiment, config)
-    state, carry, _ = step(state, carry, experiment.batches.batch(0))
-    bad = experiment.batches.batch(1)
+    state, carry = fresh_position(setup, config)
+    state, carry, _ = step(state, carry, setup.batches.batch(0))
+    bad = setup.batches.batch(1)
     bad = bad._replace(weights=bad.weights * np.float32("nan"))
     after, carry_after, _ = step(state, carry, bad)
-    later, carry_later, _ = step(after, carry_after, experiment.batches.batch(2))
+    later, carry_later, _ = step(after, carry_after, setup.batches.batch(2))
     for other, other_carry in ((after, carry_after), (later, carry_later)):
         assert int(other.failed_step) == 1 and int(other.step) == 1
         for field in ("params", "opt_state", "ema", "sums"):
@@ -111,12 +111,12 @@ def test_the_first_layer_is_named(bad_layer, remat, text):
     else:
         repeat, place = divmod(bad_layer, 2)
         params["backbone"]["repeats"][f"layer_{place}"]["mlp_norm"]["scale"][repeat] = np.inf
-    experiment = make_experiment(tiny.tiny_config(text, train__dropout=0.1))
-    state = init_train_state(params, experiment.hparams, experiment.spec, jax.random.key(1))
-    batch = experiment.batches.batch(0)
+    setup = make_setup(tiny.tiny_config(text, train__dropout=0.1))
+    state = init_train_state(params, setup.hparams, setup.traits, jax.random.key(1))
+    batch = setup.batches.batch(0)
     batch = batch._replace(tokens=batch.tokens % 9, targets=batch.targets % 9)
     message = explain_failure(
-        model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), experiment.spec.noise
+        model, make_language_modelling(), state, (), jax.tree.map(jnp.asarray, batch), setup.traits.noise
     )
     wanted = "in the head" if bad_layer == "head" else f"in layer {bad_layer} ({model.design.layers[bad_layer]})"
     assert message.startswith("step 1: train/loss is not finite") and wanted in message

@@ -4,8 +4,8 @@ import time
 
 import tiny
 
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.pace import measure_pace, quickest, start_seconds
+from hybrid_flax.train.setup import make_setup
 
 
 def test_the_quickest_of_some_calls():
@@ -18,7 +18,7 @@ def test_the_quickest_of_some_calls():
 def test_a_step_is_timed_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = tiny.tiny_config("synthetic:parity", task__name="answer", data__mode="padded")
-    pace = measure_pace(make_experiment(config), config)
+    pace = measure_pace(make_setup(config), config)
     assert 0 < pace.step < pace.compile < 60
     assert list(tmp_path.iterdir()) == []
 

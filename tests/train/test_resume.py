@@ -17,9 +17,9 @@ from tiny import Crash, at_step, crash
 
 from hybrid_flax.train import session
 from hybrid_flax.train.checkpoint import Checkpoints
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.setup import make_setup
 
 MODES = {
     "windows": {
@@ -42,7 +42,7 @@ MODES = {
 
 def final_position(config, workdir) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path: parameters, optimizer, EMA, carry, sums, key, step."""
-    experiment = make_experiment(config)
+    experiment = make_setup(config)
     checkpoints = Checkpoints(RunFolder(workdir).checkpoints, experiment.metric)
     assert checkpoints.latest() == config.train.steps
     position = session.start_position(experiment, config, checkpoints)

@@ -9,22 +9,22 @@ import tiny
 from hybrid_flax.models.build import init_params
 from hybrid_flax.models.model import Dropout
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.train.experiment import make_experiment
 from hybrid_flax.train.noise import row_keys
 from hybrid_flax.train.session import fresh_position
+from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.step import make_train_step
 
 
 def run(config, num_steps):
     """The state after every step."""
-    experiment = make_experiment(config)
-    step = jax.jit(make_train_step(experiment.model, experiment.task, experiment.spec, None))
-    state, carry = fresh_position(experiment, config)
+    setup = make_setup(config)
+    step = jax.jit(make_train_step(setup.model, setup.task, setup.traits, None))
+    state, carry = fresh_position(setup, config)
     states = [state]
     for index in range(num_steps):
-        state, carry, _ = step(state, carry, experiment.batches.batch(index))
+        state, carry, _ = step(state, carry, setup.batches.batch(index))
         states.append(state)
-    return experiment, states
+    return setup, states
 
 
 def assert_near(one, other, bound):
@@ -56,14 +56,12 @@ def test_accumulated_parts_are_the_whole(text, whole):
 def test_devices_count_by_their_tokens(text):
     """The mean is over all tokens of all devices, however many each has; a mapped axis stands for two of them."""
     config = tiny.tiny_config(text, optim__name="sgd", optim__learning_rate=0.1, optim__clip_norm=1e30)
-    experiment = make_experiment(config)
-    state, carry = fresh_position(experiment, config)
-    batch = experiment.batches.batch(0)
+    setup = make_setup(config)
+    state, carry = fresh_position(setup, config)
+    batch = setup.batches.batch(0)
     factors = np.where(np.arange(4) < 2, 1, 0.1).astype(np.float32)[:, None]
     batch = batch._replace(weights=batch.weights * factors)
-    alone, shared = (
-        make_train_step(experiment.model, experiment.task, experiment.spec, axis) for axis in (None, "devices")
-    )
+    alone, shared = (make_train_step(setup.model, setup.task, setup.traits, axis) for axis in (None, "devices"))
     wanted, _, _ = jax.jit(alone)(state, carry, batch)
     halves = jax.tree.map(lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]), batch)
     devices = jax.jit(jax.vmap(shared, in_axes=(None, None, 0), axis_name="devices"))
@@ -83,9 +81,9 @@ def test_running_mean(whole):
 
 
 def test_sums_start_again_after_a_log_row(text, whole):
-    experiment, states = whole
+    setup, states = whole
     assert [float(state.sums["steps"]) for state in states] == [0, 1, 2, 3]
-    counts = [np.sum(experiment.batches.batch(index).weights) for index in range(3)]
+    counts = [np.sum(setup.batches.batch(index).weights) for index in range(3)]
     assert float(states[3].sums["count"]) == np.sum(counts)
     _, every = run(tiny.tiny_config(text, train__log_every=1), 2)
     assert [float(state.sums["steps"]) for state in every] == [0, 1, 1]
@@ -94,15 +92,15 @@ def test_sums_start_again_after_a_log_row(text, whole):
 def test_learning_rate_and_schedule_scale_the_update(text):
     config = tiny.tiny_config(text, optim__name="sgd", optim__momentum=0.0, optim__learning_rate=0.25, train__steps=4)
     config.schedule.name, config.schedule.warmup_steps = "linear", 2
-    experiment, states = run(config, 3)
+    setup, states = run(config, 3)
 
     def loss(params, batch):
-        logits, _ = experiment.model.apply({"params": params}, batch.tokens, batch.segments)
+        logits, _ = setup.model.apply({"params": params}, batch.tokens, batch.segments)
         return jnp.mean(cross_entropy(logits, batch.targets))
 
     grad = jax.jit(jax.grad(loss))
     for index, factor in enumerate((0.5, 1.0, 1.0)):
-        grads = grad(states[index].params, experiment.batches.batch(index))
+        grads = grad(states[index].params, setup.batches.batch(index))
         norm = np.sqrt(sum(float(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)))
         rate = 0.25 * factor * min(1.0, 1.0 / norm)
         wanted = jax.tree.map(lambda p, g, r=rate: p - r * g, states[index].params, grads)
@@ -112,10 +110,10 @@ def test_learning_rate_and_schedule_scale_the_update(text):
 @pytest.mark.slow
 def test_label_smoothing_and_z_loss_enter_the_loss(text):
     config = tiny.tiny_config(text, loss__label_smoothing=0.1, loss__z_loss=0.01)
-    experiment, states = run(config, 1)
-    batch = experiment.batches.batch(0)
+    setup, states = run(config, 1)
+    batch = setup.batches.batch(0)
     tokens, segments = jax.tree.map(jnp.asarray, (batch.tokens, batch.segments))
-    logits, _ = experiment.model.apply({"params": states[0].params}, tokens, segments)
+    logits, _ = setup.model.apply({"params": states[0].params}, tokens, segments)
     logits = np.asarray(logits, np.float64)
     log_z = np.log(np.sum(np.exp(logits), axis=-1))
     log_p = logits - log_z[..., None]
@@ -127,15 +125,15 @@ def test_label_smoothing_and_z_loss_enter_the_loss(text):
 @pytest.fixture(scope="module")
 def dropped(whole):
     """(model outputs, params, batch, keys): a function of rows with dropout."""
-    experiment, states = whole
-    batch = jax.tree.map(jnp.asarray, experiment.batches.batch(0))
+    setup, states = whole
+    batch = jax.tree.map(jnp.asarray, setup.batches.batch(0))
     keys = row_keys(jax.random.key(3), jnp.asarray(5, jnp.int32), batch.row)
 
     @jax.jit
     def outputs(batch, keys, rate):
-        return experiment.model.apply(
-            {"params": states[0].params}, batch.tokens, batch.segments, None, Dropout(keys, rate)
-        )[0]
+        return setup.model.apply({"params": states[0].params}, batch.tokens, batch.segments, None, Dropout(keys, rate))[
+            0
+        ]
 
     return outputs, batch, keys
 
@@ -155,15 +153,15 @@ def test_dropout_goes_by_row(dropped):
 
 def test_dropout_of_nothing_is_nothing(dropped, whole):
     outputs, batch, keys = dropped
-    experiment, states = whole
-    plain, _ = experiment.model.apply({"params": states[0].params}, batch.tokens, batch.segments)
+    setup, states = whole
+    plain, _ = setup.model.apply({"params": states[0].params}, batch.tokens, batch.segments)
     np.testing.assert_allclose(outputs(batch, keys, 0.0), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_initial_matrices_are_scaled(text):
     """model.init_scale reaches kernels alone, and nothing else of the position."""
     one, half = (
-        fresh_position(make_experiment(config), config)
+        fresh_position(make_setup(config), config)
         for config in (tiny.tiny_config(text), tiny.tiny_config(text, model__init_scale=0.5))
     )
     for (path, a), b in zip(
@@ -175,7 +173,7 @@ def test_initial_matrices_are_scaled(text):
 
 
 def test_initial_parameters_depend_on_the_seed_alone(text):
-    model = make_experiment(tiny.tiny_config(text)).model
+    model = make_setup(tiny.tiny_config(text)).model
     init = jax.jit(init_params, static_argnums=0)
     one, two, other = (init(model, jax.random.key(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, two)

@@ -1,4 +1,4 @@
-"""What a config stands for: the data, the model and the step of an experiment, checked before anything runs."""
+"""What a config stands for: the data, the model and the step of an setup, checked before anything runs."""
 
 import functools
 from collections.abc import Hashable, Mapping
@@ -20,11 +20,11 @@ from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
-from hybrid_flax.train.step import StepSpec
+from hybrid_flax.train.step import StepTraits
 
 __all__ = [
-    "Experiment",
-    "make_experiment",
+    "Setup",
+    "make_setup",
     "missing_split",
     "model_from_config",
     "read_source",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-class Experiment(NamedTuple):
+class Setup(NamedTuple):
     """Everything that a config determines.
 
     metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
@@ -42,7 +42,7 @@ class Experiment(NamedTuple):
     model: SequenceModel
     task: Task
     metric: Metric
-    spec: StepSpec
+    traits: StepTraits
     hparams: Hparams
     parallel: Parallel
     batches: Batches
@@ -50,8 +50,8 @@ class Experiment(NamedTuple):
     carried: bool
 
 
-def make_experiment(config: Any) -> Experiment:
-    """Build all parts of an experiment; raises ConfigError in one line for whatever does not fit."""
+def make_setup(config: Any) -> Setup:
+    """Build all parts of an setup; raises ConfigError in one line for whatever does not fit."""
     validate(config)
     check_task(config)
     try:
@@ -60,18 +60,18 @@ def make_experiment(config: Any) -> Experiment:
         batch_size = batches.batch_size
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels)
-        spec = _step_spec(config, source.tokenizer)
+        traits = _step_traits(config, source.tokenizer)
         hparams = _hparams(config)
-        make_unit_schedule(**dict(spec.schedule))
-        make_optimizer(spec.optimizer, hparams)
+        make_unit_schedule(**dict(traits.schedule))
+        make_optimizer(traits.optimizer, hparams)
         parallel = make_parallel(config.train.parallel)
-        check_rows(parallel, batch_size, spec.accumulate)
+        check_rows(parallel, batch_size, traits.accumulate)
         check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
         if config.eval.every and "valid" not in source.splits:
             raise ValueError(f"eval.every={config.eval.every} (0: never): {missing_split(config, 'valid')}")
         carried = config.data.mode == "stream"
         _check_model(model, task, carried)
-        if spec.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
+        if traits.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
             raise ValueError(
                 f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
@@ -79,13 +79,13 @@ def make_experiment(config: Any) -> Experiment:
         metric = find_metric(task, config.eval.metric)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(source, model, task, metric, spec, hparams, parallel, batches, batch_size, carried)
+    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried)
 
 
-def step_program(experiment: Experiment, config: Any) -> Hashable:
+def step_program(setup: Setup, config: Any) -> Hashable:
     """What runs have in common that train by one compiled step: equal values are equal programs."""
-    shape = (config.data.mode, config.data.length, experiment.batch_size)
-    return experiment.model, experiment.task, experiment.spec, experiment.parallel, shape
+    shape = (config.data.mode, config.data.length, setup.batch_size)
+    return setup.model, setup.task, setup.traits, setup.parallel, shape
 
 
 def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Source:
@@ -163,7 +163,7 @@ def _versions(path):
     return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
-def _step_spec(config, tokenizer) -> StepSpec:
+def _step_traits(config, tokenizer) -> StepTraits:
     schedule: Mapping[str, Any] = {
         "name": config.schedule.name,
         "num_steps": config.train.steps,
@@ -173,7 +173,7 @@ def _step_spec(config, tokenizer) -> StepSpec:
         "decay_every": config.schedule.decay_every,
         "decay_fraction": config.schedule.decay_fraction,
     }
-    return StepSpec(
+    return StepTraits(
         optimizer=config.optim.name,
         nesterov=config.optim.nesterov,
         schedule=tuple(sorted(schedule.items())),

@@ -6,13 +6,12 @@ import pytest
 import tiny
 
 from hybrid_flax.config import ConfigError, apply_overrides
-from hybrid_flax.train.experiment import make_experiment, read_source
+from hybrid_flax.train.setup import make_setup, read_source
 
 
 def test_runs_on_the_same_data_share_it(text):
     one, other = (
-        make_experiment(tiny.tiny_config(text, seed=seed, optim__learning_rate=rate))
-        for seed, rate in ((0, 0.1), (1, 0.2))
+        make_setup(tiny.tiny_config(text, seed=seed, optim__learning_rate=rate)) for seed, rate in ((0, 0.1), (1, 0.2))
     )
     assert one.source is other.source
     assert one.batches.batch(0).tokens.tolist() != other.batches.batch(0).tokens.tolist()
@@ -42,9 +41,9 @@ def test_changed_data_is_read_again(tmp_path):
 )
 def test_refused(changes, words, text):
     with pytest.raises(ConfigError) as error:
-        make_experiment(apply_overrides(tiny.tiny_config(text), changes))
+        make_setup(apply_overrides(tiny.tiny_config(text), changes))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_metric_of_the_task(text):
-    make_experiment(tiny.tiny_config(text, eval__metric="accuracy", data__mode="stream"))
+    make_setup(tiny.tiny_config(text, eval__metric="accuracy", data__mode="stream"))
