@@ -36,6 +36,7 @@ __all__ = [
     "mixer_option_pairs",
     "validate",
     "value_at",
+    "with_new_knobs",
     "with_values",
 ]
 
@@ -182,9 +183,18 @@ def value_at(config: Values, key: str) -> Any:
 
 
 def config_hash(config: Values) -> str:
-    """Eight hexadecimal digits of the resolved values."""
-    text = json.dumps(flatten(config), sort_keys=True)
+    """Eight hexadecimal digits of the resolved values.
+
+    A knob that a later version added counts only where it is not at its default: no hash changes with the version.
+    """
+    flat = {key: value for key, value in flatten(config).items() if not _is_new(key, value)}
+    text = json.dumps(flat, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def with_new_knobs(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat values that an earlier version saved, with what it did not know: knobs at their default, others as given."""
+    return {key: KNOBS[key].default if key in KNOBS else value for key, value in given.items()} | dict(saved)
 
 
 def config_diff(old: Values, new: Values) -> list[str]:
@@ -239,6 +249,10 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"
         )
+
+
+def _is_new(key, value):
+    return key in KNOBS and KNOBS[key].since > "0.1" and value == KNOBS[key].default
 
 
 def _read_saved(path):

@@ -16,7 +16,7 @@ class Knob(NamedTuple):
     """One value of a config.
 
     about: what it does, and the choices where they are names. unit: of a number, "" for a pure one. at_least, above,
-    below, at_most: the bounds of a number, closed and open; None where there is none.
+    below, at_most: the bounds of a number, closed and open; None where there is none. since: the version that added it.
     """
 
     default: Any
@@ -26,6 +26,7 @@ class Knob(NamedTuple):
     above: float | None = None
     below: float | None = None
     at_most: float | None = None
+    since: str = "0.1"
 
 
 KNOBS = {
@@ -209,10 +210,12 @@ KNOBS = {
         at_least=0,
     ),
     "eval.max_batches": Knob(0, "batches of an evaluation during training; 0: the whole split", "batches", at_least=0),
-    "eval.final_batches": Knob(0, "batches of an evaluation at the end; 0: the whole split", "batches", at_least=0),
+    "eval.final_batches": Knob(
+        0, "batches of an evaluation at the end; 0: the whole split", "batches", at_least=0, since="0.2"
+    ),
     "eval.metric": Knob(
         "loss",
-        "metric that selects the best checkpoint: the lowest loss, mse, perplexity or bits_*, the highest of any other",
+        "metric of the task that selects the best checkpoint, and that sweeps and comparisons go by",
     ),
     "eval.best": Knob(False, "final metrics, sample and parameters are those of the best checkpoint, not of the last"),
     "sample.prompt": Knob("\n", "start of the text that is sampled at the end of training and by generate"),

@@ -5,11 +5,51 @@ from itertools import product
 
 import pytest
 
-from hybrid_flax.config import base_config, flatten, validate
+from hybrid_flax.config import base_config, config_diff, config_hash, flatten, validate, with_new_knobs
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.knobs import KNOBS, check_range
+from hybrid_flax.mixers.registry import mixer_options
 
-RANGED = {key: knob for key, knob in KNOBS.items() if any(bound is not None for bound in knob[3:])}
+MIXERS_OF_0_1 = [
+    "alibi",
+    "attn",
+    "blockrec",
+    "chunked",
+    "conv",
+    "deltanet",
+    "gdn",
+    "gla",
+    "gru",
+    "hgrn",
+    "hgrn2",
+    "indrnn",
+    "linattn",
+    "lru",
+    "lstm",
+    "lstmp",
+    "mgu",
+    "mingru",
+    "minlstm",
+    "mlstm",
+    "qrnn",
+    "relu",
+    "retnet",
+    "rglru",
+    "rwkv7",
+    "s5",
+    "s6",
+    "sha",
+    "sink",
+    "slstm",
+    "sru",
+    "ssd",
+    "swa",
+    "tanh",
+    "tanhdot",
+    "xl",
+]
+BOUNDS = ("at_least", "above", "below", "at_most")
+RANGED = {key: knob for key, knob in KNOBS.items() if any(getattr(knob, bound) is not None for bound in BOUNDS)}
 
 
 def outside(knob):
@@ -61,3 +101,20 @@ def test_the_range_is_asked_when_a_config_is_validated():
     config.schedule.decay_rate = 0.0
     with pytest.raises(ConfigError, match=r"^schedule\.decay_rate=0\.0 must be above 0"):
         validate(config)
+
+
+def test_later_knobs_change_no_hash(monkeypatch):
+    """Folders of runs and trials are named by hashes: those of version 0.1 are found again."""
+    builtin = {name: options for name, options in mixer_options().items() if name in MIXERS_OF_0_1}
+    config = base_config().to_dict() | {"mixers": {name: base_config().to_dict()["mixers"][name] for name in builtin}}
+    assert config_hash(config) == "dc10d6ba"
+    config["eval"]["final_batches"] = 1
+    assert config_hash(config) != "dc10d6ba"
+
+
+def test_what_an_earlier_version_saved_is_no_other_config():
+    given = flatten(base_config())
+    saved = {key: value for key, value in given.items() if key != "eval.final_batches"}
+    assert config_diff(with_new_knobs(saved, given), given) == []
+    changed = given | {"eval.final_batches": 2}
+    assert config_diff(with_new_knobs(saved, changed), changed) == ["eval.final_batches: 0 -> 2"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from hybrid_flax.config import config_diff
+from hybrid_flax.config import config_diff, with_new_knobs
 from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.jobs.claims import Claims, FileClaims, FileLock, PostgresClaims
 
@@ -95,8 +95,7 @@ def make_pruner(name: str, eval_every: int, num_steps: int) -> optuna.pruners.Ba
 
 
 def _check_identity(name, saved, given):
-    # A knob that a later version added is at its default in what an earlier one saved.
-    changes = config_diff({key: saved.get(key, given.get(key)) for key in saved.keys() | given.keys()}, given)
+    changes = config_diff(with_new_knobs(saved, given), given)
     if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise ConfigError(
