@@ -12,7 +12,6 @@ from hybrid_flax.config import (
     config_diff,
     config_hash,
     flatten,
-    load_config,
     mixer_option_pairs,
     validate,
 )
@@ -111,41 +110,12 @@ def test_flatten():
         (["data.folds=10"], "needs labelled examples, not task.name=lm"),
         (["data.word_length=0"], "must be at least 1"),
         (["model.embedding_width=-1"], "must be at least 0"),
-        (["task.name=classify", "loss.name=squared_error"], "'squared_error' .* task.name=classify .* cross_entropy$"),
-        (["task.name=regress", "loss.name=squared_eror"], "'squared_eror' .* task.name=regress .* cross_entropy$"),
-        (["task.name=regress", "loss.label_smoothing=0.1"], "label_smoothing=0.1 .* task.name=regress: set it to 0"),
-        (["task.name=tag", "task.crf=true", "loss.label_smoothing=0.1"], "task.name=tag with a CRF: set it to 0"),
-        (
-            ["task.name=tag", "task.crf=true", "loss.z_loss=0.1"],
-            "z_loss=0.1 .* task.name=tag with a CRF: set it to 0",
-        ),
-        (["task.name=regress", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=regress: set it to 0"),
-        (["task.name=multilabel", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=multilabel: set it to 0"),
-        (["task.crf=true"], "task.crf=True .* task.name=tag, not lm: leave it at False"),
-        (["task.name=tag", "task.pooling=max"], "pooling=max .*=classify or multilabel or regress, not tag: .* mean"),
         (["train.patience=3"], "train.patience=3 .* eval.best=true"),
     ],
 )
 def test_values_that_do_not_go_together(overrides, wanted):
     with pytest.raises(ConfigError, match=wanted):
         validate(apply_overrides(base_config(), overrides))
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["loss.name=squared_error"],
-        ["loss.label_smoothing=0.1", "loss.z_loss=0.1"],
-        *(
-            [f"task.name={name}", "data.mode=padded", "loss.label_smoothing=0.1", f"loss.z_loss={z_loss}"]
-            for name, z_loss in (("answer", 0.1), ("classify", 0.1), ("tag", 0.1), ("multilabel", 0))
-        ),
-        ["train.patience=3", "eval.best=true"],
-    ],
-    ids=" ".join,
-)
-def test_values_that_go_together(overrides):
-    validate(apply_overrides(base_config(), overrides))
 
 
 def test_an_experiment_takes_an_argument(tmp_path):

@@ -10,44 +10,11 @@ from hybrid_flax.errors import ConfigError
 from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.registry import mixer_options
 
-MIXERS_OF_0_1 = [
-    "alibi",
-    "attn",
-    "blockrec",
-    "chunked",
-    "conv",
-    "deltanet",
-    "gdn",
-    "gla",
-    "gru",
-    "hgrn",
-    "hgrn2",
-    "indrnn",
-    "linattn",
-    "lru",
-    "lstm",
-    "lstmp",
-    "mgu",
-    "mingru",
-    "minlstm",
-    "mlstm",
-    "qrnn",
-    "relu",
-    "retnet",
-    "rglru",
-    "rwkv7",
-    "s5",
-    "s6",
-    "sha",
-    "sink",
-    "slstm",
-    "sru",
-    "ssd",
-    "swa",
-    "tanh",
-    "tanhdot",
-    "xl",
-]
+MIXERS_OF_0_1 = {
+    *("alibi", "attn", "blockrec", "chunked", "conv", "deltanet", "gdn", "gla", "gru", "hgrn", "hgrn2", "indrnn"),
+    *("linattn", "lru", "lstm", "lstmp", "mgu", "mingru", "minlstm", "mlstm", "qrnn", "relu", "retnet", "rglru"),
+    *("rwkv7", "s5", "s6", "sha", "sink", "slstm", "sru", "ssd", "swa", "tanh", "tanhdot", "xl"),
+}
 BOUNDS = ("at_least", "above", "below", "at_most")
 RANGED = {key: knob for key, knob in KNOBS.items() if any(getattr(knob, bound) is not None for bound in BOUNDS)}
 
