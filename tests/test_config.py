@@ -12,6 +12,7 @@ from hybrid_flax.config import (
     config_diff,
     config_hash,
     flatten,
+    load_config,
     mixer_option_pairs,
     validate,
 )
