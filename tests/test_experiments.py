@@ -24,8 +24,7 @@ def test_experiment(path, monkeypatch):
     assert flatten(config).keys() == flatten(base_config()).keys()
     validate(config)
     if config.data.path.startswith(("shakespeare", "synthetic:")):
-        experiment = make_setup(config)
-        assert len(experiment.model.layers) == config.model.depth
+        assert len(make_setup(config).model.design.layers) == config.model.depth
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert re.search(rf"python launch\.py --config=experiments/{path.name}\b", docstring)
 

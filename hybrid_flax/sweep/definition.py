@@ -9,7 +9,7 @@ from hybrid_flax.config import apply_overrides, load_experiment
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.trial import Trial
 from hybrid_flax.sweep.search import METHODS
-from hybrid_flax.sweep.space import Setting, as_space, expand_settings, space_size, sweep_settings
+from hybrid_flax.sweep.space import Setting, as_space, expand_settings, read_settings, space_size
 from hybrid_flax.sweep.trials import check_config, check_space, make_trials
 from hybrid_flax.tasks.base import Metric, find_metric
 
@@ -53,7 +53,7 @@ def read_sweep(
     module, config = load_experiment(experiment)
     base = apply_overrides(config, overrides)
     given = [text.partition("=")[0] for text in overrides]
-    settings = sweep_settings(module, names)
+    settings = read_settings(module, names)
     if method == "grid":
         trials = make_trials(base, expand_settings(settings)[:num_trials], given)
         metric = find_metric(check_config(trials[0].config).task, base.eval.metric)

@@ -32,9 +32,9 @@ __all__ = [
     "has_spaces",
     "int_range",
     "product",
+    "read_settings",
     "sample",
     "space_size",
-    "sweep_settings",
     "when",
     "zip_",
 ]
@@ -207,7 +207,7 @@ def as_space(settings: Sequence[Setting]) -> Setting:
 # --- What an experiment file says ---
 
 
-def sweep_settings(module: ModuleType, names: Sequence[str]) -> list[Setting]:
+def read_settings(module: ModuleType, names: Sequence[str]) -> list[Setting]:
     """The settings of `sweep()` of an experiment, or of sweep_NAME() of each name, one after another.
 
     Raises ConfigError in one line for functions that are missing, do not run, or yield something else than settings.

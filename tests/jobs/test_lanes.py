@@ -237,7 +237,7 @@ def test_programs(small):
         config = small(1, **changes)[0]
         return program_of(make_setup(config), config)
 
-    base = command()
+    base = program()
     assert program(optim__learning_rate=0.5, optim__weight_decay=0.0, optim__b2=0.9) == base
     assert program(train__patience=3, eval__best=True) == program(eval__best=True)
     assert program(train__dropout=0.1) == program(train__dropout=0.4)
