@@ -16,6 +16,7 @@ import argparse
 import functools
 import itertools
 import multiprocessing
+import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +25,7 @@ from pathlib import Path
 import jax
 
 from hybrid_flax.config import ConfigError, apply_overrides, load_config, validate
-from hybrid_flax.jobs.machine import settle, share_of, visible_gpus
+from hybrid_flax.jobs.machine import share_of, visible_gpus
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.train.session import evaluate_split
@@ -97,16 +98,16 @@ def run(
     """(parameters, metrics of the validation split, of the test split) of one run."""
     since = time.process_time()
     config = _config(experiment_name, row, language, overrides)
-    experiment = make_setup(config)
-    model, task, spec_ = experiment.model, experiment.task, experiment.spec
-    step = _compiled(make_train_step(model, task, spec_, None))
+    setup = make_setup(config)
+    model, task = setup.model, setup.task
+    step = _compiled(make_train_step(model, task, setup.traits, None))
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = _init(model)(key_params)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    state = init_train_state(params, experiment.hparams, spec_, key_steps)
+    state = init_train_state(params, setup.hparams, setup.traits, key_steps)
     for index in range(config.train.steps):
-        state, _, _ = step(state, (), experiment.batches.batch(index))
-    valid, test = (evaluate_split(experiment, config, state.params, split) for split in ("valid", "test"))
+        state, _, _ = step(state, (), setup.batches.batch(index))
+    valid, test = (evaluate_split(setup, config, state.params, split) for split in ("valid", "test"))
     seconds = time.process_time() - since
     print(
         f"{experiment_name}.py:{row}@{language} {' '.join(overrides)}: valid {describe(task, valid)}; "
@@ -123,7 +124,10 @@ def _config(experiment, row, language, overrides):
 
 def _settle(slots, jobs):
     """Let a process have its part of the machine."""
-    settle(share_of(slots.get(), jobs, visible_gpus()))
+    share = share_of(slots.get(), jobs, visible_gpus())
+    os.environ.update(share.environment)
+    if share.cores:
+        os.sched_setaffinity(0, share.cores)
 
 
 def _device_kind():

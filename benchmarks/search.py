@@ -32,7 +32,7 @@ from hybrid_flax.files import read_json
 from hybrid_flax.jobs.executor import Ended
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder, describe
-from hybrid_flax.sweep.definition import Plan, read_sweep
+from hybrid_flax.sweep.definition import Sweep, read_sweep
 from hybrid_flax.sweep.run import run_sweep
 from hybrid_flax.sweep.trials import make_trial
 from hybrid_flax.train.diagnose import TrainingFailed
@@ -131,7 +131,7 @@ def mean_of_least(values: list[float], count: int) -> float:
     return sum(value * math.comb(len(values) - 1 - rank, count - 1) / ways for rank, value in enumerate(values))
 
 
-def search(plan: Plan, workdir: Path, seed: int, budget: float) -> None:
+def search(plan: Sweep, workdir: Path, seed: int, budget: float) -> None:
     """Search for as long as a whole trial fits into `budget` steps."""
     for num_trials in itertools.count(1):
         sweep(plan._replace(num_trials=num_trials), workdir, pruner="hyperband", seed=seed)
@@ -139,7 +139,7 @@ def search(plan: Plan, workdir: Path, seed: int, budget: float) -> None:
             return
 
 
-def sweep(plan: Plan, workdir: Path, **options: object) -> None:
+def sweep(plan: Sweep, workdir: Path, **options: object) -> None:
     """`run_sweep` in a thread, as trials are trained, and their wish to stop is heard, in the main one."""
     executor = InProcess(pausing="pruner" in options)
     console = Console(file=sys.stderr, quiet="pruner" in options)

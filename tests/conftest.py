@@ -4,6 +4,7 @@ import gc
 import os
 import platform
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
+from jobs import slurm_cluster  # noqa: E402
 
 from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
@@ -91,3 +93,16 @@ def _programs_are_dropped():
     """A compiled program holds some tens of memory maps, of which a process may have 65,530: thousands are too many."""
     yield
     subjects.forget()
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """SLURM's commands reach a cluster."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp") as folder,
+        slurm_cluster.cluster(Path(folder)) as environment,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield

@@ -19,9 +19,9 @@ ENDED = ("done", "pruned", "failed")
 
 
 class Ticket(NamedTuple):
-    """A trial that this worker has claimed. number: its place in the queue. key: its number in the study."""
+    """A trial that this worker has claimed of a queue. key: its number in the study."""
 
-    number: int
+    queue: "StudyQueue"
     key: int
     trial: Trial
 
@@ -29,7 +29,7 @@ class Ticket(NamedTuple):
 class Standing(NamedTuple):
     """What a queue knows of a trial.
 
-    number: as its ticket has it. run: the name of its folder. state: waiting, running, done, pruned or failed. step:
+    number: its place in the queue. run: the name of its folder. state: waiting, running, done, pruned or failed. step:
     the last reported. value: the final metric of a trial that is done, the last reported of others, None before the
     first. reason: why it failed.
     """
@@ -52,21 +52,6 @@ class Queue(Protocol):
     def next(self) -> Ticket | None:
         """Claim a trial: one that was left unfinished, else a new one. None where there is none now."""
 
-    def report(self, ticket: Ticket, step: int, value: float) -> bool:
-        """Note a validation metric on the way; whether the trial should be pruned."""
-
-    def complete(self, ticket: Ticket, value: float) -> None:
-        """The trial is trained to the end."""
-
-    def prune(self, ticket: Ticket) -> None:
-        """The trial was stopped on the way."""
-
-    def fail(self, ticket: Ticket, reason: str, final: bool = False) -> None:
-        """The trial cannot be trained; final: nor will it be when the queue is opened again."""
-
-    def release(self, ticket: Ticket) -> None:
-        """Leave the trial to whoever goes on with it."""
-
     def is_over(self) -> bool:
         """Whether no trial is unfinished, of any worker."""
 
@@ -87,10 +72,7 @@ class StudyQueue:
     num_trials: int
 
     def __init__(
-        self,
-        study: Study,
-        pruner: optuna.pruners.BasePruner,
-        is_lost: Callable[[str], bool] = lambda run: False,
+        self, study: Study, pruner: optuna.pruners.BasePruner, is_lost: Callable[[str], bool] = lambda run: False
     ):
         self._is_lost = is_lost
         self._study, self._storage, self._claims = study
@@ -111,7 +93,16 @@ class StudyQueue:
                     return ticket
             return self._new()
 
+    def is_over(self) -> bool:
+        with self._claims.exclusive():
+            self._look()
+            return not self._unfinished() and self._all_known()
+
+    def close(self) -> None:
+        self._claims.close()
+
     def report(self, ticket: Ticket, step: int, value: float) -> bool:
+        """Note a validation metric on the way; whether the trial should be pruned."""
         if step <= self._reported.get(ticket.key, -1):
             return False
         self._reported[ticket.key] = step
@@ -120,24 +111,29 @@ class StudyQueue:
         return bool(trial.should_prune())
 
     def complete(self, ticket: Ticket, value: float) -> None:
+        """The trial is trained to the end."""
         self._tell(ticket, TrialState.COMPLETE, value)
 
     def prune(self, ticket: Ticket) -> None:
+        """The trial was stopped on the way."""
         self._tell(ticket, TrialState.PRUNED)
 
     def fail(self, ticket: Ticket, reason: str, final: bool = False) -> None:
+        """The trial cannot be trained; final: nor will it be when the queue is opened again."""
         for name, value in (("reason", reason), ("final", final)):
             self._storage.set_trial_user_attr(self._id(ticket.key), name, value)
         self._tell(ticket, TrialState.FAIL)
 
     def release(self, ticket: Ticket) -> None:
+        """Leave the trial to whoever goes on with it."""
         self._claims.release(ticket.trial.name)
-
-    def close(self) -> None:
-        self._claims.close()
 
     def _look(self) -> None:
         """Learn which trials there are by now, where what came of others says so."""
+
+    def _all_known(self) -> bool:
+        """Whether the study knows all trials that there are by now."""
+        return True
 
     def _new(self) -> Ticket | None:
         """Claim a trial that the study does not know yet."""
@@ -146,9 +142,6 @@ class StudyQueue:
     def _trial(self, name: str, values: Mapping[str, Any]) -> Trial:
         """A trial that the study knows."""
         raise NotImplementedError
-
-    def _number(self, frozen: FrozenTrial) -> int:
-        return frozen.number
 
     def _is_mine(self, name: str) -> bool:
         """Whether a run of the study is one of this queue."""
@@ -201,7 +194,7 @@ class StudyQueue:
         handle = optuna.Trial(self._study, self._id(frozen.number))
         self._handles[frozen.number] = handle
         self._reported[frozen.number] = max(frozen.intermediate_values, default=-1)
-        return Ticket(self._number(frozen), frozen.number, trial)
+        return Ticket(self, frozen.number, trial)
 
     def _tell(self, ticket, state, value=None):
         self._study.tell(ticket.key, value, state)
@@ -235,11 +228,6 @@ class Grid(StudyQueue):
     def report(self, ticket: Ticket, step: int, value: float) -> bool:
         return super().report(ticket, step, value) and self._prunable(ticket.trial)
 
-    def is_over(self) -> bool:
-        with self._claims.exclusive():
-            self._look()
-            return not self._unfinished() and self._trials.keys() <= self._known().keys()
-
     def standings(self) -> list[Standing]:
         self._look()
         known = self._standings()
@@ -247,6 +235,9 @@ class Grid(StudyQueue):
             known.get(name) or Standing(number, name, self._trials[name].values, "waiting")
             for name, number in self._numbers.items()
         ]
+
+    def _all_known(self):
+        return self._trials.keys() <= self._known().keys()
 
     def _look(self):
         while new := [t for t in self._plan(self._standings()) if t.name not in self._trials]:
@@ -270,9 +261,6 @@ class Grid(StudyQueue):
     def _trial(self, name, values):
         return self._trials[name]
 
-    def _number(self, frozen):
-        return self._numbers[frozen.user_attrs["run"]]
-
     def _is_mine(self, name):
         return name in self._trials
 
@@ -282,49 +270,21 @@ class Queues:
 
     def __init__(self, queues: Sequence[Queue]):
         self._queues = queues
-        self._queue_of: dict[str, Queue] = {}
         self.num_trials = sum(queue.num_trials for queue in queues)
 
     def next(self) -> Ticket | None:
-        first = 0
-        for queue in self._queues:
-            if (ticket := queue.next()) is not None:
-                self._queue_of[ticket.trial.name] = queue
-                return ticket._replace(number=first + ticket.number)
-            first += queue.num_trials
-        return None
-
-    def report(self, ticket: Ticket, step: int, value: float) -> bool:
-        return self._of(ticket).report(ticket, step, value)
-
-    def complete(self, ticket: Ticket, value: float) -> None:
-        self._of(ticket).complete(ticket, value)
-
-    def prune(self, ticket: Ticket) -> None:
-        self._of(ticket).prune(ticket)
-
-    def fail(self, ticket: Ticket, reason: str, final: bool = False) -> None:
-        self._of(ticket).fail(ticket, reason, final)
-
-    def release(self, ticket: Ticket) -> None:
-        self._of(ticket).release(ticket)
+        return next((ticket for queue in self._queues if (ticket := queue.next()) is not None), None)
 
     def is_over(self) -> bool:
         return all(queue.is_over() for queue in self._queues)
 
     def standings(self) -> list[Standing]:
-        found, first = [], 0
-        for queue in self._queues:
-            found += [one._replace(number=first + one.number) for one in queue.standings()]
-            first += queue.num_trials
-        return found
+        found = [one for queue in self._queues for one in queue.standings()]
+        return [one._replace(number=number) for number, one in enumerate(found)]
 
     def close(self) -> None:
         for queue in self._queues:
             queue.close()
-
-    def _of(self, ticket):
-        return self._queue_of[ticket.trial.name]
 
 
 _STATES = {

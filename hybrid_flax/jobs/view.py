@@ -59,7 +59,7 @@ class View:
     def started(self, ticket: Ticket) -> None:
         """A trial was launched."""
         if self._live is None:
-            self.print(f"trial {ticket.number} started: {describe(ticket.trial.values)}")
+            self.print(f"started: {describe(ticket.trial.values)}")
 
     def waits(self) -> None:
         """There is nothing to do here, but trials of other workers may fall to this one yet."""

@@ -95,7 +95,7 @@ class _Worker:
             if read_status(active.folder.path, active.metric).state == "done":
                 self._end(active, Ended(0))
             else:
-                self._queue.release(active.ticket)
+                active.ticket.queue.release(active.ticket)
         self._active.clear()
 
     def _fill(self):
@@ -138,7 +138,7 @@ class _Worker:
             if name not in row:
                 continue
             active.value = row[name]
-            hopeless = self._queue.report(active.ticket, row["step"], row[name])
+            hopeless = active.ticket.queue.report(active.ticket, row["step"], row[name])
             if hopeless and not active.pruned and row["step"] < last:
                 active.pruned = True
                 if active.job is not None:
@@ -151,16 +151,16 @@ class _Worker:
         if status.state == "done":
             assert status.value is not None
             if math.isnan(status.value):
-                self._queue.fail(active.ticket, f"its {active.metric} on the validation split is not a number")
+                active.ticket.queue.fail(active.ticket, f"its {active.metric} on the validation split is not a number")
             else:
-                self._queue.complete(active.ticket, status.value)
+                active.ticket.queue.complete(active.ticket, status.value)
         elif active.pruned:
             active.folder.write_outcome("pruned", active.step)
-            self._queue.prune(active.ticket)
+            active.ticket.queue.prune(active.ticket)
         else:
             reason = ended.reason or why(ended.code, active.folder.output, active.output_from)
             active.folder.write_outcome("failed", active.step, reason)
-            self._queue.fail(active.ticket, reason, final=ended.code == TrainingFailed.exit_code)
+            active.ticket.queue.fail(active.ticket, reason, final=ended.code == TrainingFailed.exit_code)
         standings = self._queue.standings()
         self._view.ended(active.ticket, standings, time.monotonic() - active.since)
         self._on_end(standings)

@@ -43,10 +43,6 @@ class Search(StudyQueue):
         self.num_trials, self._method, self._seed = num_trials, method, seed
         super().__init__(study, pruner)
 
-    def is_over(self) -> bool:
-        with self._claims.exclusive():
-            return not self._unfinished()
-
     def standings(self) -> list[Standing]:
         return [standing(frozen, frozen.number) for frozen in self._known().values()]
 

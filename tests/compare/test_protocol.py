@@ -328,6 +328,31 @@ def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
     assert figures(workdir) == figures(tmp_path / "whole") and "12/12 trials" in out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["lanes", "slurm"])
+def test_every_executor_gives_the_same_table(executor, whole, comparison_file, tmp_path, request):
+    """Killed and gone on with: that of runs which train here, one after another."""
+    if executor == "slurm":
+        request.getfixturevalue("slurm")
+    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={tmp_path}")
+    command += (f"--executor={executor}", "--jobs=2")
+    process = tiny.start(*command)
+    wait_for_results(process, tmp_path, 2)
+    process.send_signal(signal.SIGKILL)
+    assert tiny.finish(process)[0] == -signal.SIGKILL
+    assert len(list(tmp_path.glob("runs/*/results.json"))) < 12
+    code, out, err = tiny.python(*command)
+    assert code == 0, err
+    assert "12/12 trials" in out and len(list(tmp_path.glob("runs/*/results.json"))) == 12
+    for entry, wanted in zip(read_comparison(tmp_path).entries, read_comparison(whole).entries):
+        assert (entry.row, entry.task, entry.learning_rate, entry.seeds, entry.folders) == (
+            *(wanted.row, wanted.task, wanted.learning_rate),
+            *(wanted.seeds, wanted.folders),
+        )
+        figures = (*entry.valid, *entry.test, *(value for _, value in entry.search))
+        assert figures == pytest.approx((*wanted.valid, *wanted.test, *(v for _, v in wanted.search)), rel=1e-5)
+
+
 def wait_for_results(process, workdir, number):
     """Return once so many runs are finished."""
     while process.poll() is None:

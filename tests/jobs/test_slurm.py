@@ -3,14 +3,11 @@
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import engines
 import pytest
 import tiny
-from jobs import slurm_cluster
 
 from hybrid_flax.cli import main
 from hybrid_flax.config import ConfigError
@@ -34,19 +31,6 @@ from hybrid_flax.cli import main
 for trial, folder in zip(sys.argv[1::2], sys.argv[2::2]):
     assert main(["train", f"--config={trial}", f"--workdir={folder}"]) == 0
 """
-
-
-@pytest.fixture(scope="module")
-def slurm():
-    """SLURM's commands reach a cluster."""
-    with (
-        tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp") as folder,
-        slurm_cluster.cluster(Path(folder)) as environment,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield
 
 
 @pytest.fixture(scope="module")

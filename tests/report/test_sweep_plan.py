@@ -52,7 +52,7 @@ def test_programs(experiment, tmp_path):
     steps = set()
     for program in programs:
         of_trials = [check_config(trial.config) for trial in program.trials]
-        made = {make_train_step(e.model, e.task, e.spec, None) for e in of_trials}
+        made = {make_train_step(e.model, e.task, e.traits, None) for e in of_trials}
         assert len(made) == 1
         steps |= made
         params = jax.eval_shape(lambda model=of_trials[0].model: init_params(model, jax.random.key(0)))
