@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib import metadata
 
 import engines
@@ -103,6 +104,14 @@ def test_launch_holds_no_logic():
 
 def test_file_names_say_what_is_inside():
     assert not {"utils", "helpers", "common", "misc"} & {path.stem for path in FILES}
+
+
+def test_one_word_has_one_meaning():
+    """No two classes of one name; files share a name where they hold the same concept, a part or a table each."""
+    classes = [found for path in FILES for found in re.findall(r"^class (\w+)", path.read_text("utf-8"), re.MULTILINE)]
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
+    names = Counter(path.stem for path in FILES if path.stem != "__init__")
+    assert {name for name, count in names.items() if count > 1} == {"attention", "definition", "registry"}
 
 
 def test_import_is_quick_and_light():
