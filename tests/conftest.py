@@ -28,7 +28,7 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 import tiny  # noqa: E402
-from jobs import slurm_cluster  # noqa: E402
+from jobs import postgres, slurm_cluster  # noqa: E402
 
 from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
@@ -106,3 +106,10 @@ def slurm():
         for name, value in environment.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def database():
+    """The URL of a PostgreSQL server."""
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder, postgres.server(Path(folder)) as url:
+        yield url

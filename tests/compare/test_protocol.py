@@ -353,6 +353,21 @@ def test_every_executor_gives_the_same_table(executor, whole, comparison_file, t
         assert figures == pytest.approx((*wanted.valid, *wanted.test, *(v for _, v in wanted.search)), rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["journal", "postgresql"])
+def test_workers_share_a_comparison(storage, whole, comparison_file, tmp_path, request):
+    """Two at once do every run once, and both end with the whole table."""
+    workdir = tmp_path / f"shared-{storage}"
+    command = [tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={workdir}"]
+    if storage == "postgresql":
+        command.append(f"--storage={request.getfixturevalue('database')}")
+    workers = [tiny.finish(process) for process in [tiny.start(*command), tiny.start(*command)]]
+    assert [code for code, _, _ in workers] == [0, 0], workers
+    started = [line for _, out, _ in workers for line in out.splitlines() if line.startswith("started: ")]
+    assert len(started) == len(set(started)) == 12
+    assert figures(workdir) == figures(whole)
+
+
 def wait_for_results(process, workdir, number):
     """Return once so many runs are finished."""
     while process.poll() is None:

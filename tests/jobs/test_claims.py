@@ -6,13 +6,11 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import tiny
-from jobs import postgres
 
 from hybrid_flax.config import ConfigError
 from hybrid_flax.jobs.claims import FileClaims, PostgresClaims, is_locked
@@ -27,12 +25,6 @@ def sweep():
 def sweep_space():
     yield {"optim.learning_rate": float_range(1e-3, 1e-1, log=True), "seed": 0}
 """
-
-
-@pytest.fixture(scope="module")
-def database():
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder, postgres.server(Path(folder)) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,10 @@ def assert_finite(tree):
 
 @pytest.mark.slow
 def test_exploding_learning_rate(text, tmp_path, capsys):
-    setup = tiny.write_experiment(tmp_path, text, **EXPLODES)
+    experiment = tiny.write_experiment(tmp_path, text, **EXPLODES)
     workdir = tmp_path / "run"
     for _ in range(2):
-        assert cli.main([f"--config={setup}", f"--workdir={workdir}"]) == 1
+        assert cli.main([f"--config={experiment}", f"--workdir={workdir}"]) == 3
         err = capsys.readouterr().err
         assert err.startswith("error: step ") and err.count("\n") == 1
         found = re.search(r"step (\d+): train/loss is not finite, first in layer 0 \(cascade:lstm\+swa\)", err)
