@@ -59,17 +59,19 @@ class FakeExecutor:
         self.running.clear()
 
     def _step(self, job):
-        job.step += 1
-        self.steps.setdefault(job.folder.path.name, []).append(job.step)
-        if job.config["seed"] == 13 and job.step == 3:
-            job.folder.output.write_text("noise\nerror: step 3: train/loss is not finite\n")
-            job.ended = 1
-            return
-        loss = loss_of(job.config, job.step)
-        with JsonlWriter(job.folder.metrics) as writer:
-            writer.write({"step": job.step, "eval/loss": loss, "eval/accuracy": 1 / loss})
-        if job.step == job.config["train"]["steps"]:
+        last = job.config["train"]["steps"]
+        loss = loss_of(job.config, min(job.step + 1, last))
+        if job.step < last:  # else a worker was killed after the last row of metrics and before the results
+            job.step += 1
+            self.steps.setdefault(job.folder.path.name, []).append(job.step)
+            if job.config["seed"] == 13 and job.step == 3:
+                job.folder.output.write_text("noise\nerror: step 3: train/loss is not finite\n")
+                job.ended = 1
+                return
+            with JsonlWriter(job.folder.metrics) as writer:
+                writer.write({"step": job.step, "eval/loss": loss, "eval/accuracy": 1 / loss})
+        if job.step == last:
             metrics = {"loss": loss, "accuracy": 1 / loss}
             results = {"valid": metrics, "test": metrics}
-            job.folder.write_results(results, job.step, last_step=job.step, stopped_early=False)
+            job.folder.write_results(results, last, last_step=last, stopped_early=False)
             job.ended = 0
