@@ -173,7 +173,7 @@ def _compare(options) -> int:
 
 
 def _sweep(options) -> int:
-    from hybrid_flax.jobs.executors import make_executor
+    from hybrid_flax.jobs.executors import default_jobs, make_executor
     from hybrid_flax.jobs.machine import visible_gpus
     from hybrid_flax.report.sweep_plan import print_sweep_plan
     from hybrid_flax.report.sweep_report import write_sweep_report
@@ -185,11 +185,11 @@ def _sweep(options) -> int:
     set_up_jax(platforms="cpu")  # accelerators are for the trials
     sweep = read_sweep(options.config, options.overrides, options.sweep, options.search, options.trials)
     workdir = Path(options.workdir or default_folder(options.config, prefix="sweep-"))
-    executor = make_executor(options.executor, workdir, options.jobs, options.slurm)
     if options.dry_run:
-        jobs = 1 if options.executor == "lanes" else executor.slots  # lanes share one device
+        jobs = 1 if options.executor == "lanes" else options.jobs or default_jobs()  # lanes share one device
         print_sweep_plan(sweep, workdir, jobs, on_cpu=not visible_gpus())
         return 0
+    executor = make_executor(options.executor, workdir, options.jobs, options.slurm)
     print(f"sweep folder: {workdir}", flush=True)
     shared = {"pruner": options.pruner, "storage": options.storage}
     standings, signal_number = run_sweep(sweep, workdir, executor, seed=options.seed, **shared)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.files import read_json
 from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_whole
@@ -28,6 +29,7 @@ __all__ = [
     "config_diff",
     "config_hash",
     "experiment_name",
+    "few_of",
     "flatten",
     "load_config",
     "load_experiment",
@@ -66,7 +68,7 @@ def base_config() -> ConfigDict:
 
 
 def load_config(experiment: str) -> ConfigDict:
-    """The config of `path.py` or `path.py:arg`, from its get_config(arg=""), or of the `trial.json` of a sweep.
+    """The config of `path.py` or `path.py:arg`, from its get_config(arg=""), or of the `trial.json` of a trial.
 
     Raises ConfigError in one line for a file that is missing, does not run, or has no get_config.
     """
@@ -119,7 +121,7 @@ def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) 
 
 
 def experiment_name(experiment: str) -> str:
-    """The `path.py[:arg]` behind a experiment of `load_config`."""
+    """The `path.py[:arg]` behind an experiment of `load_config`."""
     return _read_saved(experiment)["experiment"] if Path(experiment).suffix == ".json" else experiment
 
 
@@ -207,6 +209,12 @@ def config_diff(old: Values, new: Values) -> list[str]:
     ]
 
 
+def few_of(changes: Sequence[str]) -> str:
+    """The first three lines of a difference, and how many there are besides."""
+    more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+    return "; ".join(changes[:3]) + more
+
+
 def mixer_option_pairs(mixers: Values) -> tuple[tuple[str, Any], ...]:
     """config.mixers as sorted ("name.option", value) pairs, those at their default left out."""
     pairs = []
@@ -257,11 +265,10 @@ def _is_new(key, value):
 
 def _read_saved(path):
     """{"experiment": experiment, "config": values} of a trial.json."""
-    try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {"experiment": saved["experiment"], "config": saved["config"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"config file {path!r} is no trial of a sweep: {one_line(error)}") from error
+    saved = read_json(path)
+    if not isinstance(saved, dict) or not {"experiment", "config"} <= saved.keys():
+        raise ConfigError(f"config file {path!r} is no trial: it wants an experiment and a config")
+    return saved
 
 
 def _nearest_files(path):

@@ -1,6 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers and tables as people read them."""
 
-__all__ = ["format_bytes", "format_clock", "format_count", "format_duration"]
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["format_bytes", "format_clock", "format_count", "format_duration", "markdown_table"]
 
 
 def format_count(value: int | float | None) -> str:
@@ -36,3 +39,10 @@ def format_duration(seconds: float) -> str:
         if seconds > 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} seconds"
+
+
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of equal length, the first of them the header; a "|" in a cell stays a letter."""
+    cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"

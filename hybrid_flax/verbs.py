@@ -77,7 +77,10 @@ def _check_new(options: SimpleNamespace) -> None:
 # --- flags of several verbs ---
 
 _FILE, _FOLDER, _COUNT, _SEED = word("FILE"), word("FOLDER"), whole(1), whole(0, 2**63)
-_CONFIG = Flag("config", _FILE, "Setup: FILE.py, FILE.py:ARG or the trial.json of a trial.", needed=_experiments_here)
+_CONFIG = Flag(
+    "config", _FILE, "Experiment: FILE.py, FILE.py:ARG or the trial.json of a trial.", needed=_experiments_here
+)
+_DEFINED = _CONFIG._replace(about="Experiment: FILE.py or FILE.py:ARG.")
 _RUN = Flag("workdir", _FOLDER, "Folder of the run.", needed=_runs_here)
 _SPLIT = Flag("split", one_of("train", "valid", "test"), "Split of the data.", "valid")
 _CHECKPOINT = Flag(
@@ -211,7 +214,7 @@ _VERBS = (
         "compare",
         "Compare models of one size on tasks, by get_compare() of an experiment; started again it goes on.",
         "--config=experiments/compare_fusion.py:smoke --jobs=2",
-        (_CONFIG, Flag("workdir", _FOLDER, "Folder of the comparison.", absent="runs/CONFIG"), *_QUEUE),
+        (_DEFINED, Flag("workdir", _FOLDER, "Folder of the comparison.", absent="runs/CONFIG"), *_QUEUE),
         knobs=True,
         check=_check_queue,
         instead=_KNOBS,
@@ -221,7 +224,7 @@ _VERBS = (
         "Train every trial of sweep() of an experiment, each a run folder; started again it goes on.",
         "--config=experiments/shakespeare.py --sweep=search --search=tpe --trials=30",
         (
-            _CONFIG,
+            _DEFINED,
             Flag("workdir", _FOLDER, "Folder of the trials.", absent="runs/sweep-CONFIG"),
             Flag("sweep", names("NAME,..."), "Functions sweep_NAME() of the experiment.", default=(), absent="sweep()"),
             Flag("search", one_of("grid", "random", "tpe"), "How trials are chosen.", "grid"),
@@ -260,7 +263,7 @@ _VERBS = (
             Flag("cases", _COUNT, "Number of random cases, over all mixers.", 2000),
             Flag("seed", _SEED, "Seed of the cases.", 0),
             Flag("workdir", _FOLDER, "Folder for certificate.json and certificate.md.", "runs/certificate"),
-            _CONFIG._replace(about="Setup that registers mixers.", needed=None, absent="none"),
+            _CONFIG._replace(about="Experiment that registers mixers.", needed=None, absent="none"),
         ),
         instead={"config": "mixers are certified with their defaults"},
     ),
@@ -268,7 +271,7 @@ _VERBS = (
         "new",
         "Write an experiment file to start from; without a file, list what there is.",
         "my.py --from=shakespeare",
-        (Flag("from", word("NAME"), "Setup of the package to copy.", "shakespeare"),),
+        (Flag("from", word("NAME"), "Experiment of the package to copy.", "shakespeare"),),
         words=Words(0, 1, "[FILE]", "file"),
         check=_check_new,
         instead={"config": "change values in the file that it writes"},

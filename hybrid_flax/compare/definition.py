@@ -135,6 +135,8 @@ def _check_definition(definition):
             raise ConfigError(f"comparison: {field} must be a dict with something in it")
     _budget(definition.budget, "comparison")
     rates, seeds = definition.learning_rates, definition.seeds
+    if isinstance(rates, str) or not isinstance(rates, Sequence):
+        raise ConfigError(f"comparison: learning_rates={rates!r} must be a list of numbers")
     good = [isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates]
     if not good or not all(good) or len(set(rates)) < len(good):
         raise ConfigError(f"comparison: learning_rates={rates!r} must be different numbers above 0, at least one")
@@ -145,6 +147,8 @@ def _check_definition(definition):
     for name, task in definition.tasks.items():
         if not isinstance(task, ComparedTask) or not isinstance(task.config, ConfigDict):
             raise ConfigError(f"task {name!r}: must be a ComparedTask with a ConfigDict, not {type(task).__name__}")
+        if not isinstance(task.rows, Mapping):
+            raise ConfigError(f"task {name!r}: rows={task.rows!r} must be a dict of rows")
         for row, values in task.rows.items():
             if row not in definition.rows:
                 raise ConfigError(f"task {name!r}: {row!r} is none of the rows {', '.join(definition.rows)}")
@@ -164,7 +168,8 @@ def _check_values(values, where, refused):
 
 
 def _budget(given, where) -> Budget:
-    kind, amount = next(iter(given.items())) if len(given) == 1 else ("", None)
+    single = isinstance(given, Mapping) and len(given) == 1
+    kind, amount = next(iter(given.items())) if single else ("", None)
     if kind not in ("parameters", "flops") or not isinstance(amount, int | float) or not 0 < amount < math.inf:
-        raise ConfigError(f'{where}: budget={dict(given)!r} must be {{"parameters": N}} or {{"flops": N}}')
+        raise ConfigError(f'{where}: budget={given!r} must be {{"parameters": N}} or {{"flops": N}}')
     return Budget(kind, float(amount))

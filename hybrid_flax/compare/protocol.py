@@ -15,7 +15,6 @@ from rich.text import Text
 from hybrid_flax.compare.definition import Contender, Definition, make_contenders
 from hybrid_flax.compare.results import Comparison, Cost, Entry, Failure, Row, write_comparison
 from hybrid_flax.config import call_experiment, load_module, with_values
-from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.executor import Executor
 from hybrid_flax.jobs.queue import ENDED, Grid, Queues, Standing
@@ -28,6 +27,7 @@ from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["best_rate", "num_runs", "plan_comparison", "plan_runs", "run_comparison"]
 
+_AWAY = "it is done, and its results.json is not here: workers of a comparison share its folder"
 Standings = Mapping[str, Standing]  # by the name of the run
 _PEAKS = {
     "perf/device_peak_bytes": "device memory",
@@ -63,7 +63,7 @@ def run_comparison(
     run that ends here, and `publish` called. Returns what was found, and the signal that asked to stop.
     """
     store = open_store(workdir, storage)
-    open_study(store, {"search": "comparison"}, lower_is_better=True)  # its name is taken: no sweep may come here
+    open_study(store, {"search": "comparison"}, lower_is_better=True)  # so that no sweep comes into this folder
     queues = [_queue(contender, store, workdir, pruner) for contender in contenders]
 
     def write(standings: Sequence[Standing]) -> Comparison:
@@ -154,8 +154,10 @@ def _entry(contender, standings: Standings, workdir) -> Entry:
     runs = [_run(contender, rate, seed) for rate, seed in _planned(contender, standings)]
     planned = [standings[run] for run in runs if run in standings]
     tried = [one for one in planned if one.values["seed"] == contender.seeds[0]]
-    done = [one for one in planned if one.state == "done" and one.values["optim.learning_rate"] == best]
-    results = [_results(workdir / one.run) for one in done]
+    ended = [one for one in planned if one.state == "done" and one.values["optim.learning_rate"] == best]
+    done = [one for one in ended if RunFolder(workdir / one.run).results.exists()]
+    away = [one._replace(reason=_AWAY) for one in ended if one not in done]
+    results = [RunFolder(workdir / one.run).read_results() for one in done]
     return Entry(
         row=contender.row,
         task=contender.column.task,
@@ -170,20 +172,13 @@ def _entry(contender, standings: Standings, workdir) -> Entry:
         test=tuple(result["test"][metric] for result in results),
         folders=tuple(one.run for one in done),
         cost=_measured(contender.cost, [RunFolder(workdir / one.run) for one in done]),
-        failures=tuple(_failure(one) for one in planned if one.state in ("failed", "pruned")),
+        failures=tuple(_failure(one) for one in [*planned, *away] if one.reason or one.state == "pruned"),
     )
 
 
 def _failure(one):
     reason = one.reason or f"pruned at step {one.step}"
     return Failure(one.run, one.values["optim.learning_rate"], one.values["seed"], reason)
-
-
-def _results(path):
-    folder = RunFolder(path)
-    if not folder.results.exists():
-        raise ConfigError(f"{path} is done and its results.json is not here: workers of a comparison share its folder")
-    return folder.read_results()
 
 
 def _measured(cost: Cost, folders) -> Cost:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from hybrid_flax.errors import ConfigError
+from hybrid_flax.errors import ConfigError, one_line
 
 __all__ = ["Claims", "FileClaims", "FileLock", "PostgresClaims", "is_locked"]
 
@@ -40,8 +40,11 @@ class FileLock:
 
     def acquire(self, wait: bool = True) -> bool:
         """Whether the lock is held now."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -116,7 +119,7 @@ class PostgresClaims:
         try:
             self._session = psycopg.connect(url, autocommit=True, connect_timeout=15, options=keepalive)
         except psycopg.Error as error:
-            raise ConfigError(f"--storage does not answer: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"--storage does not answer: {one_line(error)}") from error
         self._held: set[str] = set()
 
     def take(self, name: str) -> bool:
@@ -149,6 +152,6 @@ class PostgresClaims:
         try:
             row = self._session.execute(query, (key,)).fetchone()
         except self._errors as error:
-            raise ConfigError(f"--storage is lost, and with it the claims: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"--storage is lost, and with it the claims: {one_line(error)}") from error
         assert row is not None  # a function of SQL gives one row
         return row[0]

@@ -14,7 +14,7 @@ __all__ = ["default_jobs", "make_executor"]
 def make_executor(name: str, workdir: Path, jobs: int | None = None, slurm: str | None = None) -> Executor:
     """What trains `jobs` trials at a time: "local", "lanes" or "slurm". slurm: the parameters of its jobs, as text.
 
-    Raises ConfigError where SLURM or its parameters are not to be had.
+    Raises ConfigError where there is no SLURM, or it does not know a parameter.
     """
     if name == "slurm":
         return SlurmExecutor(workdir, jobs or default_jobs(), parse_parameters(slurm or ""))

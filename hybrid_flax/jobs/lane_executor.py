@@ -87,8 +87,9 @@ class LanesExecutor:
         with contextlib.suppress(BrokenPipeError):
             _stdin(self._process).close()
         self._process = None
+        cannot_start = not self._begun
         for job in list(self._sent):
-            if job in self._begun:
+            if cannot_start or job in self._begun:
                 self._end(job, Ended(code, self._why(code)))
             else:
                 self._sent.remove(job)

@@ -45,7 +45,10 @@ class _Waiting(NamedTuple):
 
 
 class Trainer:
-    """Trains what it is told to, until it is told no more. messages: as above, None for the end. report: of an end."""
+    """Trains what it is told to, until it is told no more.
+
+    messages: as above, None for the end. report: of what began and what ended.
+    """
 
     def __init__(self, num_lanes: int, workdir: str | os.PathLike, messages: queue.SimpleQueue, report: Any):
         self._num_lanes, self._messages, self._report = num_lanes, messages, report
@@ -77,6 +80,7 @@ class Trainer:
                 self._end(waiting.folder, error)
                 continue
             if session.ended:
+                session.__exit__()
                 self.ended(session, None)
             else:
                 sessions.append(session)

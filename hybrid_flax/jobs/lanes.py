@@ -108,7 +108,7 @@ class _Run:
 
 
 class _Lanes:
-    """An setup in `num_lanes` lanes, rounded up to a multiple of the devices."""
+    """A setup in `num_lanes` lanes, rounded up to a multiple of the devices."""
 
     def __init__(self, setup: Setup, num_lanes: int):
         self._setup, self._parallel = setup, make_lanes()

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hybrid_flax.jobs.study import Study
 from hybrid_flax.jobs.trial import Trial
 
-__all__ = ["ENDED", "Grid", "Queue", "Queues", "Standing", "StudyQueue", "Ticket", "standing"]
+__all__ = ["ENDED", "LOST", "Grid", "Queue", "Queues", "Standing", "StudyQueue", "Ticket", "standing"]
 
+LOST = optuna.exceptions.StorageInternalError  # what is raised where a database does not answer any more
 ENDED = ("done", "pruned", "failed")
 
 
@@ -50,7 +51,7 @@ class Queue(Protocol):
     num_trials: int
 
     def next(self) -> Ticket | None:
-        """Claim a trial: one that was left unfinished, else a new one. None where there is none now."""
+        """Claim a trial: one that was left unfinished, or else a new one. None where all are claimed or have ended."""
 
     def is_over(self) -> bool:
         """Whether no trial is unfinished, of any worker."""
@@ -63,7 +64,7 @@ class Queue(Protocol):
 
 
 class StudyQueue:
-    """One worker's view of a study: all of a `Queue` but which trials there are, which a subclass says.
+    """One worker's view of a study. Which trials there are is said by a subclass: `Grid`, or the search of a sweep.
 
     What failed before the queue was opened is in line again, unless its failure was final; so is a finished run that
     `is_lost`.
@@ -107,7 +108,10 @@ class StudyQueue:
             return False
         self._reported[ticket.key] = step
         trial = self._handles[ticket.key]
-        trial.report(value, step)
+        try:
+            trial.report(value, step)
+        except optuna.exceptions.UpdateFinishedTrialError:  # by a worker that was killed and whose last word came late
+            return False
         return bool(trial.should_prune())
 
     def complete(self, ticket: Ticket, value: float) -> None:
@@ -197,7 +201,7 @@ class StudyQueue:
         return Ticket(self, frozen.number, trial)
 
     def _tell(self, ticket, state, value=None):
-        self._study.tell(ticket.key, value, state)
+        self._study.tell(ticket.key, value, state, skip_if_finished=True)
         self._claims.release(ticket.trial.name)
 
     def _id(self, number):
@@ -269,14 +273,15 @@ class Queues:
     """Several queues as one: a trial of the first that has any."""
 
     def __init__(self, queues: Sequence[Queue]):
-        self._queues = queues
+        self._queues = self._open = list(queues)
         self.num_trials = sum(queue.num_trials for queue in queues)
 
     def next(self) -> Ticket | None:
-        return next((ticket for queue in self._queues if (ticket := queue.next()) is not None), None)
+        return next((ticket for queue in self._open if (ticket := queue.next()) is not None), None)
 
     def is_over(self) -> bool:
-        return all(queue.is_over() for queue in self._queues)
+        self._open = [queue for queue in self._open if not queue.is_over()]
+        return not self._open
 
     def standings(self) -> list[Standing]:
         found = [one for queue in self._queues for one in queue.standings()]

@@ -110,7 +110,7 @@ class SlurmExecutor:
             return None
         saved = read_json(path)
         job = self._submitit.SlurmJob(folder=saved["logs"], job_id=saved["job"])
-        return job if self._state(job) in _AHEAD else None
+        return job if self._state(job) in (*_AHEAD, "COMPLETING", "UNKNOWN") else None
 
 
 class TrialJob:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from hybrid_flax.config import config_diff, with_new_knobs
+from hybrid_flax.config import config_diff, few_of, with_new_knobs
 from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.jobs.claims import Claims, FileClaims, FileLock, PostgresClaims
 
 __all__ = ["PRUNERS", "Store", "Study", "make_pruner", "open_store", "open_study"]
 
+_IDENTITY = "sweep"  # as version 0.1 called it, which knew studies of sweeps alone
 PRUNERS = ("none", "median", "halving", "hyperband")
 
 
@@ -69,9 +70,9 @@ def open_study(store: Store, identity: Mapping[str, Any], *, lower_is_better: bo
             load_if_exists=True,
             direction="minimize" if lower_is_better else "maximize",
         )
-        saved = study.user_attrs.get("sweep")
+        saved = study.user_attrs.get(_IDENTITY)
         if saved is None:
-            study.set_user_attr("sweep", json.dumps(dict(identity)))
+            study.set_user_attr(_IDENTITY, json.dumps(dict(identity)))
         else:
             _check_identity(store.name, json.loads(saved), json.loads(json.dumps(dict(identity))))
     return Study(study, store.storage, store.claims)
@@ -97,28 +98,14 @@ def make_pruner(name: str, eval_every: int, num_steps: int) -> optuna.pruners.Ba
 def _check_identity(name, saved, given):
     changes = config_diff(with_new_knobs(saved, given), given)
     if changes:
-        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         raise ConfigError(
             f"{name} holds another sweep or comparison, the config file or the command has changed: "
-            f"{'; '.join(changes[:3])}{more}; use another --workdir"
+            f"{few_of(changes)}; use another --workdir"
         )
 
 
-class _JournalLock:
-    """A lock of the kernel: Optuna's own outlive a killed process by half a minute."""
-
-    def __init__(self, path: str):
-        self._lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        return self._lock.acquire()
-
-    def release(self) -> None:
-        self._lock.release()
-
-
 def _open_journal(path):
-    lock = _JournalLock(f"{path}.lock")
+    lock = FileLock(f"{path}.lock")  # Optuna's own outlive a killed process by half a minute
     if path.exists():
         lock.acquire()
         text = path.read_bytes()

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from hybrid_flax.files import write_json
 from hybrid_flax.train.folder import RunFolder
 
-__all__ = ["Trial", "TrialFolder", "describe"]
+__all__ = ["Trial", "TrialFolder", "values_text"]
 
 
 class Trial(NamedTuple):
@@ -48,7 +48,7 @@ class TrialFolder(RunFolder):
         write_json(self.outcome, {"state": state, "step": step, "reason": reason})
 
 
-def describe(values: Mapping[str, Any]) -> str:
+def values_text(values: Mapping[str, Any]) -> str:
     """The values of a trial in one line, as the command line has them."""
     return " ".join(f"{key}={_text(value)}" for key, value in values.items()) or "the config as it is"
 

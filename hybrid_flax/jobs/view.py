@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hybrid_flax.jobs.queue import ENDED, Standing, Ticket
-from hybrid_flax.jobs.trial import describe
+from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.units import format_clock
 
 __all__ = ["View", "format_value"]
@@ -59,7 +59,7 @@ class View:
     def started(self, ticket: Ticket) -> None:
         """A trial was launched."""
         if self._live is None:
-            self.print(f"started: {describe(ticket.trial.values)}")
+            self.print(f"started: {values_text(ticket.trial.values)}")
 
     def waits(self) -> None:
         """There is nothing to do here, but trials of other workers may fall to this one yet."""
@@ -76,7 +76,7 @@ class View:
         metric = ticket.trial.config.eval.metric
         text = f"trial {one.number} {one.state} at step {one.step}"
         text += f": {one.reason}" if one.reason else f": {metric} {format_value(one.value)}"
-        self.print(f"{text} ({describe(one.values)}); {self._summary(standings)}")
+        self.print(f"{text} ({values_text(one.values)}); {self._summary(standings)}")
 
     def print(self, text: str) -> None:
         """A line, above the table where there is one. Brackets are meant literally, and a log file has no width."""

@@ -1,5 +1,6 @@
 """Working off a queue: claim a trial, launch it, watch it, prune it, note how it ended."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -7,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.jobs.executor import Ended, Executor, why
-from hybrid_flax.jobs.queue import Queue, Standing, Ticket
+from hybrid_flax.jobs.queue import LOST, Queue, Standing, Ticket
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.jobs.view import View
@@ -40,6 +42,8 @@ def work_off(
         worker = _Worker(queue, executor, workdir, experiment, view, on_end)
         try:
             worker.work(stop)
+        except LOST as error:
+            raise ConfigError(f"--storage is lost: {one_line(error)}") from error
         finally:
             worker.leave()
     return stop.number
@@ -90,12 +94,13 @@ class _Worker:
     def leave(self) -> None:
         """End what runs; what got to its end in the meantime is finished, the rest is for the next."""
         self._executor.close()
-        for active in list(self._active.values()):
-            self._watch(active)
-            if read_status(active.folder.path, active.metric).state == "done":
-                self._end(active, Ended(0))
-            else:
-                active.ticket.queue.release(active.ticket)
+        with contextlib.suppress(LOST):  # and with it the claims
+            for active in list(self._active.values()):
+                self._watch(active)
+                if read_status(active.folder.path, active.metric).state == "done":
+                    self._end(active, Ended(0))
+                else:
+                    active.ticket.queue.release(active.ticket)
         self._active.clear()
 
     def _fill(self):
@@ -161,6 +166,8 @@ class _Worker:
             reason = ended.reason or why(ended.code, active.folder.output, active.output_from)
             active.folder.write_outcome("failed", active.step, reason)
             active.ticket.queue.fail(active.ticket, reason, final=ended.code == TrainingFailed.exit_code)
+        if active.job is None:
+            return  # another worker trained it
         standings = self._queue.standings()
         self._view.ended(active.ticket, standings, time.monotonic() - active.since)
         self._on_end(standings)

@@ -21,7 +21,7 @@ from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
 from hybrid_flax.files import write_whole
 from hybrid_flax.report.page import Field
-from hybrid_flax.units import format_count
+from hybrid_flax.units import format_count, markdown_table
 
 __all__ = [
     "Section",
@@ -235,19 +235,14 @@ def _rate(rate, rates):
 
 
 def _markdown(section):
-    rows = [[_marked(field) for field in row] for row in section.rows]
-    lines = [_line(section.header), "|" + "---|" * len(section.header), *map(_line, rows)]
-    return "\n".join([f"## {section.heading}", "", *lines, "", section.note])
+    table = markdown_table([section.header, *([_marked(field) for field in row] for row in section.rows)])
+    return f"## {section.heading}\n\n{table}\n{section.note}"
 
 
 def _marked(field):
     if isinstance(field, str):
         return field
     return {"code": "`{}`", "best": "**{}**"}.get(field.kind, "{}").format(field.text)
-
-
-def _line(cells):
-    return f"| {' | '.join(cells)} |"
 
 
 def _records(comparison) -> Iterator[dict]:

@@ -1,4 +1,4 @@
-"""What an setup will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
+"""What a setup will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
 
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ class ModelPlan(NamedTuple):
 
 
 def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
-    """The plan of an setup; nothing is compiled or run."""
+    """The plan of a setup; nothing is compiled or run."""
     model, task, traits = setup.model, setup.task, setup.traits
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, traits, jax.random.key(0)), params)

@@ -19,7 +19,7 @@ _EXAMPLES, _WIDTH = 3, 110  # rows shown, characters of a line
 
 
 def print_preview(setup: Setup, config: Any) -> None:
-    """Print the splits of an setup's data, and the first rows of its first training batch.
+    """Print the splits of a setup's data, and the first rows of its first training batch.
 
     Raises ConfigError in one line for data that cannot be read.
     """

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hybrid_flax.cost import flops, tree_size
 from hybrid_flax.jobs.status import read_status
-from hybrid_flax.jobs.trial import Trial, describe
+from hybrid_flax.jobs.trial import Trial, values_text
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
@@ -75,14 +75,16 @@ def print_sweep_plan(sweep: Sweep, workdir: Path, jobs: int, on_cpu: bool, conso
         table.add_column(name, overflow="fold")
     for number, trial in enumerate(sweep.trials):
         state = statuses[trial.name].state
-        table.add_row(str(number), trial.name, str(number_of[trial.name]), state, describe(trial.values))
+        table.add_row(
+            *map(Text, (str(number), trial.name, str(number_of[trial.name]), state, values_text(trial.values)))
+        )
     console.print(table)
     table = Table(title=f"{len(programs)} programs to compile", title_justify="left", box=SIMPLE_HEAD)
     for name in ("program", "trials", "parameters", "GFLOPs/step", "steps left", "pattern"):
         table.add_column(name, justify="left" if name == "pattern" else "right", overflow="fold")
     for number, program in enumerate(programs):
         counts = (number, len(program.trials), f"{program.parameters:,}", f"{program.step_flops / 1e9:.4g}")
-        table.add_row(*map(str, counts), f"{program.num_steps:,}", program.trials[0].config.model.pattern)
+        table.add_row(*map(str, counts), f"{program.num_steps:,}", Text(program.trials[0].config.model.pattern))
     console.print(table)
     console.print(Text(_estimate(programs, jobs, on_cpu)), soft_wrap=True)
 
@@ -127,7 +129,7 @@ def _print_space(sweep, console):
     table.add_column("key", overflow="fold")
     table.add_column("values", overflow="fold")
     for key, value in sweep.space.items():
-        table.add_row(key, space_text(value))
+        table.add_row(Text(key), Text(space_text(value)))
     console.print(table)
     steps = sweep.base.train.steps * sweep.num_trials
     console.print(f"at most {steps:,} steps; programs and time unknown: trials are drawn on the way")

@@ -10,7 +10,7 @@ from pathlib import Path
 from hybrid_flax.compare.statistics import LEVEL, mean_interval
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.queue import Standing
-from hybrid_flax.jobs.trial import describe
+from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.report import page
 from hybrid_flax.report.drawings import Drawing, write_pngs
 from hybrid_flax.report.page import Field, Page
@@ -250,7 +250,7 @@ def _failures(ranking) -> Iterator[str]:
     for reason, count in Counter(one.reason for one in failed).most_common():
         held = [one for one in failed if one.reason == reason]
         yield page.text(f"{count} trial{'s' * (count > 1)}: {reason}")
-        lines = [f"trial {one.number}, step {one.step}: {describe(one.values)}" for one in held]
+        lines = [f"trial {one.number}, step {one.step}: {values_text(one.values)}" for one in held]
         yield (
             page.preformatted("\n".join(lines))
             if count <= 4
@@ -258,7 +258,8 @@ def _failures(ranking) -> Iterator[str]:
         )
     if failed:
         yield page.text(
-            "Their output is in output.log of their folders. Started again, the sweep tries them again.", "note"
+            "Their output is in output.log of their folders. The next start retries all but those that diverged.",
+            "note",
         )
 
 

@@ -15,7 +15,7 @@ from hybrid_flax.jobs.view import View
 from hybrid_flax.jobs.worker import work_off
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.search import Search
-from hybrid_flax.sweep.tables import Table, print_end, write_tables
+from hybrid_flax.sweep.tables import SweepTable, print_end, write_tables
 from hybrid_flax.sweep.trials import check_config, make_trial
 
 __all__ = ["run_sweep"]
@@ -38,7 +38,7 @@ def run_sweep(
     """
     metric = sweep.metric
     with closing(_queue(sweep, workdir, pruner, storage, seed)) as queue:
-        table = Table(metric)
+        table = SweepTable(metric)
         view = View(queue.num_trials, executor.slots, table.live, table.best_in_words, console)
         with view:
             stopped_by = work_off(queue, executor, workdir, sweep.experiment, view)

@@ -44,7 +44,8 @@ class Search(StudyQueue):
         super().__init__(study, pruner)
 
     def standings(self) -> list[Standing]:
-        return [standing(frozen, frozen.number) for frozen in self._known().values()]
+        known = self._known().values()  # a trial that was tried again has a new number in the study
+        return [standing(frozen, number) for number, frozen in enumerate(known)]
 
     def _trial(self, name, values):
         return self._make(values)

@@ -10,30 +10,31 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
+from rich.table import Table
 from rich.text import Text
 
 from hybrid_flax.files import write_whole
 from hybrid_flax.jobs.queue import ENDED, Standing
-from hybrid_flax.jobs.trial import describe
+from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.jobs.view import View, format_value
 from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.signals import stopped_by
+from hybrid_flax.units import markdown_table
 
-__all__ = ["REPEATS", "Table", "best_first", "best_of", "by_repeats", "print_end", "short_names", "varying"]
+__all__ = ["REPEATS", "SweepTable", "best_first", "best_of", "by_repeats", "print_end", "short_names", "varying"]
 __all__ += ["write_tables"]
 
 REPEATS = ("seed", "data.fold")  # what repeats a setting and is none itself
 _ROWS = 12  # finished trials in the live table
 
 
-class Table:
+class SweepTable:
     """The table of a sweep that is judged by `metric`."""
 
     def __init__(self, metric: Metric):
         self._metric = metric
 
-    def live(self, standings: Sequence[Standing], active: Mapping[str, Any]) -> RichTable:
+    def live(self, standings: Sequence[Standing], active: Mapping[str, Any]) -> Table:
         """What runs, and the best of what has ended. active: what runs here, with its step and value, by name."""
         running = [one for one in standings if one.state == "running"]
         ended = [one for one in best_first(standings, self._metric) if one.state in ENDED]
@@ -41,16 +42,16 @@ class Table:
 
     def drawn(
         self, standings: Sequence[Standing], active: Mapping[str, Any], keys: Sequence[str] | None = None
-    ) -> RichTable:
+    ) -> Table:
         """The table in the order given; keys: of the values that are shown, by default those that vary."""
-        table = RichTable(box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD)
         keys = varying(standings) if keys is None else keys
         for name in ("trial", "state", *short_names(keys), "step", self._metric.name):
             justify: Any = "right" if name in ("trial", "step", self._metric.name) else "left"
             table.add_column(Text(name), justify=justify, overflow="fold")
         for one in standings:
             now = active.get(one.run, one)
-            cells = [describe({"": one.values[key]})[1:] if key in one.values else "" for key in keys]
+            cells = [values_text({"": one.values[key]})[1:] if key in one.values else "" for key in keys]
             texts = [str(one.number), one.state, *cells, str(now.step), format_value(now.value)]
             table.add_row(*map(Text, texts))
         return table
@@ -65,14 +66,14 @@ def print_end(
     standings: Sequence[Standing], workdir: Path, metric: Metric, signal_number: int | None, view: View
 ) -> None:
     """The best trial, the table, what failed, and where all of it is."""
-    view.console.print(Table(metric).drawn(best_first(standings, metric), {}))
+    view.console.print(SweepTable(metric).drawn(best_first(standings, metric), {}))
     best = best_of(standings, metric)
     if best is not None:
-        view.print(f"best: trial {best.number}, {metric.name} {format_value(best.value)}: {describe(best.values)}")
+        view.print(f"best: trial {best.number}, {metric.name} {format_value(best.value)}: {values_text(best.values)}")
         view.print(f"      {workdir / best.run}")
     for one in standings:
         if one.state == "failed":
-            view.print(f"failed: trial {one.number} ({describe(one.values)}): {one.reason}")
+            view.print(f"failed: trial {one.number} ({values_text(one.values)}): {one.reason}")
     if signal_number is not None:
         view.print(f"{stopped_by(signal_number)}; run the same command to go on")
     view.print(f"{workdir / 'sweep.md'}, {workdir / 'sweep.csv'}")
@@ -101,7 +102,7 @@ def by_repeats(standings: Sequence[Standing]) -> dict[str, list[Standing]]:
     for one in standings:
         if one.state == "done" and one.value is not None and not math.isnan(one.value) and set(REPEATS) & {*one.values}:
             rest = {key: value for key, value in one.values.items() if key in keys and key not in REPEATS}
-            groups.setdefault(describe(rest) if rest else "all", []).append(one)
+            groups.setdefault(values_text(rest) if rest else "all", []).append(one)
     return groups if any(len(group) > 1 for group in groups.values()) else {}
 
 
@@ -130,10 +131,10 @@ def write_tables(standings: Sequence[Standing], workdir: str | os.PathLike, metr
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_whole(Path(workdir) / "sweep.csv", text.getvalue())
-    tables = [_markdown([header, *rows])]
+    tables = [markdown_table([header, *rows])]
     if groups := by_repeats(standings):
         tables.append(
-            _markdown([["setting", "runs", f"mean {metric.name}", "standard deviation"], *_means(groups, metric)])
+            markdown_table([["setting", "runs", f"mean {metric.name}", "standard deviation"], *_means(groups, metric)])
         )
     write_whole(Path(workdir) / "sweep.md", "\n".join(tables))
 
@@ -145,9 +146,3 @@ def _means(groups, metric):
         values = [one.value for one in group]
         rows.append([setting, len(values), fmean(values), stdev(values) if len(values) > 1 else ""])
     return sorted(rows, key=lambda row: row[2], reverse=not metric.lower_is_better)
-
-
-def _markdown(rows):
-    cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"

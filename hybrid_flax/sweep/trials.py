@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.config import config_hash, flatten, value_at, with_values
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.jobs.trial import Trial, describe
+from hybrid_flax.jobs.trial import Trial, values_text
 from hybrid_flax.sweep.space import Setting, draw, has_spaces
 from hybrid_flax.train.setup import Setup, make_setup
 
@@ -28,7 +28,7 @@ def make_trial(base: ConfigDict, values: Setting, label: str = "trial", flat: Se
     try:
         config = with_values(base, values)
     except ConfigError as error:
-        raise ConfigError(f"{label} ({describe(values)}): {error}") from error
+        raise ConfigError(f"{label} ({values_text(values)}): {error}") from error
     values = {key: value_at(config, key) for key in values}
     return Trial(config_hash({**(flat or flatten(base)), **values}), values, config)
 
@@ -47,7 +47,7 @@ def make_trials(base: ConfigDict, settings: Sequence[Setting], given: Iterable[s
         _check_given(values, given, label)
         trial = make_trial(base, values, label, flat)
         if trial.name in first:
-            raise ConfigError(f"trials {first[trial.name]} and {number} ({describe(values)}) are the same run")
+            raise ConfigError(f"trials {first[trial.name]} and {number} ({values_text(values)}) are the same run")
         first[trial.name] = number
         _check_trial(trial, label)
         trials.append(trial)
@@ -99,7 +99,7 @@ def _check_trial(trial, label):
     try:
         return check_config(trial.config)
     except ConfigError as error:
-        raise ConfigError(f"{label} ({describe(trial.values)}): {error}") from error
+        raise ConfigError(f"{label} ({values_text(trial.values)}): {error}") from error
 
 
 def _num_ends(value):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import config_diff, config_hash, merge_saved
+from hybrid_flax.config import config_diff, config_hash, few_of, merge_saved
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, write_json
@@ -66,9 +66,8 @@ class RunFolder:
             self.check_format()
             changes = config_diff(merge_saved(read_json(self.config)), new)
             if changes:
-                more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
                 raise ConfigError(
-                    f"{self.path} holds a run of another config: {'; '.join(changes[:3])}{more}; use another --workdir"
+                    f"{self.path} holds a run of another config: {few_of(changes)}; use another --workdir"
                 )
             return
         if jax.process_index() != 0:

@@ -27,7 +27,8 @@ class Parallel(NamedTuple):
 
     kind: "jit", "pmap", "shard_map" or "lanes". axis_name: what a step sums over, None under jit.
     wrap: (step, donate) -> the mapped step(state, rows, rows) -> (state, rows, sums).
-    put_state: place a value on every device. put_rows: split rows [B, ...] of this process over the devices.
+    put_state: place a value on every device, or that of each lane on its device.
+    put_rows: split rows [B, ...] of this process over the devices.
     get_rows: rows as they are checkpointed, [B, ...], whatever the number of devices.
     rows: (batch_size) -> the slice of global rows that this process builds.
     blocking: whether every step must end before the next begins (several CPU devices deadlock otherwise).

@@ -1,4 +1,4 @@
-"""What a config stands for: the data, the model and the step of an setup, checked before anything runs."""
+"""What a config stands for: the data, the model and the step of a setup, checked before anything runs."""
 
 import functools
 from collections.abc import Hashable, Mapping
@@ -51,7 +51,7 @@ class Setup(NamedTuple):
 
 
 def make_setup(config: Any) -> Setup:
-    """Build all parts of an setup; raises ConfigError in one line for whatever does not fit."""
+    """Build all parts of a setup; raises ConfigError in one line for whatever does not fit."""
     validate(config)
     check_task(config)
     try:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from hybrid_flax.typing import Array, Int, Key, Params, PyTree, Scalar
@@ -52,12 +51,3 @@ class TrainState(NamedTuple):
 def make_hparams(**values: float) -> Hparams:
     """Hparams as float32 scalars on the device."""
     return Hparams(**{name: jnp.asarray(values[name], jnp.float32) for name in Hparams._fields})
-
-
-def replace_hparams(state: TrainState, **values: float) -> TrainState:
-    """The state with other hyperparameters, in the same places on the same devices."""
-    changed = {
-        name: jax.device_put(jnp.asarray(value, jnp.float32), getattr(state.hparams, name).sharding)
-        for name, value in values.items()
-    }
-    return state._replace(hparams=state.hparams._replace(**changed))

@@ -82,6 +82,8 @@ HOSTILE = {
     "no learning rate": ({"learning_rates": ()}, "learning_rates=()"),
     "equal rates": ({"learning_rates": (1e-3, 1e-3)}, "must be different numbers"),
     "rate that is a text": ({"learning_rates": ("fast",)}, "numbers above 0"),
+    "a rate by itself": ({"learning_rates": 0.01}, "learning_rates=0.01 must be a list"),
+    "a budget without its kind": ({"budget": 1000}, "budget must be a dict"),
     "no seeds": ({"seeds": 0}, "seeds=0"),
     "seeds in a list": ({"seeds": [0, 1]}, "seeds=[0, 1]"),
     "no test split": ({"task__data__test_fraction": 0.0}, "no test split at data.test_fraction=0.0: raise it"),
@@ -137,3 +139,18 @@ def test_a_file_without_a_comparison(text, tmp_path, capsys):
     path.write_text("def get_compare(arg=''):\n    return {}\n")
     assert cli.main(["compare", f"--config={path}"]) == 2
     assert "returned dict, not a Definition" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": 1000}, "task 'text': budget=1000 must be"),
+        ({"rows": ["tanh"]}, "task 'text': rows=['tanh'] must be"),
+    ],
+)
+def test_hostile_tasks(changes, words, text):
+    sound = definition(text)
+    task = sound.tasks["text"]._replace(**changes)
+    with pytest.raises(ConfigError) as caught:
+        list(make_contenders(sound._replace(tasks={"text": task})))
+    assert words in str(caught.value)

@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -239,3 +240,16 @@ def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
         steps = [row["step"] for row in read_jsonl(folder / trial.name / "metrics.jsonl") if "train/loss" in row]
         assert steps == list(range(1, 31))
     assert {row["choice"] for row in read_jsonl(folder / "lanes.jsonl")} <= {"lanes", "alone"}
+
+
+def test_a_process_that_cannot_start_is_told(folders, tmp_path, monkeypatch):
+    """It is not started again and again: no trial has begun, so all have failed."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    executor = LanesExecutor(tmp_path, 8)
+    jobs, ended = [executor.submit(folder) for folder in folders[:2]], {}
+    until = time.monotonic() + 30
+    while len(ended) < 2 and time.monotonic() < until:
+        ended |= {job: end for job in jobs if (end := executor.poll(job)) is not None}
+        time.sleep(0.02)
+    assert {end.reason for end in ended.values()} == {"the process of the lanes: exit code 1: it printed nothing"}
+    executor.close()

@@ -22,6 +22,8 @@ def sweep():
         axis("optim.learning_rate", [1e-3, 1e-2]),
         axis("train.dropout", [0.0, 0.1, 0.2]),
     )
+def sweep_marked():
+    return axis("sample.prompt", ["[/x]", "[bold]"])
 def sweep_space():
     yield {
         "model.pattern": choice("lstm", "swa"),
@@ -58,6 +60,11 @@ def test_programs(experiment, tmp_path):
         params = jax.eval_shape(lambda model=of_trials[0].model: init_params(model, jax.random.key(0)))
         assert program.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert len(steps) == 4
+
+
+def test_brackets_are_letters(experiment, tmp_path):
+    text = printed(read_sweep(experiment, [], ["marked"]), tmp_path, on_cpu=False)
+    assert "sample.prompt=[/x]" in text and "sample.prompt=[bold]" in text
 
 
 def test_printed(experiment, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import tiny
 from hybrid_flax.config import ConfigError, config_hash, flatten, load_config
 from hybrid_flax.jobs.claims import FileLock
 from hybrid_flax.jobs.status import read_status
-from hybrid_flax.jobs.trial import TrialFolder, describe
+from hybrid_flax.jobs.trial import TrialFolder, values_text
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import axis, product
 from hybrid_flax.sweep.trials import make_trial, make_trials
@@ -118,7 +118,7 @@ def test_a_trial_is_the_config_with_its_values(text):
     expected = {**flatten(base), **values}
     assert flatten(trial.config) == expected and flatten(base) != expected
     assert trial.name == config_hash(trial.config) == make_trial(base, values | {"optim.clip_norm": 2.0}).name
-    assert describe(trial.values) == "mixers.swa.window=6 optim.clip_norm=2 model.pattern=lstm"
+    assert values_text(trial.values) == "mixers.swa.window=6 optim.clip_norm=2 model.pattern=lstm"
 
 
 def test_names_follow_values(text):
