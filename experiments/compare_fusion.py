@@ -5,7 +5,7 @@
     python launch.py --config=experiments/compare_fusion.py:recall --config.model.pattern=cascade:lstm+attn
 
 The argument is a budget: `smoke` is a first look, 160 runs with 3 seeds, too short for most rows to show what they can
-do, in 48 minutes on two cores with --jobs=2; `full` has 5 seeds, one more learning rate and three times the steps, 280
+do; `full` has 5 seeds, one more learning rate and three times the steps, 280
 runs (docs/fusion.md). Both go on where they were stopped. No row has MLPs. The last line trains one model on one of the
 tasks: lm, sentiment, tagging, recall, parity.
 
