@@ -5,9 +5,9 @@
     python launch.py --config=experiments/compare_fusion.py:recall --config.model.pattern=cascade:lstm+attn
 
 The argument is a budget: `smoke` is a first look, 160 runs with 3 seeds, too short for most rows to show what they can
-do; `full` has 5 seeds, one more learning rate and three times the steps, 280
-runs (docs/fusion.md). Both go on where they were stopped. No row has MLPs. The last line trains one model on one of the
-tasks: lm, sentiment, tagging, recall, parity.
+do; `full` has 5 seeds, one more learning rate and three times the steps, 280 runs (docs/fusion.md). Both go on where
+they were stopped. No row has MLPs. The last line trains one model on one of the tasks: lm, sentiment, tagging, recall,
+parity.
 
 Tagging is WNUT-17 (emerging entities), in $HYBRID_FLAX_DATA/wnut17; without that variable the task is left out.
 
