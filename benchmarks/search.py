@@ -31,12 +31,13 @@ from hybrid_flax.config import load_config
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.executor import Ended
 from hybrid_flax.jobs.status import read_status
-from hybrid_flax.jobs.trial import TrialFolder, describe
+from hybrid_flax.jobs.trial import TrialFolder, values_text
 from hybrid_flax.sweep.definition import Sweep, read_sweep
 from hybrid_flax.sweep.run import run_sweep
 from hybrid_flax.sweep.trials import make_trial
 from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.loop import train
+from hybrid_flax.train.signals import Interrupted
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "shakespeare.py")
 STEPS = 270
@@ -119,7 +120,7 @@ def print_row(name: str, workdir: Path, reference: float, total: int) -> None:
     """A row of the table; reference, total: the best loss and the steps of the grid."""
     runs, steps = finished(workdir), steps_in(workdir)
     trials = sum(1 for _ in workdir.glob("*/trial.json"))
-    config = f"`{describe(runs[0].values)}`"
+    config = f"`{values_text(runs[0].values)}`"
     change = f"{runs[0].loss - reference:+.4f}"
     row = (name, f"{trials}, {len(runs)}", f"{steps:,}", f"{steps / total:.3f}", f"{runs[0].loss:.4f}", change, config)
     print(f"| {' | '.join(row)} |", flush=True)

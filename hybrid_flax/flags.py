@@ -314,9 +314,7 @@ def _help_verb(verb: Verb) -> str:
         else:
             rows.append((f"--{flag.name}={flag.kind.shown}", f"{flag.about} ({default})"))
     if verb.knobs:
-        rows.append(
-            ("--config.NAME=VALUE", "Set a knob; hybrid_flax/knobs.py lists them. (default: as the file says)")
-        )
+        rows.append(("--config.NAME=VALUE", "Set a knob; hybrid_flax/knobs.py lists them. (default: as the file says)"))
     return "\n".join([verb.about, "", *_table(rows), "", f"Example: {command()} {verb.name} {verb.example}"])
 
 

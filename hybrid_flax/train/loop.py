@@ -17,7 +17,7 @@ from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted, stop_on_signals
 from hybrid_flax.train.step import make_train_step
 
-__all__ = ["Interrupt", "Interrupted", "train"]
+__all__ = ["train"]
 
 
 def train(

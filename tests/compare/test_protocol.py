@@ -96,9 +96,10 @@ def whole(plan, comparison_file, tmp_path_factory):
     return workdir
 
 
-def figures(workdir) -> list:
-    """All that must not depend on the machine or on how often the comparison was cut off."""
-    return [entry._replace(cost=None, failures=()) for entry in read_comparison(workdir).entries]
+def figures(workdir, *tasks) -> list:
+    """All that must not depend on the machine or on how often the comparison was cut off, of some tasks or of all."""
+    entries = [entry for entry in read_comparison(workdir).entries if not tasks or entry.task in tasks]
+    return [entry._replace(cost=None, failures=()) for entry in entries]
 
 
 @pytest.mark.slow
@@ -300,7 +301,7 @@ def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
+def test_killed_stopped_and_gone_on_with(whole, comparison_file, tmp_path):
     """SIGKILL, then SIGTERM, in the middle of a run: nothing is left running, and the end is that of the whole.
 
     Jobs share the cores: all read the file of the comparison, which notes where.
@@ -309,23 +310,22 @@ def test_killed_stopped_and_gone_on_with(comparison_file, tmp_path):
     note = f"\nimport os\nprint(*sorted(os.sched_getaffinity(0)), file=open({str(cores)!r}, 'a'))\n"
     comparison_file = tmp_path / comparison_file.name
     comparison_file.write_text(comparisons.write_comparison_file(tmp_path).read_text() + note)
-    start = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", "--jobs=2")
-    code, _, err = tiny.python(*start, f"--workdir={tmp_path / 'whole'}")
-    assert code == 0, err
-    mine = sorted(os.sched_getaffinity(0))
-    wanted = [mine, mine[::2], mine[1::2] or mine]
-    assert {*cores.read_text().splitlines()} == {" ".join(map(str, some)) for some in wanted}
-    command = (*start, f"--workdir={workdir}")
-    for number, code, results in ((signal.SIGKILL, -signal.SIGKILL, 1), (signal.SIGTERM, 128 + signal.SIGTERM, 4)):
+    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}:pairs", "--jobs=2")
+    command += (f"--workdir={workdir}",)
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
+        before = len(list(workdir.glob("runs/*/results.json")))
         process = tiny.start(*command)
-        wait_for_results(process, workdir, results)
+        wait_for_results(process, workdir, before + 1)
         process.send_signal(number)
         assert tiny.finish(process)[0] == code
         assert_nothing_runs(workdir)
-        assert len(list(workdir.glob("runs/*/results.json"))) < 12
+        assert len(list(workdir.glob("runs/*/results.json"))) < 6
     code, out, err = tiny.python(*command)
     assert code == 0, err
-    assert figures(workdir) == figures(tmp_path / "whole") and "12/12 trials" in out
+    assert figures(workdir) == figures(whole, "pairs") and "6/6 trials" in out
+    mine = sorted(os.sched_getaffinity(0))
+    wanted = [mine, mine[::2], mine[1::2] or mine]
+    assert {*cores.read_text().splitlines()} == {" ".join(map(str, some)) for some in wanted}
 
 
 @pytest.mark.slow
@@ -334,23 +334,23 @@ def test_every_executor_gives_the_same_table(executor, whole, comparison_file, t
     """Killed and gone on with: that of runs which train here, one after another."""
     if executor == "slurm":
         request.getfixturevalue("slurm")
-    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={tmp_path}")
+    command = (tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}:pairs", f"--workdir={tmp_path}")
     command += (f"--executor={executor}", "--jobs=2")
     process = tiny.start(*command)
-    wait_for_results(process, tmp_path, 2)
+    wait_for_results(process, tmp_path, 1)
     process.send_signal(signal.SIGKILL)
     assert tiny.finish(process)[0] == -signal.SIGKILL
-    assert len(list(tmp_path.glob("runs/*/results.json"))) < 12
+    assert len(list(tmp_path.glob("runs/*/results.json"))) < 6
     code, out, err = tiny.python(*command)
     assert code == 0, err
-    assert "12/12 trials" in out and len(list(tmp_path.glob("runs/*/results.json"))) == 12
-    for entry, wanted in zip(read_comparison(tmp_path).entries, read_comparison(whole).entries):
+    assert "6/6 trials" in out and len(list(tmp_path.glob("runs/*/results.json"))) == 6
+    for entry, wanted in zip(figures(tmp_path), figures(whole, "pairs"), strict=True):
         assert (entry.row, entry.task, entry.learning_rate, entry.seeds, entry.folders) == (
             *(wanted.row, wanted.task, wanted.learning_rate),
             *(wanted.seeds, wanted.folders),
         )
-        figures = (*entry.valid, *entry.test, *(value for _, value in entry.search))
-        assert figures == pytest.approx((*wanted.valid, *wanted.test, *(v for _, v in wanted.search)), rel=1e-5)
+        values = (*entry.valid, *entry.test, *(value for _, value in entry.search))
+        assert values == pytest.approx((*wanted.valid, *wanted.test, *(v for _, v in wanted.search)), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -358,14 +358,14 @@ def test_every_executor_gives_the_same_table(executor, whole, comparison_file, t
 def test_workers_share_a_comparison(storage, whole, comparison_file, tmp_path, request):
     """Two at once do every run once, and both end with the whole table."""
     workdir = tmp_path / f"shared-{storage}"
-    command = [tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}", f"--workdir={workdir}"]
+    command = [tiny.ROOT / "launch.py", "compare", f"--config={comparison_file}:pairs", f"--workdir={workdir}"]
     if storage == "postgresql":
         command.append(f"--storage={request.getfixturevalue('database')}")
     workers = [tiny.finish(process) for process in [tiny.start(*command), tiny.start(*command)]]
     assert [code for code, _, _ in workers] == [0, 0], workers
     started = [line for _, out, _ in workers for line in out.splitlines() if line.startswith("started: ")]
-    assert len(started) == len(set(started)) == 12
-    assert figures(workdir) == figures(whole)
+    assert len(started) == len(set(started)) == 6
+    assert figures(workdir) == figures(whole, "pairs")
 
 
 def wait_for_results(process, workdir, number):

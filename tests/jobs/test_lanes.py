@@ -14,9 +14,10 @@ from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, trai
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import start_position
 from hybrid_flax.train.setup import make_setup
+from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.writers import read_jsonl
 
 QUIET = Console(quiet=True)

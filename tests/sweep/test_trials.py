@@ -148,7 +148,7 @@ def test_trial_json_is_a_config(text, tmp_path):
     folder.prepare(trial, str(path))
     assert config_hash(load_config(str(folder.trial))) == trial.name
     folder.trial.write_text("{}")
-    with pytest.raises(ConfigError, match=r"trial\.json' is no trial of a sweep"):
+    with pytest.raises(ConfigError, match=r"trial\.json' is no trial"):
         load_config(str(folder.trial))
 
 

@@ -18,8 +18,9 @@ from tiny import Crash, at_step, crash
 from hybrid_flax.train import session
 from hybrid_flax.train.checkpoint import Checkpoints
 from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.loop import Interrupted, train
+from hybrid_flax.train.loop import train
 from hybrid_flax.train.setup import make_setup
+from hybrid_flax.train.signals import Interrupted
 
 MODES = {
     "windows": {
