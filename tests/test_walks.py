@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from sampling import imports
 from test_layout import ORDER, PACKAGE
 
+import hybrid_flax
 from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.jobs import worker
 from hybrid_flax.jobs.executor import Ended
@@ -22,7 +24,7 @@ from hybrid_flax.train.loop import train
 
 MOST_RETURNS, MOST_FILES = 2, 8
 QUIET = Console(quiet=True)
-_HERE = f"{PACKAGE}/"
+_HERE = f"{Path(hybrid_flax.__file__).parent}/"  # the package as it is installed
 TEXT = (tiny.ROOT / "docs" / "walks.md").read_text(encoding="utf-8")
 SWEEP = """
 from hybrid_flax.sweep.space import axis
