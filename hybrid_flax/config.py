@@ -241,8 +241,6 @@ def validate(config: ConfigDict) -> None:
             f"data.folds={flat['data.folds']} makes a test split of its own: data.test_fraction must be 0, "
             f"not {flat['data.test_fraction']}"
         )
-    if flat["data.folds"] and flat["task.name"] in ("lm", "answer"):
-        raise ConfigError(f"data.folds={flat['data.folds']} needs labelled examples, not task.name={flat['task.name']}")
     if flat["data.batch_size"] == 0 and flat["data.mode"] not in ("windows", "padded"):
         raise ConfigError("data.batch_size=0 (the whole training set) needs data.mode=windows or padded")
     for key in ("train.patience", "eval.best"):

@@ -96,6 +96,15 @@ def _programs_are_dropped():
 
 
 @pytest.fixture(scope="module")
+def no_pauses():
+    """A worker in this process does not wait before it looks again at what runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_PAUSE", "_PAUSE_IDLE"):
+            patch.setattr(f"hybrid_flax.jobs.worker.{name}", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
 def slurm():
     """SLURM's commands reach a cluster."""
     with (

@@ -108,7 +108,6 @@ def test_flatten():
         (["data.folds=10", "data.fold=10"], "counted from 0"),
         (["data.fold=1"], "want 0 and 0"),
         (["data.folds=10", "data.test_fraction=0.1"], "data.test_fraction must be 0"),
-        (["data.folds=10"], "needs labelled examples, not task.name=lm"),
         (["data.word_length=0"], "must be at least 1"),
         (["model.embedding_width=-1"], "must be at least 0"),
         (["train.patience=3"], "train.patience=3 .* eval.best=true"),

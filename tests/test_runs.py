@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -72,6 +73,14 @@ def test_a_config_of_an_older_version(workdir, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config))
     assert load_run(workdir).config.sample.top_p == removed
     (workdir / "config.json").write_text(json.dumps(config | {"sample": config["sample"] | {"top_p": removed}}))
+
+
+def test_a_config_that_names_no_task(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"task": config["task"] | {"name": "tagg"}}))
+    with pytest.raises(ConfigError, match=r"copy: task\.name='tagg' is none of lm, .*; nearest: tag$"):
+        load_run(copy)
 
 
 OWN_CELL = '''

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import pytest
 import tiny
+from jobs.in_process import InProcessExecutor
 from rich.console import Console
 from sampling import imports
 from test_layout import ORDER, PACKAGE
 
 import hybrid_flax
 from hybrid_flax.config import apply_overrides, load_config
-from hybrid_flax.jobs import worker
-from hybrid_flax.jobs.executor import Ended
 from hybrid_flax.report.sweep_report import write_sweep_report
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.run import run_sweep
@@ -47,25 +46,6 @@ class Call(NamedTuple):
         return self.stack[-1] if self.stack else ""
 
 
-class Here:
-    """An executor whose trials train in this process."""
-
-    slots = 1
-
-    def submit(self, folder):
-        train(load_config(str(folder.trial)), folder.path, console=QUIET)
-        return Ended(0)
-
-    def poll(self, job):
-        return job
-
-    def cancel(self, job):
-        pass
-
-    def close(self):
-        pass
-
-
 def walks(text: str) -> dict[str, list[tuple[str, str]]]:
     """The (file, function) of every row, by heading."""
     found = {}
@@ -80,7 +60,7 @@ WALKS = walks(TEXT)
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory) -> list[Call]:
+def trace(tmp_path_factory, no_pauses) -> list[Call]:
     """The calls of one run, and of a sweep of one trial, that are stops of any walk."""
     wanted = {place for walk in WALKS.values() for place in walk}
     folder, calls = tmp_path_factory.mktemp("walks"), []
@@ -97,19 +77,14 @@ def trace(tmp_path_factory) -> list[Call]:
             outer = outer.f_back
         calls.append(Call(place, tuple(reversed(stack))))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "_PAUSE", 0.0)
-        patch.setattr(worker, "_PAUSE_IDLE", 0.0)
-        sys.settrace(note)
-        try:
-            train(
-                apply_overrides(load_config(str(experiment)), ["optim.learning_rate=0.01"]), folder / "run", "", QUIET
-            )
-            sweep = read_sweep(str(experiment), ["optim.learning_rate=0.02"])
-            standings, _ = run_sweep(sweep, folder / "sweep", Here(), console=QUIET)
-            write_sweep_report(sweep, standings, folder / "sweep")
-        finally:
-            sys.settrace(None)
+    sys.settrace(note)
+    try:
+        train(apply_overrides(load_config(str(experiment)), ["optim.learning_rate=0.01"]), folder / "run", "", QUIET)
+        sweep = read_sweep(str(experiment), ["optim.learning_rate=0.02"])
+        standings, _ = run_sweep(sweep, folder / "sweep", InProcessExecutor(), console=QUIET)
+        write_sweep_report(sweep, standings, folder / "sweep")
+    finally:
+        sys.settrace(None)
     return calls
 
 

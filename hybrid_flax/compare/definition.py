@@ -13,7 +13,6 @@ from hybrid_flax.config import apply_overrides, config_hash, validate, with_valu
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.mixers.registry import parse_layer
 from hybrid_flax.models.model import SequenceModel
-from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.train.setup import make_setup, missing_split, model_from_config, read_source
 
 __all__ = ["ComparedTask", "Contender", "Definition", "make_contenders"]
@@ -112,8 +111,7 @@ def _make_contender(definition, row, values, task, base, budget) -> Contender:
 
     model = make_model(solve_width(make_model, budget, tokens))
     config.model.width = model.design.width
-    metric = find_metric(make_setup(config).task, config.eval.metric)
-    column = Column(task, config.task.name, metric, budget, config.train.steps, tokens.shape[1])
+    column = Column(task, config.task.name, make_setup(config).metric, budget, config.train.steps, tokens.shape[1])
     seeds = tuple(config.seed + number for number in range(definition.seeds))
     cost, rates = model_cost(model, tokens), tuple(map(float, definition.learning_rates))
     # Without the learning rate: the runs of a grid remain those of a grid with other rates beside them.

@@ -23,16 +23,13 @@ from hybrid_flax.jobs.trial import Trial
 from hybrid_flax.jobs.view import View
 from hybrid_flax.jobs.worker import work_off
 from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.peak import PEAKS
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["best_rate", "num_runs", "plan_comparison", "plan_runs", "run_comparison"]
 
 _AWAY = "it is done, and its results.json is not here: workers of a comparison share its folder"
 Standings = Mapping[str, Standing]  # by the name of the run
-_PEAKS = {
-    "perf/device_peak_bytes": "device memory",
-    "perf/process_peak_bytes": "resident memory of the process",
-}
 
 
 def plan_comparison(experiment: str, overrides: Sequence[str] = ()) -> tuple[str, list[Contender]]:
@@ -59,8 +56,8 @@ def run_comparison(
 ) -> tuple[Comparison, int | None]:
     """Do all runs that are not done, as `work_off` does. Workers of one comparison share its folder.
 
-    pruner: of the learning rates that are tried, among those of a contender. compare.json is written anew after every
-    run that ends here, and `publish` called. Returns what was found, and the signal that asked to stop.
+    pruner: rule that stops a learning rate that is behind the others of its contender. After every run that ends
+    here compare.json is written anew and `publish` called. Returns what was found, and the signal that asked to stop.
     """
     store = open_store(workdir, storage)
     open_study(store, {"search": "comparison"}, lower_is_better=True)  # so that no sweep comes into this folder
@@ -185,7 +182,7 @@ def _measured(cost: Cost, folders) -> Cost:
     """With the costs that only a run tells."""
     perf = [row for folder in folders for row in read_jsonl(folder.perf)]
     rates = [row["perf/tokens_per_sec"] for row in perf if "perf/tokens_per_sec" in row]
-    peaks = {kind: [row[name] for row in perf if name in row] for name, kind in _PEAKS.items()}
+    peaks = {kind: [row[name] for row in perf if name in row] for name, kind in PEAKS.items()}
     kind, peak = next(((kind, max(found)) for kind, found in peaks.items() if found), ("", None))
     return cost._replace(tokens_per_sec=median(rates) if rates else None, peak_bytes=peak, peak_kind=kind)
 

@@ -11,7 +11,7 @@ from hybrid_flax.tasks.base import Metric
 __all__ = ["Budget", "Column", "Comparison", "Cost", "Entry", "Failure", "Row", "read_comparison", "write_comparison"]
 
 FILE = "compare.json"
-_FORMAT = 1  # of the file; that of version 0.1 had none
+_FORMAT = 1  # version of the file's format; version 0.1 wrote none
 
 
 class Budget(NamedTuple):

@@ -45,7 +45,7 @@ class _Waiting(NamedTuple):
 
 
 class Trainer:
-    """Trains what it is told to, until it is told no more.
+    """Trains the trials that messages name, until the messages end.
 
     messages: as above, None for the end. report: of what began and what ended.
     """

@@ -59,7 +59,7 @@ def write_report(comparison: Comparison, workdir: str | os.PathLike) -> Path:
 
 def comparison_page(comparison: Comparison, workdir: Path, drawings: dict[str, Drawing]) -> Page:
     """The page; `drawings` are those of `write_report`."""
-    made = Page(comparison.title, lead(comparison).replace("**", ""))
+    made = Page(comparison.title, lead(comparison))
     columns = _begun(comparison)
     if not columns:
         return made.section("Results", page.text("No run is finished yet."))

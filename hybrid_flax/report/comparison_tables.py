@@ -109,7 +109,7 @@ def lead(comparison: Comparison) -> str:
     )
     rates = ", ".join(f"{rate:g}" for rate in comparison.learning_rates)
     done, wanted = sum(len(entry.seeds) for entry in comparison.entries), comparison.seeds * len(comparison.entries)
-    unfinished = f" {done} of {wanted} runs are done: **what stands here is not the end.**"
+    unfinished = f" {done} of {wanted} runs are done: what stands here is not the end."
     return (
         f"{len(comparison.rows)} models on {len(comparison.columns)} tasks. Every model is brought to within 2 % of "
         f"the budget of a task ({budgets}) by its width alone, tries the learning rates {rates} with the first seed, "

@@ -36,15 +36,14 @@ def run_sweep(
     Returns the standings by number, and the signal that asked to stop. Raises ConfigError where the folder or the
     storage holds another sweep.
     """
-    metric = sweep.metric
     with closing(_queue(sweep, workdir, pruner, storage, seed)) as queue:
-        table = SweepTable(metric)
+        table = SweepTable(sweep.metric)
         view = View(queue.num_trials, executor.slots, table.live, table.best_in_words, console)
         with view:
             stopped_by = work_off(queue, executor, workdir, sweep.experiment, view)
         standings = queue.standings()
-    write_tables(standings, workdir, metric)
-    print_end(standings, workdir, metric, stopped_by, view)
+    write_tables(standings, workdir, sweep.metric)
+    print_end(standings, workdir, sweep.metric, stopped_by, view)
     return standings, stopped_by
 
 

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import jax
 
-__all__ = ["peak_memory"]
+__all__ = ["PEAKS", "peak_memory"]
+
+# What each peak is of, by its name in perf.jsonl; the first that a run has is its own.
+_DEVICE, _PROCESS = "perf/device_peak_bytes", "perf/process_peak_bytes"
+PEAKS = {_DEVICE: "device memory", _PROCESS: "resident memory of the process"}
 
 
 def peak_memory() -> dict[str, int]:
     """The peak so far in bytes: of the accelerator where there is one, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        return {"perf/device_peak_bytes": stats["peak_bytes_in_use"]}
-    return {"perf/process_peak_bytes": _resident_bytes()}
+        return {_DEVICE: stats["peak_bytes_in_use"]}
+    return {_PROCESS: _resident_bytes()}
 
 
 def _resident_bytes():

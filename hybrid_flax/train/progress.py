@@ -13,7 +13,7 @@ from rich.progress import track as rich_track
 from rich.text import Text
 
 from hybrid_flax.train.writers import as_number
-from hybrid_flax.units import format_clock
+from hybrid_flax.units import format_clock, format_count
 
 __all__ = ["Progress", "track"]
 
@@ -149,8 +149,5 @@ def _format(name: str, value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     if name == "perf/tokens_per_sec":
-        for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if value >= size:
-                return f"{value / size:.1f}{unit}"
-        return f"{value:.0f}"
+        return format_count(value)
     return f"{value:.1e}" if name == "train/learning_rate" else f"{value:.4f}"

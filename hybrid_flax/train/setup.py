@@ -1,4 +1,4 @@
-"""What a config stands for: the data, the model and the step of a setup, checked before anything runs."""
+"""What a config stands for: its data, its model and its step, checked before anything runs."""
 
 import functools
 from collections.abc import Hashable, Mapping
@@ -15,7 +15,7 @@ from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import check_task, label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, is_pooled, label_kind, make_task
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -51,7 +51,7 @@ class Setup(NamedTuple):
 
 
 def make_setup(config: Any) -> Setup:
-    """Build all parts of a setup; raises ConfigError in one line for whatever does not fit."""
+    """Build all that a config determines; raises ConfigError in one line for whatever does not fit."""
     validate(config)
     check_task(config)
     try:
@@ -100,7 +100,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         raise ValueError(
             f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
         )
-    if config.model.characters != "none" and (task in ("lm", "answer") or data.tokenizer != "word"):
+    if config.model.characters != "none" and (label_kind(task) is None or data.tokenizer != "word"):
         raise ValueError(
             f"model.characters={config.model.characters} needs labelled examples and data.tokenizer=word, "
             f"not task.name={task} and data.tokenizer={data.tokenizer}"
@@ -139,8 +139,8 @@ def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
-        num_outputs=None if task in ("lm", "answer") else len(labels) or 1,
-        pooling=config.task.pooling if task in ("classify", "multilabel", "regress") else "none",
+        num_outputs=None if label_kind(task) is None else len(labels) or 1,
+        pooling=config.task.pooling if is_pooled(task) else "none",
         crf=task == "tag" and config.task.crf,
         num_characters=num_characters,
         word_length=config.data.word_length,

@@ -89,6 +89,7 @@ HOSTILE = {
     "no test split": ({"task__data__test_fraction": 0.0}, "no test split at data.test_fraction=0.0: raise it"),
     "no evaluation": ({"task__eval__every": 0}, "eval.every=0"),
     "unknown metric": ({"task__eval__metric": "f1"}, "eval.metric='f1' is none of loss"),
+    "unknown task": ({"task__task__name": "tagg"}, "task.name='tagg' is none of lm"),
     "no such file": ({"task__data__path": "nowhere.txt"}, "nowhere.txt"),
 }
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -14,16 +13,14 @@ import jax
 import pytest
 import tiny
 from jobs.fake import FakeExecutor
+from jobs.in_process import InProcessExecutor
 from rich.console import Console
 
 from hybrid_flax import cli
 from hybrid_flax.compare import protocol
 from hybrid_flax.compare.protocol import num_runs, plan_comparison, plan_runs, run_comparison
 from hybrid_flax.compare.results import Failure, read_comparison
-from hybrid_flax.config import experiment_name, load_config
-from hybrid_flax.errors import ConfigError, one_line
-from hybrid_flax.jobs import worker
-from hybrid_flax.jobs.executor import Ended
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report import comparison as report_module
 from hybrid_flax.report.comparison_tables import markdown, write_tables
@@ -32,51 +29,12 @@ from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.signals import Interrupted
 
-here = sys.modules[__name__]
-real_train = train
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
-class Here:
-    """An executor whose trials train in this process, one after another; `codes` are exit codes to end with instead."""
-
-    slots = 1
-
-    def __init__(self, codes=()):
-        self._codes = list(codes)
-
-    def submit(self, folder):
-        if self._codes:
-            return Ended(self._codes.pop(0))
-        try:
-            train(load_config(str(folder.trial)), folder.path, experiment_name(str(folder.trial)), Console(quiet=True))
-        except Interrupted as stopped:
-            os.kill(os.getpid(), stopped.signal_number)  # as it came to the whole comparison
-            return None
-        except TrainingFailed as failure:
-            return Ended(failure.exit_code, str(failure))
-        except Exception as error:
-            return Ended(1, one_line(error))
-        return Ended(0)
-
-    def poll(self, job):
-        return job
-
-    def cancel(self, job):
-        pass
-
-    def close(self):
-        pass
-
-
-def run_here(plan, spec, workdir, codes=()):
-    """What a comparison found whose trials train `Here`."""
-    return run_comparison(*plan, str(spec), workdir, Here(codes), console=Console(quiet=True))[0]
-
-
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch):
-    monkeypatch.setattr(worker, "_PAUSE", 0.0)
-    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
+def run_here(plan, spec, workdir, **given):
+    """What a comparison found whose trials train in this process."""
+    return run_comparison(*plan, str(spec), workdir, InProcessExecutor(**given), console=Console(quiet=True))[0]
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +43,10 @@ def plan(comparison_file):
 
 
 @pytest.fixture(scope="module")
-def whole(plan, comparison_file, tmp_path_factory):
+def whole(plan, comparison_file, tmp_path_factory, no_pauses):
     """The folder of a finished comparison."""
     workdir = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "_PAUSE", 0.0)
-        patch.setattr(worker, "_PAUSE_IDLE", 0.0)
-        found = run_here(plan, comparison_file, workdir)
-    write_tables(found, workdir)
+    write_tables(run_here(plan, comparison_file, workdir), workdir)
     return workdir
 
 
@@ -158,10 +112,9 @@ def test_tables_hold_the_figures(whole):
     assert text.count("†") == 2 + 3 and "`add:tanh+conv`" not in text  # rows go by their names
 
 
-def test_a_finished_comparison_trains_nothing(whole, plan, comparison_file, monkeypatch):
-    monkeypatch.setattr(here, "train", None)
+def test_a_finished_comparison_trains_nothing(whole, plan, comparison_file):
     before = (whole / "compare.json").read_bytes()
-    run_here(plan, comparison_file, whole)
+    run_here(plan, comparison_file, whole, train=None)
     assert (whole / "compare.json").read_bytes() == before
 
 
@@ -170,17 +123,21 @@ def copy(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def test_what_is_missing_is_done_again(copy, whole, plan, comparison_file, monkeypatch):
+def test_what_is_missing_is_done_again(copy, whole, plan, comparison_file):
     entry = read_comparison(copy).entries[0]
     shutil.rmtree(copy / entry.folders[1])
     trained = []
-    monkeypatch.setattr(here, "train", lambda config, *rest: trained.append(config) or real_train(config, *rest))
-    assert run_here(plan, comparison_file, copy).finished()
+
+    def noted(config, *rest):
+        trained.append(config)
+        train(config, *rest)
+
+    assert run_here(plan, comparison_file, copy, train=noted).finished()
     assert [(config.seed, config.optim.learning_rate) for config in trained] == [(1, entry.learning_rate)]
     assert figures(copy) == figures(whole)
 
 
-def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_file):
     """A run that is not finite stays failed; one that fails for another reason is tried again at the next start."""
     first, second = (read_comparison(copy).entry("tanh", task) for task in ("pairs", "parity"))
     for folder in (first.folders[1], second.folders[1]):
@@ -189,15 +146,13 @@ def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_f
     def broken(config, *rest):
         raise TrainingFailed("step 3: not finite") if "even_pairs" in config.data.path else MemoryError("too\nlittle")
 
-    monkeypatch.setattr(here, "train", broken)
-    comparison = run_here(plan, comparison_file, copy)
+    comparison = run_here(plan, comparison_file, copy, train=broken)
     assert not comparison.finished()
     pairs, parity = (comparison.entry("tanh", task) for task in ("pairs", "parity"))
     assert (pairs.seeds, len(pairs.test), pairs.failures[0].reason) == ((0,), 1, "step 3: not finite")
     assert (pairs.failures[0].seed, pairs.failures[0].learning_rate) == (1, first.learning_rate)
     assert parity.failures[0].reason == "too little"
     assert "Runs that did not get to their end" in markdown(comparison)
-    monkeypatch.setattr(here, "train", real_train)
     again = run_here(plan, comparison_file, copy)
     assert again.entry("tanh", "parity") == read_comparison(whole).entry("tanh", "parity")._replace(
         cost=again.entry("tanh", "parity").cost
@@ -205,12 +160,11 @@ def test_failures_are_noted_and_the_rest_goes_on(copy, whole, plan, comparison_f
     assert again.entry("tanh", "pairs").seeds == (0,)
 
 
-def test_a_search_without_any_success_has_no_rate(plan, comparison_file, tmp_path, monkeypatch):
+def test_a_search_without_any_success_has_no_rate(plan, comparison_file, tmp_path):
     def broken(config, *rest):
         raise TrainingFailed("step 3: not finite")
 
-    monkeypatch.setattr(here, "train", broken)
-    comparison = run_here(plan, comparison_file, tmp_path)
+    comparison = run_here(plan, comparison_file, tmp_path, train=broken)
     for entry in comparison.entries:
         assert entry.learning_rate is None and entry.test == () and len(entry.failures) == 2
     assert "| - |" in markdown(comparison)
@@ -228,7 +182,7 @@ def test_the_exit_code_says_whether_anything_is_missing(seeds, code, whole, plan
     assert cli.main(["compare", f"--config={comparison_file}", f"--workdir={whole}"]) == code
 
 
-def test_a_process_that_is_killed_is_noted_and_the_others_go_on(copy, whole, plan, comparison_file, monkeypatch):
+def test_a_process_that_is_killed_is_noted_and_the_others_go_on(copy, whole, plan, comparison_file):
     entry = read_comparison(copy).entries[0]
     for folder in entry.folders:
         shutil.rmtree(copy / folder)
@@ -240,18 +194,17 @@ def test_a_process_that_is_killed_is_noted_and_the_others_go_on(copy, whole, pla
     assert figures(copy) == figures(whole)
 
 
-def test_a_signal_stops_after_the_step_and_the_next_start_goes_on(copy, whole, plan, comparison_file, monkeypatch):
+def test_a_signal_stops_after_the_step_and_the_next_start_goes_on(copy, whole, plan, comparison_file):
     entry = read_comparison(copy).entries[0]
     shutil.rmtree(copy / entry.folders[1])
 
     def stopped(config, workdir, *rest):
         raise Interrupted(3, signal.SIGTERM)
 
-    monkeypatch.setattr(here, "train", stopped)
-    _, stopped_by = run_comparison(*plan, str(comparison_file), copy, Here(), console=Console(quiet=True))
+    executor = InProcessExecutor(train=stopped)
+    _, stopped_by = run_comparison(*plan, str(comparison_file), copy, executor, console=Console(quiet=True))
     assert stopped_by == signal.SIGTERM
     assert not read_comparison(copy).entries[0].failures
-    monkeypatch.setattr(here, "train", real_train)
     assert run_here(plan, comparison_file, copy).finished()
     assert figures(copy) == figures(whole)
 
@@ -269,7 +222,7 @@ def test_the_search_comes_first_and_its_best_run_is_a_seed(plan):
     assert [(t.values["optim.learning_rate"], t.values["seed"]) for t in trials(standings)[2:]] == [(1e-3, 1)]
 
 
-def test_pruning_is_for_the_search_alone(comparison_file, tmp_path, monkeypatch):
+def test_pruning_is_for_the_search_alone(comparison_file, tmp_path):
     """A rate that is behind the others of its contender is stopped; no seed at the best rate is, however bad."""
     title, contenders = plan_comparison(str(comparison_file), ["train.steps=9", "eval.every=1"])
     contenders = [c._replace(learning_rates=(0.01, 0.02, 0.04, 0.08), seeds=(0, 1, 2)) for c in contenders[:1]]
@@ -297,7 +250,7 @@ def test_unreadable_comparisons(tmp_path):
 def test_a_folder_that_cannot_be(plan, comparison_file, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be a folder of runs"):
-        run_comparison(*plan, str(comparison_file), tmp_path / "file", Here())
+        run_comparison(*plan, str(comparison_file), tmp_path / "file", InProcessExecutor())
 
 
 @pytest.mark.slow

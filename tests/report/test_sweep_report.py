@@ -14,7 +14,7 @@ from metrics import ACCURACY, LOSS
 from hybrid_flax import cli
 from hybrid_flax.compare.statistics import mean_interval
 from hybrid_flax.config import apply_overrides, base_config
-from hybrid_flax.jobs import executors, worker
+from hybrid_flax.jobs import executors
 from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report.reproduce import reproduce_command
 from hybrid_flax.report.sweep_drawings import _limits, _places
@@ -224,10 +224,8 @@ def test_places_on_an_axis():
     assert place[2] < 0 < place[1] < place[0] < 1 and {label for _, label in ticks} == {"x", "True", "not set"}
 
 
-def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_it(tmp_path, monkeypatch, capsys, no_pauses):
     """Also where some trials fail, and with the search space in words."""
-    monkeypatch.setattr(worker, "_PAUSE", 0.0)
-    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
     monkeypatch.setattr(executors, "make_executor", lambda *given: FakeExecutor(slots=2))
     monkeypatch.setattr(devices, "set_up_jax", lambda platforms: None)
     head = (

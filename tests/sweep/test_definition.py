@@ -15,7 +15,7 @@ from jobs.fake import FakeExecutor, loss_of
 from rich.console import Console
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.jobs import executor, view, worker
+from hybrid_flax.jobs import executor, view
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.sweep import run
 from hybrid_flax.sweep.definition import read_sweep
@@ -36,10 +36,7 @@ def sweep_small():
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch):
-    monkeypatch.setattr(worker, "_PAUSE", 0.0)
-    monkeypatch.setattr(worker, "_PAUSE_IDLE", 0.0)
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture(scope="module")

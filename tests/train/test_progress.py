@@ -37,8 +37,8 @@ def test_plain_lines(monkeypatch):
     assert out.getvalue().splitlines() == [
         "step  100/2000  train/loss 2.5000  eval/loss 1.8700  eval/accuracy 0.5000  eta -:--",
         "saved [best] checkpoint",
-        "step  200/2000  train/loss 1.9012  tokens/s 18.2k  lr 2.5e-03  eta 3:00",
-        "step  300/2000  train/loss nan  tokens/s 18.2k  lr 2.5e-03  eta 1:25",
+        "step  200/2000  train/loss 1.9012  tokens/s 18.2 k  lr 2.5e-03  eta 3:00",
+        "step  300/2000  train/loss nan  tokens/s 18.2 k  lr 2.5e-03  eta 1:25",
     ]
 
 
@@ -64,7 +64,9 @@ def test_eta(monkeypatch, seconds, text):
     assert out.getvalue().splitlines()[-1] == f"step 2/3  eta {text}"
 
 
-@pytest.mark.parametrize("speed, text", [(7.4, "7"), (999, "999"), (18234, "18.2k"), (3.21e6, "3.2M"), (5e9, "5.0G")])
+@pytest.mark.parametrize(
+    "speed, text", [(7.4, "7.4"), (999, "999"), (18234, "18.2 k"), (3.21e6, "3.21 M"), (5e9, "5 G")]
+)
 def test_speed(speed, text):
     out, progress = plain(total_steps=3)
     with progress:
@@ -89,7 +91,7 @@ def test_terminal_shows_a_bar_and_restores_the_cursor():
     assert "step  150/2000  eval/loss 1.8700" in shown  # a message redraws what stands below it
     last = text.rsplit("\x1b[2K", 1)[-1]
     assert "saved [best] checkpoint" in text and "━" in text and "10%" in text
-    assert "step  200/2000  train/loss 1.9012  eval/loss 1.8700 @150  tokens/s 18.2k  lr 2.5e-03" in last
+    assert "step  200/2000  train/loss 1.9012  eval/loss 1.8700 @150  tokens/s 18.2 k  lr 2.5e-03" in last
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # cursor hidden, then shown again
 
 

@@ -46,4 +46,5 @@ def test_refused(changes, words, text):
 
 
 def test_a_metric_of_the_task(text):
-    make_setup(tiny.tiny_config(text, eval__metric="accuracy", data__mode="stream"))
+    setup = make_setup(tiny.tiny_config(text, eval__metric="accuracy", data__mode="stream"))
+    assert setup.metric in setup.task.metrics and setup.metric.name == "accuracy" and setup.carried
