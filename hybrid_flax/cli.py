@@ -1,6 +1,7 @@
 """The command line: words to a verb and its options, and each verb as the calls that it is. No logic of its own."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import hybrid_flax
 from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.flags import answer, parse
+from hybrid_flax.train.signals import Terminated, end_on_sigterm, stopped_by
 from hybrid_flax.verbs import VERBS
 
 __all__ = ["main", "run"]
@@ -24,15 +26,21 @@ def main(argv: Sequence[str]) -> int:
             print(text)
             return 0
         verb, options = parse(VERBS, argv)
-        return _RUN[verb](options)
+        with end_on_sigterm():
+            return _RUN[verb](options)
     except ConfigError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        print(stopped_by(number), file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush into the pipe
         return 0
+    except OSError as error:  # a full disk, a folder that is gone or may not be written
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
 
 
 def run() -> int:
@@ -50,11 +58,11 @@ def _train(options) -> int:
     from hybrid_flax.train.signals import Interrupted
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
-    config = apply_overrides(load_config(options.config), options.overrides)
+    config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
     workdir = options.workdir or default_folder(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, experiment_name(options.config))
+        run, results = train(config, workdir, experiment_name(options.config), changed_data=options.changed_data)
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
@@ -71,7 +79,7 @@ def _eval(options) -> int:
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
-    register_own_mixers(options.workdir)
+    register_own_mixers(options.workdir, options.config, trust=options.trust)
     evaluate_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     return 0
 
@@ -82,7 +90,7 @@ def _diagnose(options) -> int:
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir)
+    register_own_mixers(options.workdir, options.config, trust=options.trust)
     diagnosis = diagnose_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     print_diagnosis(diagnosis, f"{options.workdir}, {options.split} split")
     return 0
@@ -94,7 +102,7 @@ def _generate(options) -> int:
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir)
+    register_own_mixers(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     given = {name: getattr(options, name) for name in ("prompt", "tokens", "temperature", "top_k", "top_p")}
     print_sample(run, **given, seed=options.seed)
@@ -108,7 +116,7 @@ def _predict(options) -> int:
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir)
+    register_own_mixers(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     print_predictions(run, read_texts(options.input) if options.text is None else [options.text])
     return 0
@@ -126,7 +134,7 @@ def _plan(options) -> int:
         names = [] if options.mixers == ["all"] else options.mixers
         write_costs(names, options.width, options.length, options.workdir)
         return 0
-    config = apply_overrides(load_config(options.config), options.overrides)
+    config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
     print_plan(make_plan(make_setup(config), config.train.steps))
     return 0
 
@@ -138,7 +146,7 @@ def _preview(options) -> int:
     from hybrid_flax.train.setup import make_setup
 
     set_up_jax()
-    config = apply_overrides(load_config(options.config), options.overrides)
+    config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
     print_preview(make_setup(config), config)
     return 0
 
@@ -150,7 +158,6 @@ def _compare(options) -> int:
     from hybrid_flax.report.comparison_tables import print_contenders, print_results, write_tables
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.folder import default_folder
-    from hybrid_flax.train.signals import stopped_by
 
     set_up_jax(platforms="cpu")  # of this process, which only plans: accelerators are for the runs
     title, contenders = plan_comparison(options.config, options.overrides)
@@ -209,7 +216,7 @@ def _reproduce(options) -> int:
     from hybrid_flax.report.reproduce import reproduce_command
 
     (folder,) = options.words
-    command = reproduce_command(folder, options.workdir)
+    command = reproduce_command(folder, options.workdir, options.config, trust=options.trust)
     print(command.text)
     return main(command.arguments) if options.run else 0
 

@@ -26,6 +26,7 @@ __all__ = [
     "apply_overrides",
     "base_config",
     "call_experiment",
+    "check_trust",
     "config_diff",
     "config_hash",
     "experiment_name",
@@ -34,8 +35,8 @@ __all__ = [
     "load_config",
     "load_experiment",
     "load_module",
-    "merge_saved",
     "mixer_option_pairs",
+    "read_config",
     "validate",
     "value_at",
     "with_new_knobs",
@@ -67,15 +68,20 @@ def base_config() -> ConfigDict:
     return ConfigDict(values).lock()
 
 
-def load_config(experiment: str) -> ConfigDict:
+def load_config(experiment: str, *, trust: bool = False) -> ConfigDict:
     """The config of `path.py` or `path.py:arg`, from its get_config(arg=""), or of the `trial.json` of a trial.
 
+    trust: whether the experiment file that a trial.json names is run, for what it registers.
     Raises ConfigError in one line for a file that is missing, does not run, or has no get_config.
     """
     if Path(experiment).suffix == ".json":
         saved = _read_saved(experiment)
-        load_module(saved["experiment"])  # for what it registers
-        return merge_saved(saved["config"])
+        own = ", ".join(sorted(saved["config"].get("mixers", {}).keys() - mixer_options().keys()))
+        if own:
+            check_trust(f"{experiment} has mixers of its own, {own}", saved["experiment"], trust)
+        if trust:
+            load_module(saved["experiment"])
+        return _merge_saved(saved["config"], experiment)
     return load_experiment(experiment)[1]
 
 
@@ -106,6 +112,12 @@ def load_module(experiment: str) -> tuple[ModuleType, str]:
     return module, arg
 
 
+def check_trust(what: str, file: str, trust: bool) -> None:
+    """Raise ConfigError where `what` needs a Python file that a folder names, and nobody said that it may be run."""
+    if not trust:
+        raise ConfigError(f"{what}, of {file}: give that file by --config, or add --trust to run what the folder names")
+
+
 def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) -> T:
     """function(arg) of an experiment's module. Raises ConfigError in one line where that is no `kind`."""
     name = module.__file__
@@ -125,16 +137,12 @@ def experiment_name(experiment: str) -> str:
     return _read_saved(experiment)["experiment"] if Path(experiment).suffix == ".json" else experiment
 
 
-def merge_saved(saved: Mapping[str, Any]) -> ConfigDict:
-    """The config of saved values, at the default where an older version had no such knob."""
+def read_config(path: str | Path) -> ConfigDict:
+    """The config in a JSON file of a run, at the default where an older version had no such knob.
 
-    def merge(base, saved):
-        merged = dict(base)
-        for key, value in saved.items():
-            merged[key] = merge(base.get(key, {}), value) if isinstance(value, dict) else value
-        return merged
-
-    return ConfigDict(merge(base_config().to_dict(), saved))
+    Raises ConfigError in one line where the file is damaged.
+    """
+    return _merge_saved(read_json(path, dict), path)
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -257,14 +265,33 @@ def validate(config: ConfigDict) -> None:
         )
 
 
+def _merge_saved(saved, path):
+    def merge(base, saved, prefix=""):
+        merged = dict(base)
+        for key, value in saved.items():
+            old = base.get(key)
+            if old is not None and not _fits(value, old):
+                raise ConfigError(f"{path} is damaged: {prefix}{key}={value!r} is no {type(old).__name__}")
+            merged[key] = merge(old or {}, value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        return merged
+
+    return ConfigDict(merge(base_config().to_dict(), saved))
+
+
+def _fits(value, old):
+    """Whether JSON may hold `value` where the default is `old`."""
+    kinds = {float: (float, int), tuple: (list, tuple)}.get(type(old), (type(old),))
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(old, bool)
+
+
 def _is_new(key, value):
     return key in KNOBS and KNOBS[key].since > "0.1" and value == KNOBS[key].default
 
 
 def _read_saved(path):
     """{"experiment": experiment, "config": values} of a trial.json."""
-    saved = read_json(path)
-    if not isinstance(saved, dict) or not {"experiment", "config"} <= saved.keys():
+    saved = read_json(path, dict)
+    if not isinstance(saved.get("experiment"), str) or not isinstance(saved.get("config"), dict):
         raise ConfigError(f"config file {path!r} is no trial: it wants an experiment and a config")
     return saved
 

@@ -4,12 +4,15 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hybrid_flax.errors import ConfigError, one_line
 
-__all__ = ["read_json", "write_json", "write_whole"]
+__all__ = ["read_json", "reading", "write_json", "write_whole"]
+
+T = TypeVar("T")
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -33,9 +36,25 @@ def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
     write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The value in a JSON file; raises ConfigError in one line where it cannot be read."""
+def read_json(path: str | os.PathLike, kind: type[T]) -> T:
+    """The value in a JSON file; raises ConfigError in one line where it cannot be read or is no `kind`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(value, kind):
+        raise ConfigError(f"{path} is damaged: it holds a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Raise ConfigError in one line that names the file where what it holds is not what belongs there."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except KeyError as error:
+        raise ConfigError(f"{path} is damaged: it has no {one_line(error)}") from error
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigError(f"{path} is damaged: {one_line(error)}") from error

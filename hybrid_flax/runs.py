@@ -1,18 +1,18 @@
 """Runs as they are used after training."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
 
-from hybrid_flax.config import ConfigError, load_module, merge_saved
-from hybrid_flax.data.tokenizers import tokenizer_from_dict
+from hybrid_flax.config import ConfigError, check_trust, load_module
 from hybrid_flax.files import read_json
 from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.checkpoint import Checkpoints, Damaged
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.setup import model_from_config
 
@@ -23,32 +23,32 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
     checkpoint: "latest" or "best" (by eval.metric on the validation split), None for what eval.best of the run says.
-    Mixers of the user's own must be registered before (`register_own_mixers`).
+    Mixers of the user's own must be registered before (`register_own_mixers`). Where it is damaged the newest that is
+    whole is taken, and a line on stderr says so.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """
     folder = RunFolder(workdir)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json{_nearest_runs(folder.path)}")
-    folder.check_format()
     if checkpoint not in (None, "latest", "best"):
         raise ConfigError(f"checkpoint={checkpoint!r} is none of latest, best")
-    config = merge_saved(read_json(folder.config))
+    config, (tokenizer, labels) = folder.read_config(), folder.read_vocabulary()
     try:
-        tokenizer = tokenizer_from_dict(read_json(folder.tokenizer))
-        labels = tuple(read_json(folder.labels))
         model = model_from_config(config, tokenizer.vocab_size, labels, tokenizer.num_characters)
         metric = find_metric(make_task(config, labels), config.eval.metric)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
     checkpoint = checkpoint or ("best" if config.eval.best else "latest")
+    name = "ema" if config.optim.ema_decay > 0 else "params"
+    like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    if not folder.checkpoints.is_dir():
+        raise ConfigError(f"{folder.path} has no checkpoint yet")
     checkpoints = Checkpoints(folder.checkpoints, metric)
     try:
-        step = checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
-        if step is None:
+        wanted = checkpoints.best() if checkpoint == "best" else checkpoints.latest()
+        if wanted is None and not checkpoints.damaged:
             raise ConfigError(f"{folder.path} has no {'' if checkpoint == 'latest' else 'evaluated '}checkpoint yet")
-        name = "ema" if config.optim.ema_decay > 0 else "params"
-        like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-        params = checkpoints.restore_part(step, ("state", name), like)
+        step, params = _restore_whole(checkpoints, wanted, ("state", name), like)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     finally:
@@ -56,22 +56,44 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     return Run(model, params, tokenizer, config, step, labels)
 
 
-def register_own_mixers(workdir: str | os.PathLike) -> None:
-    """Run the experiment file of a run for the mixers that it registers, where there are any that are not known yet.
+def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = None, *, trust: bool = False) -> None:
+    """Run `experiment` for the mixers of a run that it registers, or with `trust` the file that the folder names.
 
-    Raises ConfigError in one line where that file is needed and not there.
+    Raises ConfigError in one line where the run has mixers that are not known and nothing says which file may be run: a
+    folder may come from anywhere, and a file that it names is a program.
     """
     folder = RunFolder(workdir)
+    if experiment is not None:
+        load_module(experiment)
     if not folder.config.exists():
         return
-    own = sorted(read_json(folder.config).get("mixers", {}).keys() - mixer_options().keys())
-    if own:
-        experiment = read_json(folder.about).get("experiment")
-        if not experiment:
-            raise ConfigError(
-                f"{folder.path} has mixers of its own, {', '.join(own)}, and run.json names no experiment"
-            )
-        load_module(experiment)
+    mixers = read_json(folder.config, dict).get("mixers", {})
+    own = ", ".join(sorted(set(mixers) - mixer_options().keys())) if isinstance(mixers, dict) else ""
+    if not own:
+        return
+    if experiment is not None:
+        raise ConfigError(f"{folder.path} has mixers of its own, {own}, and {experiment} registers none of that name")
+    named = folder.read_about().get("experiment")
+    if not named:
+        raise ConfigError(f"{folder.path} has mixers of its own, {own}, and run.json names no experiment: add --config")
+    check_trust(f"{folder.path} has mixers of its own, {own}", str(named), trust)
+    load_module(str(named))
+
+
+def _restore_whole(checkpoints, wanted, path, like):
+    """The step and the subtree of `wanted`, or of the newest checkpoint that is whole: then a line says so."""
+    others = [step for step in checkpoints.steps() if step != wanted]
+    reasons = list(checkpoints.damaged.values())
+    for step in others if wanted is None else [wanted, *others]:
+        try:
+            part = checkpoints.restore_part(step, path, like)
+        except Damaged as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            print(f"{'; '.join(reasons)}; step {step} is taken instead", file=sys.stderr)
+        return step, part
+    raise Damaged("; ".join(reasons))
 
 
 def _nearest_runs(path):

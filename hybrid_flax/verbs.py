@@ -118,6 +118,11 @@ _KNOBS = {
     "length": "write --config.data.length=VALUE",
 }
 _RUN_HAS_CONFIG = {"config": "a run has its own config"}
+_TRUST = Flag("trust", None, "Run the experiment file that the folder names: only where you know who wrote it.")
+_OWN_MIXERS = (
+    _CONFIG._replace(about="Experiment that registers the run's own mixers.", needed=None, absent="none"),
+    _TRUST,
+)
 
 
 # --- the table ---
@@ -128,7 +133,13 @@ _VERBS = (
         "train",
         "Train, or go on with, the run in --workdir; then evaluate and sample it.",
         "--config=experiments/shakespeare.py --config.optim.learning_rate=5e-3",
-        (_CONFIG, Flag("workdir", _FOLDER, "Folder of the run.", absent="runs/CONFIG-HASH"), *_PROCESSES),
+        (
+            _CONFIG,
+            Flag("workdir", _FOLDER, "Folder of the run.", absent="runs/CONFIG-HASH"),
+            Flag("changed_data", None, "Go on although the data have changed; the run keeps its tokenizer and labels."),
+            _TRUST,
+            *_PROCESSES,
+        ),
         knobs=True,
         check=_check_processes,
         instead=_KNOBS | {"dry_run": "`plan` shows what a config costs before it trains"},
@@ -137,16 +148,14 @@ _VERBS = (
         "eval",
         "Evaluate a run: loss, perplexity and bits of a language model, scores of labels.",
         "--workdir=runs/RUN --split=test",
-        (_RUN, _SPLIT, _CHECKPOINT, *_PROCESSES),
+        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS, *_PROCESSES),
         check=_check_processes,
-        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "diagnose",
         "Measure what the parts of a run's fusions do, and its loss without each.",
         "--workdir=runs/RUN",
-        (_RUN, _SPLIT, _CHECKPOINT),
-        instead=_RUN_HAS_CONFIG,
+        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS),
     ),
     Verb(
         "generate",
@@ -171,8 +180,8 @@ _VERBS = (
                 absent=_AS_SAMPLE.format("top_p"),
             ),
             Flag("seed", _SEED, "Seed of the draws.", 0),
+            *_OWN_MIXERS,
         ),
-        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "predict",
@@ -183,9 +192,9 @@ _VERBS = (
             _CHECKPOINT,
             Flag("text", TEXT, "The text to label.", absent="--input is read"),
             Flag("input", _FILE, "File with a text on each line; - for stdin.", absent="--text is read"),
+            *_OWN_MIXERS,
         ),
         check=_check_predict,
-        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "plan",
@@ -197,6 +206,7 @@ _VERBS = (
             Flag("width", _COUNT, "Width of the mixers.", 256),
             Flag("length", _COUNT, "Length of the sequence that mixers read, in tokens.", 1024),
             Flag("workdir", _FOLDER, "Folder for the costs of the mixers, as costs.md.", absent="none is written"),
+            _TRUST,
         ),
         knobs=True,
         check=_check_plan,
@@ -206,7 +216,7 @@ _VERBS = (
         "preview",
         "Show what a model will see: examples of a config as text and tokens, lengths, labels.",
         "--config=experiments/sentiment.py",
-        (_CONFIG,),
+        (_CONFIG, _TRUST),
         knobs=True,
         instead=_KNOBS,
     ),
@@ -246,13 +256,14 @@ _VERBS = (
     Verb(
         "reproduce",
         "Show the command that makes a run again, from its config and git revision.",
-        "runs/RUN --run",
+        "runs/RUN --config=experiments/shakespeare.py --run",
         (
             Flag("run", None, "Run the command, too."),
             Flag("workdir", _FOLDER, "Folder to train in.", absent="RUN-again"),
+            _CONFIG._replace(about="Experiment of the run.", needed=None, absent="--trust is needed"),
+            _TRUST,
         ),
         words=Words(1, 1, "RUN", "run folder"),
-        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "certify",

@@ -21,6 +21,7 @@ ORDER = (
     *(
         "errors",
         "files",
+        "locks",
         "units",
         "spelling",
         "flags",

@@ -15,7 +15,6 @@ from rich.text import Text
 from hybrid_flax.compare.definition import Contender, Definition, make_contenders
 from hybrid_flax.compare.results import Comparison, Cost, Entry, Failure, Row, write_comparison
 from hybrid_flax.config import call_experiment, load_module, with_values
-from hybrid_flax.files import read_json
 from hybrid_flax.jobs.executor import Executor
 from hybrid_flax.jobs.queue import ENDED, Grid, Queues, Standing
 from hybrid_flax.jobs.study import make_pruner, open_store, open_study
@@ -133,7 +132,7 @@ def _comparison(title, contenders, standings: Standings, workdir) -> Comparison:
     names = list(dict.fromkeys(contender.row for contender in contenders))
     of_row = {name: [contender for contender in contenders if contender.row == name] for name in names}
     folders = [RunFolder(workdir / run) for run in standings]
-    devices = {read_json(folder.about)["devices"] for folder in folders if folder.about.exists()}
+    devices = {str(folder.read_about().get("devices", "")) for folder in folders if folder.about.exists()}
     return Comparison(
         title=title,
         rows=tuple(Row(name, all(len(c.mechanisms) == 1 for c in of_row[name])) for name in names),

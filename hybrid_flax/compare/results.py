@@ -127,8 +127,8 @@ def read_comparison(workdir: str | os.PathLike) -> Comparison:
     path = Path(workdir) / FILE
     if not path.exists():
         raise ConfigError(f"{Path(workdir)} holds no comparison: it has no {FILE}")
-    saved = read_json(path)
-    if not isinstance(saved, dict) or saved.pop("format", None) != _FORMAT:
+    saved = read_json(path, dict)
+    if saved.pop("format", None) != _FORMAT:
         raise ConfigError(f"{path} is of another version: start its comparison again, which keeps all finished runs")
     try:
         return Comparison(

@@ -1,5 +1,6 @@
 """Sources: what a data set gives to training and evaluation, whatever it was made from."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,12 +33,14 @@ class Split(NamedTuple):
     """What is evaluated together.
 
     batches: (batch_size, length, carried) -> batches, in order where states are carried. unknown: (tokens that
-    the vocabulary has not, all tokens). lengths: tokens of every labelled example, whole.
+    the vocabulary has not, all tokens). lengths: tokens of every labelled example, whole. digest: of its tokens and
+    targets, "" where they follow from the config.
     """
 
     batches: Callable[[int, int, bool], Sequence[Batch]]
     unknown: tuple[int, int] = (0, 0)
     lengths: tuple[int, ...] = ()
+    digest: str = ""
 
 
 def cut_rows(split: Split, length: int) -> str:
@@ -59,6 +62,10 @@ class Source(NamedTuple):
     train: Callable[[str, int, int, int], Batches]
     splits: Mapping[str, Split]
     labels: tuple[str, ...] = ()
+
+    def contents(self) -> dict[str, str]:
+        """How much every split holds and its digest, which differ where the data do; {} for synthetic languages."""
+        return {name: f"{_size(split)}, {split.digest}" for name, split in self.splits.items() if split.digest}
 
 
 def text_source(
@@ -206,7 +213,9 @@ def _labelled_split(examples, unknown_id):
     words = [ids if ids.ndim == 1 else ids[:, 0] for ids in examples.tokens]
     missed = 0 if unknown_id is None else sum(int(np.sum(ids == unknown_id)) for ids in words)
     lengths = tuple(map(len, words))
-    return Split(batches, (missed, sum(lengths)), lengths)
+    labels = examples.labels if isinstance(examples.labels, tuple) else (examples.labels,)
+    digest = _digest(np.asarray(lengths), *examples.tokens, *labels)
+    return Split(batches, (missed, sum(lengths)), lengths, digest)
 
 
 def _tokenizer_of(name: str, records: Sequence[Record], kind: str, **options: Any) -> Tokenizer:
@@ -236,7 +245,18 @@ def _text_split(tokens: Tokens, unknown_id: int | None) -> Split:
         return (eval_stream if carried else eval_windows)(tokens, batch_size=batch_size, length=length)
 
     missed = 0 if unknown_id is None else int(np.sum(tokens.ids == unknown_id))
-    return Split(batches, (missed, len(tokens.ids)))
+    return Split(batches, (missed, len(tokens.ids)), digest=_digest(tokens.ids, tokens.document))
+
+
+def _size(split):
+    return (f"{len(split.lengths):,} rows of " if split.lengths else "") + f"{split.unknown[1]:,} tokens"
+
+
+def _digest(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _has_targets(tokens: Tokens) -> bool:

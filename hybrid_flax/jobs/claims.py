@@ -1,7 +1,6 @@
 """Who works on what: claims that end with the process that holds them, whatever ends it."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.locks import FileLock
 
-__all__ = ["Claims", "FileClaims", "FileLock", "PostgresClaims", "is_locked"]
+__all__ = ["Claims", "FileClaims", "PostgresClaims"]
 
 
 @runtime_checkable
@@ -31,48 +31,6 @@ class Claims(Protocol):
         """Give all back."""
 
 
-class FileLock:
-    """An exclusive lock of the kernel on a file, also over the network where the file system can."""
-
-    def __init__(self, path: str | os.PathLike):
-        self._path = Path(path)
-        self._file: int | None = None
-
-    def acquire(self, wait: bool = True) -> bool:
-        """Whether the lock is held now."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(file)
-            return False
-        except OSError as error:
-            os.close(file)
-            raise ConfigError(f"{self._path} cannot be locked: {error.strerror}") from error
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        """Let go of the lock."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-
-def is_locked(path: str | os.PathLike) -> bool:
-    """Whether some process holds the lock on the file."""
-    lock = FileLock(path)
-    if not Path(path).exists():
-        return False
-    free = lock.acquire(wait=False)
-    lock.release()
-    return not free
-
-
 class FileClaims:
     """Claims of processes that share a file system: a locked file each, under `folder`."""
 
@@ -82,7 +40,7 @@ class FileClaims:
 
     def take(self, name: str) -> bool:
         lock = FileLock(self._folder / name)
-        if name in self._held or not lock.acquire(wait=False):
+        if name in self._held or not lock.acquire(wait=0.0):
             return False
         self._held[name] = lock
         return True

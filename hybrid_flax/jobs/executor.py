@@ -50,7 +50,8 @@ def trial_command(folder: TrialFolder, parent: int, cores: Sequence[int] = ()) -
     cores: numbers of those to stay on, none for all.
     """
     train = [sys.executable, "-m", "hybrid_flax", "train", f"--config={folder.trial}", f"--workdir={folder.path}"]
-    return [sys.executable, "-P", str(_CHILD), str(parent), str(folder.lock), ",".join(map(str, cores)), *train]
+    train.append("--trust")  # the experiment is that of whoever launched it
+    return [sys.executable, "-P", str(_CHILD), str(parent), str(folder.launched), ",".join(map(str, cores)), *train]
 
 
 def trial_environment(**changes: str) -> dict[str, str]:

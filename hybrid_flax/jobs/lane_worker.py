@@ -20,9 +20,9 @@ from rich.console import Console
 
 from hybrid_flax.config import config_hash, experiment_name, flatten, load_config
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.jobs.claims import FileLock
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.locks import FileLock
 from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import Session
@@ -176,7 +176,7 @@ class Trainer:
 
     def _take(self, folder):
         try:
-            config = load_config(str(folder.trial))
+            config = load_config(str(folder.trial), trust=True)
             setup = make_setup(config)
         except ConfigError as error:
             self._end(folder, error)
@@ -193,7 +193,7 @@ class Trainer:
         path = str(waiting.folder.path)
         if path in self._locks:  # it had begun
             return
-        self._locks[path] = FileLock(waiting.folder.lock)
+        self._locks[path] = FileLock(waiting.folder.launched)
         self._locks[path].acquire()
         self._report({"begun": path})
 

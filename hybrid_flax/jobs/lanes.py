@@ -19,7 +19,7 @@ from hybrid_flax.train.diagnose import TrainingFailed
 from hybrid_flax.train.evaluate import add_up
 from hybrid_flax.train.pace import measure_pace, quickest
 from hybrid_flax.train.parallel import make_lanes, make_parallel
-from hybrid_flax.train.session import Due, Position, Session, eval_params, fresh_position, split_batches
+from hybrid_flax.train.session import Due, Position, Session, eval_params, evaluate_split, fresh_position, split_batches
 from hybrid_flax.train.setup import Setup, step_program
 from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.step import make_train_step
@@ -55,8 +55,15 @@ def program_of(setup: Setup, config: Any) -> Hashable:
 
 
 def open_session(setup: Setup, *args: Any, **kwargs: Any) -> Session:
-    """A session for a lane: its rows are not split over devices."""
-    return Session(setup._replace(parallel=make_parallel("jit")), *args, **kwargs)
+    """A session for a lane: its rows are not split over devices, and no evaluation is owed."""
+    session = Session(setup._replace(parallel=make_parallel("jit")), *args, **kwargs)
+    config, position = session.config, session.position
+    if session.owes_evaluation(session.start):
+        most, params = config.eval.max_batches, eval_params(position.state)
+        session.evaluate(
+            session.start, position, lambda: evaluate_split(session.setup, config, params, "valid", max_batches=most)
+        )
+    return session
 
 
 def prepare_paces(setup: Setup, config: Any, num_lanes: int) -> Callable[[], Paces]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_flax.errors import ConfigError, one_line
-from hybrid_flax.files import read_json, write_json
+from hybrid_flax.files import read_json, reading, write_json
 from hybrid_flax.jobs.executor import Ended, trial_command, trial_environment
 from hybrid_flax.jobs.trial import TrialFolder
 
@@ -108,8 +108,9 @@ class SlurmExecutor:
         path = folder.path / "job.json"
         if self._cluster != "slurm" or not path.exists():
             return None
-        saved = read_json(path)
-        job = self._submitit.SlurmJob(folder=saved["logs"], job_id=saved["job"])
+        with reading(path):
+            saved = read_json(path, dict)
+            job = self._submitit.SlurmJob(folder=saved["logs"], job_id=saved["job"])
         return job if self._state(job) in (*_AHEAD, "COMPLETING", "UNKNOWN") else None
 
 

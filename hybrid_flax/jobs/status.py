@@ -3,9 +3,9 @@
 import os
 from typing import NamedTuple
 
-from hybrid_flax.files import read_json
-from hybrid_flax.jobs.claims import is_locked
+from hybrid_flax.files import read_json, reading
 from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.locks import is_locked
 from hybrid_flax.train.writers import read_jsonl
 
 __all__ = ["Status", "read_status"]
@@ -31,11 +31,13 @@ def read_status(path: str | os.PathLike, metric: str) -> Status:
     rows = [row for row in read_jsonl(folder.metrics) if name in row]
     step, value = (rows[-1]["step"], rows[-1][name]) if rows else (0, None)
     if folder.results.exists():
-        results = read_json(folder.results)
-        return Status("done", results["last_step"], results["valid"][metric])
-    if is_locked(folder.lock):
+        with reading(folder.results):
+            results = read_json(folder.results, dict)
+            return Status("done", results["last_step"], results["valid"][metric])
+    if is_locked(folder.launched):
         return Status("running", step, value)
     if folder.outcome.exists():
-        outcome = read_json(folder.outcome)
-        return Status(outcome["state"], outcome["step"], value, outcome["reason"])
+        with reading(folder.outcome):
+            outcome = read_json(folder.outcome, dict)
+            return Status(outcome["state"], outcome["step"], value, outcome["reason"])
     return Status("waiting", step, value)

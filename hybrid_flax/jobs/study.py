@@ -11,7 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from hybrid_flax.config import config_diff, few_of, with_new_knobs
 from hybrid_flax.errors import ConfigError, one_line
-from hybrid_flax.jobs.claims import Claims, FileClaims, FileLock, PostgresClaims
+from hybrid_flax.jobs.claims import Claims, FileClaims, PostgresClaims
+from hybrid_flax.locks import FileLock
 
 __all__ = ["PRUNERS", "Store", "Study", "make_pruner", "open_store", "open_study"]
 

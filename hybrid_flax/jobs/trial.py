@@ -24,7 +24,7 @@ class TrialFolder(RunFolder):
     """Paths of a trial's run folder: those of a run, and what whoever launched it keeps there.
 
     trial.json (the experiment file and the config, as `launch.py --config` takes it), output.log, outcome.json (why it
-    failed, or where it was pruned), writer.lock (held by the process that trains).
+    failed, or where it was pruned), launched.lock (held by the process that was launched for it, from its start on).
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -32,7 +32,7 @@ class TrialFolder(RunFolder):
         self.trial = self.path / "trial.json"
         self.output = self.path / "output.log"
         self.outcome = self.path / "outcome.json"
-        self.lock = self.path / "writer.lock"
+        self.launched = self.path / "launched.lock"
 
     def prepare(self, trial: Trial, experiment: str) -> None:
         """Make the folder with the config to train."""

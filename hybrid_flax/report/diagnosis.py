@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.files import read_json, write_json
+from hybrid_flax.files import read_json, reading, write_json
 from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.runs import load_run
@@ -161,9 +161,10 @@ def saved_diagnosis(workdir: str | os.PathLike) -> Diagnosis:
         made = diagnose_run(workdir, checkpoint="best")
         parts = [part._asdict() | {"gate": part.gate and part.gate._asdict()} for part in made.parts]
         write_json(path, made._asdict() | {"parts": parts})
-    saved = read_json(path)
-    read = (part | {"gate": part["gate"] and Gate(**part["gate"])} for part in saved["parts"])
-    return Diagnosis(**saved | {"parts": tuple(Part(**part) for part in read)})
+    with reading(path):
+        saved = read_json(path, dict)
+        read = (part | {"gate": part["gate"] and Gate(**part["gate"])} for part in saved["parts"])
+        return Diagnosis(**saved | {"parts": tuple(Part(**part) for part in read)})
 
 
 def print_diagnosis(diagnosis: Diagnosis, title: str, console: Console | None = None) -> None:

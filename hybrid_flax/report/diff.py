@@ -51,14 +51,14 @@ def _read(path):
     folder = RunFolder(path)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json")
-    about = read_json(folder.about) if folder.about.exists() else {}
-    return {"config": flatten(read_json(folder.config)), "run": flatten(about), "metrics": _metrics(folder)}
+    about = folder.read_about() if folder.about.exists() else {}
+    return {"config": flatten(read_json(folder.config, dict)), "run": flatten(about), "metrics": _metrics(folder)}
 
 
 def _metrics(folder):
     if folder.results.exists():
-        results = read_json(folder.results)
-        return {"step": results.pop("step")} | {key.replace(".", "/"): v for key, v in flatten(results).items()}
+        results = read_json(folder.results, dict)
+        return {"step": results.pop("step", None)} | {key.replace(".", "/"): v for key, v in flatten(results).items()}
     last: dict[str, Any] = {}
     for row in read_jsonl(folder.metrics):
         last |= row

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from hybrid_flax.config import ConfigError, apply_overrides, config_hash, flatten, load_config, merge_saved
-from hybrid_flax.files import read_json
+from hybrid_flax.config import ConfigError, apply_overrides, check_trust, config_hash, flatten, load_config
+from hybrid_flax.files import reading
 from hybrid_flax.train.folder import RunFolder
 
 __all__ = ["Command", "reproduce_command"]
@@ -20,20 +20,27 @@ class Command(NamedTuple):
     arguments: list[str]
 
 
-def reproduce_command(run: str | os.PathLike, workdir: str | None = None) -> Command:
+def reproduce_command(
+    run: str | os.PathLike, workdir: str | None = None, experiment: str | None = None, *, trust: bool = False
+) -> Command:
     """The command of a run: its experiment, and an override for every value that the file has not (any more).
 
-    workdir: the folder to train in; RUN-again by default. The config that it makes is compared with the run's: raises
-    ConfigError where no overrides lead there, or where the folder is no run.
+    workdir: the folder to train in; RUN-again by default. experiment: the file to run for its config; with `trust` it
+    is the one that the folder names. The config that it makes is compared with the run's: raises ConfigError where no
+    overrides lead there, where the folder is no run, and where nothing says which file may be run.
     """
     folder = RunFolder(run)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json")
-    about = read_json(folder.about)
-    if not about.get("experiment"):
+    about = folder.read_about()
+    named = str(about.get("experiment") or "")
+    if not (experiment or named):
         raise ConfigError(f"{folder.path} was not launched from an experiment file: its run.json names none")
-    now = load_config(about["experiment"])
-    saved = merge_saved(read_json(folder.config))
+    if experiment is None:
+        check_trust(f"{folder.path} was launched from an experiment", named, trust)
+    experiment = experiment or named
+    now = load_config(experiment)
+    saved = folder.read_config()
     old, new = flatten(now), flatten(saved)
     overrides = [f"{key}={_text(value)}" for key, value in new.items() if old.get(key, ...) != value]
     try:
@@ -41,16 +48,18 @@ def reproduce_command(run: str | os.PathLike, workdir: str | None = None) -> Com
     except ConfigError:
         reached = None
     if reached != config_hash(saved):
-        raise ConfigError(f"{about['experiment']} has changed, and no --config.NAME=VALUE leads to {folder.config}")
+        raise ConfigError(f"{experiment} has changed, and no --config.NAME=VALUE leads to {folder.config}")
     again = workdir or f"{folder.path}-again"
-    arguments = ["train", f"--config={about['experiment']}", *(f"--config.{text}" for text in overrides)]
+    arguments = ["train", f"--config={experiment}", *(f"--config.{text}" for text in overrides)]
     arguments.append(f"--workdir={again}")
     lines = [shlex.join(["python", "launch.py", *arguments])]
-    revision = about.get("git_revision")
+    revision = str(about.get("git_revision") or "")
     if revision:
-        changed = " (and it had changes that were not committed)" if revision.endswith("+changes") else ""
-        lines.insert(0, f"git checkout {revision.removesuffix('+changes')}{' #' if changed else ''}{changed}")
-    lines.append(f"# {about['devices']}, Python {about['python']}, jax {about['versions']['jax']}; {Path(run).name}")
+        changed = " # and it had changes that were not committed" if revision.endswith("+changes") else ""
+        lines.insert(0, f"git checkout {shlex.quote(revision.removesuffix('+changes'))}{changed}")
+    with reading(folder.about):
+        where = f"{about['devices']}, Python {about['python']}, jax {about['versions']['jax']}; {Path(run).name}"
+    lines.append(f"# {' '.join(where.split())}")
     return Command("\n".join(lines), arguments)
 
 

@@ -1,130 +1,240 @@
 """Checkpoints: save, restore, latest and best. The only file that knows Orbax.
 
-A checkpoint of step s holds everything that moves after s updates, as one tree of arrays; metrics of the evaluation
-at s, where there was one, rank it. Saving is asynchronous; a save that was cut off is not a checkpoint.
+A checkpoint of step s holds everything that moves after s updates, as one tree of arrays. Beside it stand a checksum of
+every array, the metrics of the evaluation at s, where there was one, and which step was best by then. Saving is
+asynchronous; a save that was cut off is not a checkpoint.
 """
 
 import functools
+import json
 import logging
 import os
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from hybrid_flax.errors import one_line
 from hybrid_flax.tasks.base import Metric
 from hybrid_flax.typing import PyTree
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "Damaged", "SaveFailed"]
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read, or that holds other bytes than were saved."""
+
+
+class SaveFailed(OSError):
+    """A checkpoint that could not be written: one line with the reason."""
+
+
+class _Record(NamedTuple):
+    """What stands beside the arrays. checksums: by path; None for those of version 0.1. best: (score, -step)."""
+
+    checksums: dict[str, int] | None
+    metrics: dict[str, float] | None
+    best: tuple[float, int] | None
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the latest, and the best by a metric, the first of equally good ones."""
+    """The checkpoints in one folder: the two latest, and the best by a metric, the first of equally good ones.
+
+    Only `save` changes the folder, and removes what a save that was cut off has left behind.
+    damaged: {step: reason} of those that are known not to be whole; all methods leave them out.
+    """
 
     def __init__(self, directory: str | os.PathLike, metric: Metric):
         _quieten()
-        policies = ocp.training.preservation_policies
         self._metric, self._sign = f"eval/{metric.name}", -1 if metric.lower_is_better else 1
-        self._checkpointer = ocp.training.Checkpointer(
-            Path(directory).absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(1),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: self._score(metrics, metrics["step"]),
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-            cleanup_tmp_directories=jax.process_index() == 0,
-        )
-        scores = [self._score(c.metrics, c.step) for c in self._checkpointer.checkpoints if c.metrics]
-        self._best = max(scores, default=None)
+        self._directory = Path(directory).absolute()
+        self._checkpointer: ocp.training.Checkpointer | None = None
+        self.damaged: dict[int, str] = {}
+        self._records: dict[int, _Record] = {}
+        for path in self._directory.glob("[0-9]*"):
+            if path.name.isdecimal():
+                step = int(path.name)
+                try:
+                    self._records[step] = self._read_record(step)
+                except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                    self.damaged[step] = f"checkpoint {path} cannot be read: {one_line(error)}"
+        self._best = self._find_best()
 
     def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
         """Start saving; returns once the arrays have been copied off the device.
 
-        Raises RuntimeError where the step is already saved.
+        What was saved at the step without metrics is replaced by what has some. Raises SaveFailed, also where the save
+        before this one failed, and RuntimeError where the step is already saved.
         """
-        if step in {checkpoint.step for checkpoint in self._checkpointer.checkpoints}:
-            raise RuntimeError(f"a checkpoint of step {step} already exists in {self._checkpointer.directory}")
+        old = self._records.get(step)
+        if old is not None and (old.metrics is not None or metrics is None):
+            raise RuntimeError(f"a checkpoint of step {step} already exists in {self._directory}")
         if metrics is not None:
-            self._best = max(filter(None, (self._best, self._score(metrics, step))))
-            metrics = {"step": step, **metrics}
-        self._checkpointer.save_async(step, tree, metrics=metrics)
+            self._best = max(filter(None, (self._best, (self._sign * metrics[self._metric], -step))))
+        record = _Record(_checksums(tree), metrics, self._best)
+        try:
+            if self._checkpointer is None:
+                self._checkpointer = self._open_checkpointer()
+            self._checkpointer.save_async(step, tree, custom_metadata=record._asdict(), overwrite=old is not None)
+        except Exception as error:
+            raise SaveFailed(f"the checkpoint of step {step} was not saved: {_reason(error)}") from error
+        self._records[step] = record
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """The tree of `step` in the structure, shapes, dtypes and shardings of `like` (arrays or abstract ones).
 
-        Raises ValueError in one line, naming the first difference, where the checkpoint holds something else.
+        Raises Damaged, and ValueError in one line, naming the first difference, where the checkpoint holds something
+        else.
         """
-        return self._load(step, self._saved(step, ()), like, jax.tree.map(_abstract, like))
+        return self._load(step, (), like, jax.tree.map(_abstract, like))
 
     def restore_part(self, step: int, path: tuple[str, ...], like: PyTree) -> PyTree:
         """The subtree at `path` alone, on the first device, in the structure, shapes and dtypes of `like`.
 
-        Raises ValueError as `restore`.
+        Raises Damaged and ValueError as `restore`.
         """
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-        saved = self._saved(step, path)
         options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=options):
-            part = self._load(step, saved, like, _nested(path, target))
-        for name in path:
-            part = part[name]
-        return part
+            return self._load(step, path, like, target)
+
+    def steps(self) -> list[int]:
+        """The saved steps that are not known to be damaged, the latest first."""
+        return sorted(self._records, reverse=True)
 
     def latest(self) -> int | None:
-        """The largest saved step."""
-        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
-        return max(steps, default=None)
+        """The largest of `steps`."""
+        return max(self._records, default=None)
 
     def best(self) -> int | None:
         """The step whose metric is best, perhaps still being saved; None where none was evaluated."""
         return None if self._best is None else -self._best[1]
 
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics of the evaluation at a saved step; None where there was none."""
+        return self._records[step].metrics
+
+    def leave_out(self, step: int, reason: str) -> None:
+        """Count a checkpoint as damaged from now on."""
+        self._records.pop(step, None)
+        self.damaged[step] = reason
+        self._best = self._find_best()
+
+    def set_aside(self, folder: Path) -> None:
+        """Move what is damaged into `folder`, so that its steps can be saved again."""
+        if jax.process_index() == 0:
+            for step in self.damaged:
+                folder.mkdir(parents=True, exist_ok=True)
+                (self._directory / str(step)).rename(_free_name(folder / str(step)))
+
     def wait(self) -> None:
-        """Block until what is being saved is on disk."""
-        self._checkpointer.wait()
-
-    def _score(self, metrics, step):
-        """The higher, the better; of equals the first."""
-        return self._sign * metrics[self._metric], -step
-
-    def _saved(self, step, path):
-        """Names, shapes and dtypes of the subtree at `path`."""
+        """Block until what is being saved is on disk. Raises SaveFailed."""
         try:
-            saved = self._checkpointer.metadata(step).metadata
-            for name in path:
-                saved = saved[name]
+            if self._checkpointer is not None:
+                self._checkpointer.wait()
         except Exception as error:
-            raise self._unreadable(step, error) from error
-        return saved
-
-    def _load(self, step, saved, like, target):
-        problem = _difference(saved, like)
-        if problem:
-            raise ValueError(f"checkpoint {self._checkpointer.directory}/{step} does not fit this model: {problem}")
-        try:
-            return self._checkpointer.load(step, target)
-        except Exception as error:
-            raise self._unreadable(step, error) from error
-
-    def _unreadable(self, step, error):
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return ValueError(f"checkpoint {self._checkpointer.directory}/{step} cannot be read: {reason}")
+            raise SaveFailed(f"the last checkpoint was not saved: {_reason(error)}") from error
 
     def close(self) -> None:
-        """Wait, and let go of the folder."""
-        self._checkpointer.wait()
-        self._checkpointer.close()
+        """Wait, and let go of the folder. Raises SaveFailed."""
+        try:
+            self.wait()
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+
+    def _open_checkpointer(self):
+        return ocp.training.Checkpointer(
+            self._directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=_Preservation(self.best),
+            cleanup_tmp_directories=jax.process_index() == 0,
+        )
+
+    def _find_best(self):
+        return max((record.best for record in self._records.values() if record.best), default=None)
+
+    def _read_record(self, step):
+        path = self._directory / str(step)
+        saved = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())["custom_metadata"]
+        if saved:
+            best = saved["best"] and (float(saved["best"][0]), int(saved["best"][1]))
+            return _Record(dict(saved["checksums"]), saved["metrics"], best)
+        file = path / "metrics" / "metrics"  # of version 0.1
+        metrics = json.loads(file.read_bytes()) if file.exists() else None
+        return _Record(None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step))
+
+    def _load(self, step, path, like, target):
+        name = f"checkpoint {self._directory}/{step}"
+        checksums = self._records[step].checksums if step in self._records else None
+        try:
+            saved = ocp.metadata(self._directory / str(step)).metadata
+            for part in path:
+                saved = saved[part]
+        except Exception as error:
+            raise Damaged(f"{name} cannot be read: {_reason(error)}") from error
+        problem = _difference(saved, like)
+        if problem:
+            raise ValueError(f"{name} does not fit this model: {problem}")
+        try:
+            tree = ocp.load(self._directory / str(step), _nested(path, target))
+        except Exception as error:
+            raise Damaged(f"{name} cannot be read: {_reason(error)}") from error
+        changed = [key for key, value in _checksums(tree).items() if (checksums or {}).get(key, value) != value]
+        if changed:
+            raise Damaged(f"{name} is damaged: {changed[0]} is not what was saved")
+        for part in path:
+            tree = tree[part]
+        return tree
+
+
+class _Preservation(NamedTuple):
+    """Keeps the best step, and two more, so that one is left where the latest turns out to be damaged."""
+
+    best: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-2:], self.best()}
+        return [step in kept for step in steps]
+
+
+def _checksums(tree: PyTree) -> dict[str, int]:
+    """A CRC-32 of the bytes of every array that this process has whole, by its path."""
+    return {
+        _path(path): zlib.crc32(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+        for path, data in ((path, _bits(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0])
+        if data is not None
+    }
+
+
+def _bits(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return np.asarray(leaf.addressable_data(0)) if leaf.is_fully_replicated else None
+    return np.asarray(leaf)
+
+
+def _reason(error):
+    """The first line of what Orbax says, without its pages; for a full disk that alone."""
+    text = f"{error} {error.__cause__ or ''}"
+    if "No space left" in text:
+        return "no space left on device"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _free_name(path):
+    """`path`, or with a number where that is taken."""
+    names = (path.with_name(f"{path.name}{ending}") for ending in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(name for name in names if not name.exists())
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,15 +12,19 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import config_diff, config_hash, few_of, merge_saved
-from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.config import config_diff, config_hash, few_of, read_config
+from hybrid_flax.data.sources import Source
+from hybrid_flax.data.tokenizers import Tokenizer, tokenizer_from_dict
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.files import read_json, write_json
+from hybrid_flax.files import read_json, reading, write_json
+from hybrid_flax.locks import FileLock
 from hybrid_flax.models.model import SequenceModel
+from hybrid_flax.train.writers import read_jsonl
 from hybrid_flax.typing import Params
 
 __all__ = ["FORMAT", "Run", "RunFolder", "default_folder"]
 
+_PATIENCE = 5.0  # seconds that a killed process may take to end
 FORMAT = 1  # of a run folder, in its run.json; that of version 0.1 has none and is read as it is
 
 
@@ -39,9 +45,10 @@ class Run(NamedTuple):
 class RunFolder:
     """Paths of a run folder.
 
-    config.json, run.json (versions, git revision), tokenizer.json, labels.json, metrics.jsonl (every figure that does
-    not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, tensorboard/, results.json, loss.png,
-    sample.txt, diagnosis.json.
+    config.json, run.json (versions, git revision, what the data held), tokenizer.json, labels.json, metrics.jsonl
+    (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, damaged/ (those
+    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, writer.lock (held by the
+    process that trains).
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -53,38 +60,114 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.perf = self.path / "perf.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.damaged = self.path / "damaged"
         self.tensorboard = self.path / "tensorboard"
         self.results = self.path / "results.json"
         self.plot = self.path / "loss.png"
         self.sample = self.path / "sample.txt"
         self.diagnosis = self.path / "diagnosis.json"
+        self.lock = self.path / "writer.lock"
 
-    def open(self, config: ConfigDict, tokenizer: Tokenizer, labels: tuple[str, ...], experiment_name: str) -> None:
-        """Make the folder, or check that it holds a run of the same config (ConfigError says what differs)."""
-        new = config.to_dict()
-        if self.config.exists():
-            self.check_format()
-            changes = config_diff(merge_saved(read_json(self.config)), new)
-            if changes:
-                raise ConfigError(
-                    f"{self.path} holds a run of another config: {few_of(changes)}; use another --workdir"
-                )
-            return
-        if jax.process_index() != 0:
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Make the folder, and be the only one that trains in it.
+
+        Raises ConfigError in one line where another process does. A finished run that cannot be written is left as is.
+        """
+        if jax.process_index() != 0 or (self.results.exists() and not os.access(self.path, os.W_OK)):
+            yield
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}") from error
-        write_json(self.tokenizer, tokenizer.to_dict())
-        write_json(self.labels, labels)
-        write_json(self.about, _about(experiment_name))
-        write_json(self.config, new)
+        lock = FileLock(self.lock)
+        if not lock.acquire(wait=_PATIENCE):
+            raise ConfigError(f"{lock.holder()} trains in {self.path}: wait for it to end, or use another --workdir")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def open(self, config: ConfigDict, source: Source, experiment_name: str, *, changed_data: bool = False) -> str:
+        """Write what the run is, or check that the folder holds the same config and data; what to say of new data.
+
+        changed_data: whether other data than the run began with are let pass. Raises ConfigError in one line that says
+        what differs.
+        """
+        new = config.to_dict()
+        if not self.config.exists():
+            if jax.process_index() == 0:
+                write_json(self.tokenizer, source.tokenizer.to_dict())
+                write_json(self.labels, source.labels)
+                write_json(self.about, _about(experiment_name) | {"data": source.contents()})
+                write_json(self.config, new)
+            return ""
+        if changes := config_diff(self.read_config(), new):
+            raise ConfigError(f"{self.path} holds a run of another config: {few_of(changes)}; use another --workdir")
+        changes = self.data_changes(source)
+        if not changes:
+            return ""
+        if not changed_data:
+            raise ConfigError(
+                f"{self.path} was trained on other data: {few_of(changes)}; restore them, use another --workdir, or go "
+                "on all the same with --changed_data, which keeps the tokenizer and the labels of the run"
+            )
+        if jax.process_index() == 0:
+            about = self.read_about()
+            earlier = [*about.get("earlier_data", []), about["data"]]
+            write_json(self.about, about | {"data": source.contents(), "earlier_data": earlier})
+        return f"going on with other data: {few_of(changes)}"
+
+    def check_checkpoints(self) -> None:
+        """Raises ConfigError where the run has got further than its checkpoints, which are gone."""
+        rows = read_jsonl(self.metrics)
+        saved = any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
+        if not saved and (self.results.exists() or (rows and not self.checkpoints.is_dir())):
+            step = rows[-1].get("step", 0) if rows else 0
+            raise ConfigError(
+                f"{self.path} has metrics up to step {step} and no checkpoint in {self.checkpoints.name}/: put that "
+                "back, or use another --workdir"
+            )
+
+    def read_config(self) -> ConfigDict:
+        """The config of the run. Raises ConfigError in one line where there is none that this version can read."""
+        self.check_format()
+        return read_config(self.config)
+
+    def read_about(self) -> dict[str, Any]:
+        """What run.json says. Raises ConfigError in one line where it cannot be read."""
+        return read_json(self.about, dict)
+
+    def read_vocabulary(self) -> tuple[Tokenizer, tuple[str, ...]]:
+        """The tokenizer and the labels of the run. Raises ConfigError in one line where they cannot be read."""
+        with reading(self.tokenizer):
+            tokenizer = tokenizer_from_dict(read_json(self.tokenizer, dict))
+        labels = read_json(self.labels, list)
+        if not all(isinstance(label, str) for label in labels):
+            raise ConfigError(f"{self.labels} is damaged: labels are texts")
+        return tokenizer, tuple(labels)
+
+    def data_changes(self, source: Source) -> list[str]:
+        """What differs between `source` and the data that the run was last trained on, a line each.
+
+        None where run.json does not say what those were, as that of version 0.1.
+        """
+        saved = self.read_about().get("data") if self.about.exists() else None
+        if not isinstance(saved, dict):
+            return []
+        tokenizer, labels = self.read_vocabulary()
+        changes = config_diff(saved, source.contents())
+        if tokenizer != source.tokenizer:
+            changes.insert(0, "another tokenizer comes of them")
+        if labels != source.labels:
+            changes.insert(0, f"labels: {', '.join(labels)} -> {', '.join(source.labels)}")
+        return changes
 
     def check_format(self) -> None:
         """Raises ConfigError where a later version wrote the folder in a way that this one does not know."""
-        made = read_json(self.about).get("format", 0) if self.about.exists() else 0
-        if made > FORMAT:
+        made = self.read_about().get("format", 0) if self.about.exists() else 0
+        if not isinstance(made, int) or made > FORMAT:
             raise ConfigError(
                 f"{self.path} was written by a later version of hybrid_flax (format {made}, this one knows {FORMAT}): "
                 "install that, or use another --workdir"
@@ -98,7 +181,7 @@ class RunFolder:
 
     def read_results(self) -> dict[str, dict[str, float]]:
         """The metrics that `write_results` wrote."""
-        return {name: value for name, value in read_json(self.results).items() if isinstance(value, dict)}
+        return {name: value for name, value in read_json(self.results, dict).items() if isinstance(value, dict)}
 
 
 def default_folder(experiment: str, config: ConfigDict | None = None, prefix: str = "") -> str:

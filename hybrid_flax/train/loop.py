@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from hybrid_flax.train.folder import Run
+from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.session import Position, Session, eval_params, evaluate_split
 from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted, stop_on_signals
@@ -26,38 +26,38 @@ def train(
     experiment_name: str = "",
     console: Console | None = None,
     interrupt: Interrupt | None = None,
+    *,
+    changed_data: bool = False,
 ) -> tuple[Run, dict[str, dict[str, float]]]:
     """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
 
     console: where progress is shown; Console(quiet=True) for nowhere. interrupt: the caller's; by default SIGTERM and
-    Ctrl-C are caught. Returns the finished run and its final metrics by split. Raises ConfigError before anything
-    runs, TrainingFailed for values that are not finite, and Interrupted; the latter two leave the last good checkpoint.
+    Ctrl-C are caught. changed_data: go on with a run whose data have changed since, with its tokenizer and labels.
+    Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed for
+    values that are not finite, Interrupted, and OSError where the folder cannot be written or is gone; these leave the
+    last good checkpoint.
     """
-    setup = make_setup(config)
-    with Session(setup, config, workdir, experiment_name, console) as session:
+    known = RunFolder(workdir).read_vocabulary() if changed_data and RunFolder(workdir).config.exists() else ()
+    setup = make_setup(config, *known)
+    with Session(setup, config, workdir, experiment_name, console, changed_data=changed_data) as session:
         if session.ended:
             session.progress.message(f"this run is finished: {session.start} steps")
             return session.run(session.judged_state(session.position)), session.folder.read_results()
         with stop_on_signals() if interrupt is None else nullcontext(interrupt) as stop:
             position = _run_steps(session, stop)
-            state = session.judged_state(position)
+            step, state = int(position.state.step), session.judged_state(position)
             params = eval_params(state)
-            results = {
-                split: evaluate_split(
-                    setup,
-                    config,
-                    params,
-                    split,
-                    max_batches=config.eval.final_batches,
-                    track=partial(session.progress.track, what=f"{split} batch"),
-                )
-                for split in ("valid", "test")
-                if split in setup.source.splits
-            }
-        return session.finish(int(position.state.step), state, results), results
+
+            def final(split):
+                track = partial(_track, session, stop, step, what=f"{split} batch")
+                most = config.eval.final_batches
+                return evaluate_split(setup, config, params, split, max_batches=most, track=track)
+
+            results = {split: final(split) for split in ("valid", "test") if split in setup.source.splits}
+        return session.finish(step, state, results), results
 
 
-def _run_steps(session, interrupt) -> Position:
+def _run_steps(session, stop) -> Position:
     """Steps from the session's own to the last, or until patience is out."""
     setup, config = session.setup, session.config
     parallel = setup.parallel
@@ -67,23 +67,37 @@ def _run_steps(session, interrupt) -> Position:
     session.position = None  # steps donate it
 
     def measure():
-        track = partial(session.progress.track, what="valid batch")
+        """The metrics, None where a signal cuts them off."""
+        track = partial(_track, session, stop, step, what="valid batch")
         params, most = eval_params(state), config.eval.max_batches
-        return evaluate_split(setup, config, params, "valid", max_batches=most, track=track)
+        try:
+            return evaluate_split(setup, config, params, "valid", max_batches=most, track=track)
+        except Interrupted:
+            return None
 
+    if session.owes_evaluation(step):
+        session.evaluate(step, Position(state, carry), measure)
     while not session.is_over(step):
         batch = parallel.put_rows(setup.batches.batch(step, rows))
         state, carry, _ = step_fn(state, carry, batch)
         step += 1
         if parallel.blocking:
             jax.block_until_ready(state.step)
-        number = interrupt.at(step)
+        number = stop.at(step)
         stops = _agree_to_stop(number is not None, session.due(step).logs)
         session.after_step(step, Position(state, carry), session.due(step, stops), measure)
-        if stops and step < config.train.steps:
+        if (stops and step < config.train.steps) or session.owes_evaluation(step):
             session.wait()
-            raise Interrupted(step, number or signal.SIGTERM)
+            raise Interrupted(step, number or stop.number or signal.SIGTERM)
     return Position(state, carry)
+
+
+def _track(session, stop, step, items, what):
+    """The numbers of an evaluation's batches, shown; raises Interrupted where a signal asks to stop."""
+    for item in session.progress.track(items, what=what):
+        if _agree_to_stop(stop.number is not None, True):
+            raise Interrupted(step, stop.number or signal.SIGTERM)
+        yield item
 
 
 def _agree_to_stop(wished, logs):

@@ -16,7 +16,7 @@ from hybrid_flax.data.sources import Source, cut_rows
 from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
-from hybrid_flax.train.checkpoint import Checkpoints
+from hybrid_flax.train.checkpoint import Checkpoints, Damaged
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
 from hybrid_flax.train.folder import Run, RunFolder
@@ -26,7 +26,7 @@ from hybrid_flax.train.progress import Progress
 from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
-from hybrid_flax.train.writers import JsonlWriter, TensorBoardWriter, read_jsonl, truncate_jsonl
+from hybrid_flax.train.writers import JsonlWriter, TensorBoardWriter, as_number, read_jsonl, truncate_jsonl
 from hybrid_flax.typing import Batch, Params, PyTree
 
 __all__ = [
@@ -60,8 +60,9 @@ class Due(NamedTuple):
 class Session:
     """A run of `config` in `workdir`, open for training: all of it but the steps themselves, which the caller does.
 
-    start: the step that it goes on from. position: where it stands there. ended: whether there is nothing left to do.
-    Raises ConfigError where the folder or its checkpoint is of another run. console: where progress is shown.
+    start: the step that it goes on from, that of the newest checkpoint that is whole. position: where it stands there.
+    ended: whether there is nothing left to do. console: where progress is shown. changed_data: as in `RunFolder.open`.
+    Raises ConfigError where the folder or its checkpoint is of another run, or another process trains there.
     """
 
     def __init__(
@@ -71,20 +72,24 @@ class Session:
         workdir: str | Path,
         experiment_name: str = "",
         console: Console | None = None,
+        *,
+        changed_data: bool = False,
     ):
         self.setup, self.config = setup, config
         self.folder = RunFolder(workdir)
-        self.folder.open(config, setup.source.tokenizer, setup.source.labels, experiment_name)
         self._stack = ExitStack()
-        self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
-        self._stack.callback(self._checkpoints.close)
         try:
+            self._stack.enter_context(self.folder.claim())
+            news = self.folder.open(config, setup.source, experiment_name, changed_data=changed_data)
+            self.folder.check_checkpoints()
+            self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
+            self._stack.callback(self._checkpoints.close)
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
             self.ended = self.is_over(self.start) and self.folder.results.exists()
             if not self.ended:
-                self._begin()
+                self._begin(news)
         except BaseException:
             self._stack.close()
             raise
@@ -113,6 +118,7 @@ class Session:
         Raises TrainingFailed for values that are not finite, before any of them is saved.
         """
         if due.logs or due.saves or step == self.start + 1:
+            self._check_folder(step)
             self._check_finite(position)
         if step == self.start + 1:
             self._clock.start(step)
@@ -122,15 +128,26 @@ class Session:
             perf = {"step": step, **self._clock.lap(step, self.setup.batches.tokens_per_step)}
             self._writers.write(row, perf)
             self.progress.update(step, row | perf)
-        metrics = None
         if due.evaluates:
-            since = time.perf_counter()
-            metrics = self._checked(measure(), step)
+            self.evaluate(step, position, measure)
+        elif due.saves:
+            self._save(step, position)
+
+    def evaluate(self, step: int, position: Position, measure: Callable[[], Mapping[str, float] | None]) -> None:
+        """Evaluate and save. Where `measure` was cut off and gives None, the evaluation is owed."""
+        since = time.perf_counter()
+        measured = measure()
+        metrics = None if measured is None else self._checked(measured, step)
+        if metrics is not None:
             self._writers.write({"step": step, **metrics}, {"step": step, **self._clock.skip(since)})
             self.progress.update(step, metrics)
-        if due.saves:
-            carry = self.setup.parallel.get_rows(position.carry)
-            self._checkpoints.save(step, Position(position.state, carry), metrics)
+        if metrics is not None or step not in self._checkpoints.steps():
+            self._save(step, position, metrics)
+
+    def owes_evaluation(self, step: int) -> bool:
+        """Whether the checkpoint of `step` was saved when its evaluation was cut off."""
+        saved = step in self._checkpoints.steps() and self.due(step).evaluates
+        return saved and self._checkpoints.metrics(step) is None
 
     def wait(self) -> None:
         """Block until what is being saved is on disk."""
@@ -142,10 +159,14 @@ class Session:
         if not self.config.eval.best or best == int(position.state.step):
             return position.state
         self.wait()
-        return _restore(self.setup, self._checkpoints, best, position).state
+        try:
+            return _restore(self.setup, self._checkpoints, best, position).state
+        except Damaged as error:
+            raise ConfigError(f"{error}; it is the best, which eval.best=true goes by") from error
 
     def finish(self, last_step: int, judged: TrainState, results: dict[str, dict[str, float]]) -> Run:
         """Write the final metrics by split, those of the state `judged`; training ended with `last_step`."""
+        self._check_folder(last_step)
         early = last_step < self.config.train.steps
         if early:
             best = self._checkpoints.best()
@@ -165,12 +186,34 @@ class Session:
         params, source = jax.device_get(eval_params(state)), self.setup.source
         return Run(self.setup.model, params, source.tokenizer, self.config, int(state.step), source.labels)
 
-    def _begin(self):
+    def _begin(self, news):
+        checkpoints, best = self._checkpoints, self._checkpoints.best()
+        if self.config.eval.best and best is not None and best not in checkpoints.steps():
+            raise ConfigError(
+                f"{self.folder.checkpoints}/{best}, the best checkpoint, which eval.best=true goes by, is "
+                f"{checkpoints.damaged.get(best, 'missing')}: put it back, or use another --workdir"
+            )
         self._writers = _open_writers(self.folder, self.config, self.start, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
         self._stack.enter_context(self.progress)
+        for reason in checkpoints.damaged.values():
+            self.progress.message(f"{reason}; it is set aside in {self.folder.damaged}")
+        checkpoints.set_aside(self.folder.damaged)
+        if news:
+            self.progress.message(news)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
+        self._inode = self.folder.path.stat().st_ino
+
+    def _save(self, step, position, metrics=None):
+        carry = self.setup.parallel.get_rows(position.carry)
+        self._checkpoints.save(step, Position(position.state, carry), metrics)
+
+    def _check_folder(self, step):
+        """Raise FileNotFoundError where the folder was removed or moved: whatever is written would be lost."""
+        path = self.folder.path
+        if not self.folder.config.exists() or path.stat().st_ino != self._inode:
+            raise FileNotFoundError(f"{path} was removed or moved while it was trained in, by step {step}")
 
     def _out_of_patience(self, step):
         """Whether train.patience evaluations up to `step` brought nothing better than the best.
@@ -244,11 +287,20 @@ def eval_params(state: TrainState) -> Params:
 
 
 def start_position(setup: Setup, config: Any, checkpoints: Checkpoints) -> Position:
-    """The position of the latest checkpoint, or that before the first step, on its devices."""
-    latest = checkpoints.latest()
-    if latest is None:
+    """The position of the newest checkpoint that is whole, or that before the first step, on its devices.
+
+    Those that turn out to be damaged are left out. Raises ConfigError in one line where none of them is whole.
+    """
+    steps = checkpoints.steps()
+    if not steps and not checkpoints.damaged:
         return fresh_position(setup, config)
-    return _restore(setup, checkpoints, latest, fresh_position(setup, config, vectors=False))
+    like = fresh_position(setup, config, vectors=False)
+    for step in steps:
+        try:
+            return _restore(setup, checkpoints, step, like)
+        except Damaged as error:
+            checkpoints.leave_out(step, str(error))
+    raise ConfigError(f"no checkpoint is whole: {'; '.join(checkpoints.damaged.values())}; use another --workdir")
 
 
 def fresh_position(setup: Setup, config: Any, *, vectors: bool = True) -> Position:
@@ -271,10 +323,12 @@ def fresh_position(setup: Setup, config: Any, *, vectors: bool = True) -> Positi
 
 
 def _restore(setup, checkpoints, step, like) -> Position:
-    """The position that was saved after `step` updates, placed as `like` is."""
+    """The position that was saved after `step` updates, placed as `like` is. Raises Damaged, and ConfigError."""
     parallel = setup.parallel
     try:
         restored = checkpoints.restore(step, Position(like.state, parallel.get_rows(like.carry)))
+    except Damaged:
+        raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
     carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
@@ -339,7 +393,7 @@ def _open_writers(folder, config, start, stack) -> _Writers:
 
 def _seconds_spent(folder):
     rows = read_jsonl(folder.perf)
-    return rows[-1]["perf/seconds"] if rows else 0.0
+    return (as_number(rows[-1].get("perf/seconds")) if rows else None) or 0.0
 
 
 class _Clock:

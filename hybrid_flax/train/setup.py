@@ -50,12 +50,15 @@ class Setup(NamedTuple):
     carried: bool
 
 
-def make_setup(config: Any) -> Setup:
-    """Build all that a config determines; raises ConfigError in one line for whatever does not fit."""
+def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Setup:
+    """Build all that a config determines; raises ConfigError in one line for whatever does not fit.
+
+    tokenizer, labels: those of a run, as in `read_source`.
+    """
     validate(config)
     check_task(config)
     try:
-        source = read_source(config)
+        source = read_source(config, tokenizer, labels)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)

@@ -1,11 +1,11 @@
-"""Stopping on SIGTERM and Ctrl-C where the work can be saved, not where the signal comes."""
+"""Stopping on SIGTERM and Ctrl-C: where the work can be saved, or at once where there is none."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Interrupt", "Interrupted", "stop_on_signals", "stopped_by"]
+__all__ = ["Interrupt", "Interrupted", "Terminated", "end_on_sigterm", "stop_on_signals", "stopped_by"]
 
 
 class Interrupt:
@@ -27,9 +27,30 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where there is nothing to save: like Ctrl-C no Exception, so that nobody takes it for a fault."""
+
+
 def stopped_by(signal_number: int) -> str:
     """ "stopped by SIGTERM"."""
     return f"stopped by {signal.Signals(signal_number).name}"
+
+
+@contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise Terminated where it comes, as Ctrl-C raises KeyboardInterrupt."""
+
+    def end(number, frame):
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import write_whole
 
 __all__ = ["JsonlWriter", "TensorBoardWriter", "as_number", "read_jsonl", "truncate_jsonl"]
@@ -48,7 +49,7 @@ class JsonlWriter:
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file, a torn last line left out; "nan", "inf" and "-inf" are floats again.
 
-    A missing file has no rows. `ValueError` names the line if any line but the last is not a JSON object.
+    A missing file has no rows. ConfigError names the line if any line but the last is not a JSON object.
     """
     return [row for _, row in _rows(Path(path))]
 
@@ -135,10 +136,10 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             row = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             row = None
-        if isinstance(row, dict):
+        if isinstance(row, dict) and isinstance(row.get("step", 0), int):
             yield line, {k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
         elif number < len(lines):
-            raise ValueError(f"{path}:{number}: not a JSON object: {line[:80]!r}")
+            raise ConfigError(f"{path}:{number}: no row of metrics: {line[:80]!r}; mend the line or remove it")
 
 
 def _drop_torn_line(path: Path) -> None:

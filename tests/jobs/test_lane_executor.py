@@ -13,11 +13,11 @@ import pytest
 import tiny
 
 from hybrid_flax.jobs import lane_worker
-from hybrid_flax.jobs.claims import is_locked
 from hybrid_flax.jobs.lane_executor import LanesExecutor
 from hybrid_flax.jobs.lanes import Paces
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.locks import is_locked
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
@@ -85,7 +85,7 @@ def test_programs_in_turn(folders, tmp_path, monkeypatch):
     for folder in folders:
         assert read_status(folder.path, "loss").state == "done"
         assert [row["step"] for row in read_jsonl(folder.metrics) if "train/loss" in row] == list(range(1, 31))
-        assert not is_locked(folder.lock)
+        assert not is_locked(folder.launched)
     rows = read_jsonl(tmp_path / "lanes.jsonl")
     assert [(row["pattern"], row["lanes"], row["choice"]) for row in rows] == [
         ("lstm", 3, "lanes"),
@@ -213,7 +213,7 @@ def test_the_process(experiment, tmp_path, monkeypatch):
     waiting = [one for one in folders if one.path.name not in ended]
     wait_for(lambda: begun(waiting))  # in another process
     executor.close()
-    assert not any(is_locked(one.lock) for one in folders)
+    assert not any(is_locked(one.launched) for one in folders)
     saved = [one for one in waiting if one.checkpoints.exists() and any(one.checkpoints.iterdir())]
     assert saved
 
@@ -230,7 +230,7 @@ def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
     process.send_signal(signal.SIGINT)
     code, out, err = tiny.finish(process)
     assert (code, err) == (130, ""), out
-    assert not any(is_locked(TrialFolder(folder / trial.name).lock) for trial in trials)
+    assert not any(is_locked(TrialFolder(folder / trial.name).launched) for trial in trials)
     code, out, err = tiny.python(*lanes)
     assert code == 0, (out, err, (folder / "lanes.log").read_text())
     for trial in trials:

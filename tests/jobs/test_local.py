@@ -11,10 +11,10 @@ import pytest
 import tiny
 
 from hybrid_flax.jobs import child, local
-from hybrid_flax.jobs.claims import FileLock, is_locked
 from hybrid_flax.jobs.executor import trial_command
 from hybrid_flax.jobs.local import LocalExecutor
 from hybrid_flax.jobs.trial import TrialFolder
+from hybrid_flax.locks import FileLock, is_locked
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_process_and_its_output(folder, run):
     assert finish(executor, jobs[0]).code == 3
     cores = sorted(os.sched_getaffinity(0))
     assert folder.output.read_text() == f"{cores[::2]} None\n"
-    assert not is_locked(folder.lock)
+    assert not is_locked(folder.launched)
 
 
 def test_gpus_are_handed_out(folder, run):
@@ -100,7 +100,7 @@ def test_cancel_and_close(folder, run, tmp_path):
 
 def test_one_writer(folder, run):
     """A process waits for whoever still writes into its folder."""
-    lock = FileLock(folder.lock)
+    lock = FileLock(folder.launched)
     lock.acquire()
     run("print('mine')")
     executor = LocalExecutor()
@@ -120,7 +120,7 @@ def test_a_trial_ends_with_its_sweep(folder):
     )
     parent = (
         "import os, subprocess, sys, time\n"
-        f"command = [sys.executable, {str(Path(child.__file__))!r}, str(os.getpid()), {str(folder.lock)!r}, '',\n"
+        f"command = [sys.executable, {str(Path(child.__file__))!r}, str(os.getpid()), {str(folder.launched)!r}, '',\n"
         f"           sys.executable, '-c', {trial!r}]\n"
         "print(subprocess.Popen(command).pid, flush=True); time.sleep(60)"
     )
@@ -128,14 +128,14 @@ def test_a_trial_ends_with_its_sweep(folder):
     with process:
         pid = int(process.stdout.readline())
         assert process.stdout.readline() == "up\n"
-        assert is_locked(folder.lock)
+        assert is_locked(folder.launched)
         process.kill()
     wait_for(lambda: not alive(pid), 20)
-    assert not is_locked(folder.lock)
+    assert not is_locked(folder.launched)
 
 
 def test_no_parent_no_trial(folder):
     """The parent was gone before the kernel was told of it."""
-    command = [sys.executable, child.__file__, str(2**22), str(folder.lock), "", sys.executable, "-c", "print(1)"]
+    command = [sys.executable, child.__file__, str(2**22), str(folder.launched), "", sys.executable, "-c", "print(1)"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (143, b"")

@@ -7,9 +7,9 @@ import pytest
 import tiny
 
 from hybrid_flax.config import ConfigError, config_hash, flatten, load_config
-from hybrid_flax.jobs.claims import FileLock
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder, values_text
+from hybrid_flax.locks import FileLock
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import axis, product
 from hybrid_flax.sweep.trials import make_trial, make_trials
@@ -158,7 +158,7 @@ def test_status(tmp_path):
     folder.path.mkdir()
     folder.metrics.write_text('{"step": 2, "eval/loss": 1.5}\n{"step": 4, "train/loss": 1.0}\n{"step": 4, "eval')
     assert read_status(folder.path, "loss")[:3] == ("waiting", 2, 1.5)
-    lock = FileLock(folder.lock)
+    lock = FileLock(folder.launched)
     lock.acquire()
     assert read_status(folder.path, "loss")[:3] == ("running", 2, 1.5)
     lock.release()
