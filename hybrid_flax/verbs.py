@@ -38,6 +38,26 @@ def _check_processes(options: SimpleNamespace) -> None:
         )
 
 
+def _check_trial(options: SimpleNamespace) -> None:
+    if options.trust and not options.config.endswith(".json"):
+        raise ConfigError(f"--trust goes with the trial.json of a trial: --config={options.config} is run as it is")
+
+
+def _check_train(options: SimpleNamespace) -> None:
+    _check_processes(options)
+    _check_trial(options)
+
+
+def _check_trust(options: SimpleNamespace) -> None:
+    if options.trust and options.config is not None:
+        raise ConfigError(f"--config={options.config} or --trust, which runs the file that the folder names: not both")
+
+
+def _check_eval(options: SimpleNamespace) -> None:
+    _check_processes(options)
+    _check_trust(options)
+
+
 def _check_queue(options: SimpleNamespace) -> None:
     if "slurm" in options.given and options.executor != "slurm":
         raise ConfigError(f"--slurm={options.slurm} goes with --executor=slurm, not --executor={options.executor}")
@@ -57,6 +77,9 @@ def _check_plan(options: SimpleNamespace) -> None:
             raise ConfigError(f"no --config given, nor --mixers=all or names of mixers; {_experiments_here()}")
         for name in sorted(options.given & {"width", "length", "workdir"}):
             raise ConfigError(f"--{name}={getattr(options, name)} goes with plan --mixers, not with plan --config")
+        _check_trial(options)
+    elif options.trust:
+        raise ConfigError("--trust goes with plan --config=trial.json: built-in mixers run nothing of yours")
     elif "config" in options.given or options.overrides:
         raise ConfigError("plan takes --config or --mixers, not both: mixers are planned with their defaults")
 
@@ -66,6 +89,7 @@ def _check_predict(options: SimpleNamespace) -> None:
     if count != 1:
         what = "both are" if count else "neither is"
         raise ConfigError(f"predict takes one of --text=TEXT and --input=FILE (- for stdin): {what} given")
+    _check_trust(options)
 
 
 def _check_new(options: SimpleNamespace) -> None:
@@ -141,7 +165,7 @@ _VERBS = (
             *_PROCESSES,
         ),
         knobs=True,
-        check=_check_processes,
+        check=_check_train,
         instead=_KNOBS | {"dry_run": "`plan` shows what a config costs before it trains"},
     ),
     Verb(
@@ -149,13 +173,16 @@ _VERBS = (
         "Evaluate a run: loss, perplexity and bits of a language model, scores of labels.",
         "--workdir=runs/RUN --split=test",
         (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS, *_PROCESSES),
-        check=_check_processes,
+        check=_check_eval,
+        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "diagnose",
         "Measure what the parts of a run's fusions do, and its loss without each.",
         "--workdir=runs/RUN",
         (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS),
+        check=_check_trust,
+        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "generate",
@@ -182,6 +209,8 @@ _VERBS = (
             Flag("seed", _SEED, "Seed of the draws.", 0),
             *_OWN_MIXERS,
         ),
+        check=_check_trust,
+        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "predict",
@@ -195,6 +224,7 @@ _VERBS = (
             *_OWN_MIXERS,
         ),
         check=_check_predict,
+        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "plan",
@@ -218,6 +248,7 @@ _VERBS = (
         "--config=experiments/sentiment.py",
         (_CONFIG, _TRUST),
         knobs=True,
+        check=_check_trial,
         instead=_KNOBS,
     ),
     Verb(
@@ -264,6 +295,8 @@ _VERBS = (
             _TRUST,
         ),
         words=Words(1, 1, "RUN", "run folder"),
+        check=_check_trust,
+        instead=_RUN_HAS_CONFIG,
     ),
     Verb(
         "certify",

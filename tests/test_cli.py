@@ -210,12 +210,21 @@ def test_missing_checkpoint(copy, experiment, capsys):
 
 @pytest.mark.parametrize("what", ["contents", "metadata", "everything", "other"])
 def test_corrupted_checkpoint(what, copy, experiment, capsys):
-    """Reading and going on both say in one line which checkpoint cannot be read."""
+    """Where none is whole, reading and going on both say in one line which cannot be read; else the one before is."""
     spoil(copy / "checkpoints" / "6", what)
+    before = copy / "checkpoints" / "3"
+    before.rename(copy / "3")
     for call in (("generate", f"--workdir={copy}"), (f"--config={experiment}", f"--workdir={copy}")):
-        (copy / "results.json").unlink(missing_ok=True)
         err = mistake(capsys, *call)
-        assert str(copy / "checkpoints") in err
+        assert str(copy / "checkpoints" / "6") in err
+    (copy / "3").rename(before)
+    assert cli.main(["generate", f"--workdir={copy}"]) == 0
+    err = capsys.readouterr().err
+    assert f"{copy}/checkpoints/6 cannot be read: " in err and err.endswith("; step 3 is taken instead\n")
+    assert cli.main([f"--config={experiment}", f"--workdir={copy}"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"it is set aside in {copy}/damaged" in out and "going on from the checkpoint of step 3" in out
+    assert {path.name for path in (copy / "damaged").iterdir()} == {"6"}
 
 
 def spoil(checkpoint, what):
@@ -234,6 +243,7 @@ def test_corrupted_arrays_leave_one_line_on_the_screen(copy, tmp_path):
     """In a process of its own, where loggers and warnings would show."""
     for path in (copy / "checkpoints" / "6").rglob("d/*"):
         path.write_bytes(b"spoilt")
+    shutil.rmtree(copy / "checkpoints" / "3")
     code, out, err = tiny.python(tiny.ROOT / "launch.py", "generate", f"--workdir={copy}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: checkpoint ") and "cannot be read" in err

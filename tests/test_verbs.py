@@ -20,10 +20,11 @@ QUEUE = {"jobs": "2", "executor": "slurm", "slurm": "partition=gpu", "storage": 
 QUEUE |= {"pruner": "median", "dry_run": None}
 RUN, CONFIG = {"workdir": "runs/RUN"}, {"config": "experiments/shakespeare.py:gate:lstm+attn"}
 CHECKPOINT = {"checkpoint": "best"}
+TRUST = {"trust": None}
 FLAGS = {
-    "train": {**CONFIG, "workdir": "runs/RUN", **PROCESSES},
-    "eval": {**RUN, "split": "test", **CHECKPOINT, **PROCESSES},
-    "diagnose": {**RUN, "split": "train", **CHECKPOINT},
+    "train": {**CONFIG, "workdir": "runs/RUN", "changed_data": None, **TRUST, **PROCESSES},
+    "eval": {**RUN, "split": "test", **CHECKPOINT, **CONFIG, **TRUST, **PROCESSES},
+    "diagnose": {**RUN, "split": "train", **CHECKPOINT, **CONFIG, **TRUST},
     "generate": {
         **RUN,
         **CHECKPOINT,
@@ -33,14 +34,16 @@ FLAGS = {
         "top_k": "0",
         "top_p": "1.0",
         "seed": "7",
+        **CONFIG,
+        **TRUST,
     },
-    "predict": {**RUN, **CHECKPOINT, "text": "a = b", "input": "-"},
-    "plan": {**CONFIG, "mixers": "lstm,attn", "width": "64", "length": "1_024", "workdir": "costs"},
-    "preview": CONFIG,
+    "predict": {**RUN, **CHECKPOINT, "text": "a = b", "input": "-", **CONFIG, **TRUST},
+    "plan": {**CONFIG, "mixers": "lstm,attn", "width": "64", "length": "1_024", "workdir": "costs", **TRUST},
+    "preview": {**CONFIG, **TRUST},
     "compare": {**CONFIG, "workdir": "compared", **QUEUE},
     "sweep": {**CONFIG, "workdir": "swept", "sweep": "a,b", "search": "tpe", "trials": "9", "seed": "0", **QUEUE},
     "diff": {},
-    "reproduce": {"run": None, "workdir": "again"},
+    "reproduce": {"run": None, "workdir": "again", **CONFIG, **TRUST},
     "certify": {"mixers": "lstm", "cases": "40", "seed": "1", "workdir": "proofs", **CONFIG},
     "new": {"from": "griffin"},
 }
@@ -195,6 +198,15 @@ COMBINED = [
     (["plan", "--config=x.py", "--width=3"], "--width=3 goes with plan --mixers", "not with plan --config"),
     (["plan", "--config=x.py", "--length=3"], "--length=3 goes with plan --mixers", "not with plan --config"),
     (["plan", "--config=x.py", "--workdir=3"], "--workdir=3 goes with plan --mixers", "not with plan --config"),
+    *(
+        ([verb, "--config=x.py", "--trust"], "--trust goes with", "--config=x.py")
+        for verb in ("train", "plan", "preview")
+    ),
+    ([*PLANNED, "--trust"], "--trust goes with plan --config", ""),
+    *(
+        ([verb, "--workdir=runs/RUN", "--config=x.py", "--trust"], "--config=x.py or --trust", "not both")
+        for verb in ("eval", "generate", "diagnose")
+    ),
     ([*PLANNED, "--config=x.py"], "plan takes --config or --mixers, not both", ""),
     ([*PLANNED, "--config.model.width=3"], "plan takes --config or --mixers, not both", ""),
     (["predict", "--workdir=runs/RUN"], "--text=TEXT and --input=FILE", "neither is given"),
@@ -250,14 +262,20 @@ def test_a_wrong_call_does_not_wait_for_jax():
 
 READ = dict.fromkeys(("num_processes", "process_id", "jobs", "top_k", "seed", "width", "trials", "cases"), int)
 READ |= {"tokens": lambda text: {"1e3": 1000}[text], "length": lambda text: {"1_024": 1024}[text]}
-READ |= {"temperature": float, "top_p": float, "dry_run": lambda _: True, "run": lambda _: True}
+READ |= {
+    "temperature": float,
+    "top_p": float,
+    **dict.fromkeys(("dry_run", "run", "trust", "changed_data"), lambda _: True),
+}
 READ |= dict.fromkeys(("mixers", "sweep"), lambda text: text.split(","))
 
 
 def option_values(verb):
     """As many flags of a verb as go together, with a value each."""
-    left_out = {"predict": {"text"}, "plan": {"config"}}.get(verb, set())
-    return {name: value for name, value in FLAGS[verb].items() if name not in left_out}
+    left_out = {"predict": {"text", "config"}, "plan": {"config", "trust"}, "train": set(), "preview": set()}
+    left_out = left_out.get(verb, {"config"} if "trust" in FLAGS[verb] else set())
+    values = {name: value for name, value in FLAGS[verb].items() if name not in left_out}
+    return values | ({"config": "trial.json"} if {"trust", "config"} <= values.keys() else {})
 
 
 @pytest.mark.parametrize("verb", FLAGS)

@@ -182,6 +182,9 @@ class Checkpoints:
             raise Damaged(f"{name} cannot be read: {_reason(error)}") from error
         problem = _difference(saved, like)
         if problem:
+            lost = _paths(_nested(path, like)) & (checksums or {}).keys() - _paths(_nested(path, saved))
+            if lost:
+                raise Damaged(f"{name} is damaged: {min(lost)} was saved and is not there")
             raise ValueError(f"{name} does not fit this model: {problem}")
         try:
             tree = ocp.load(self._directory / str(step), _nested(path, target))
@@ -277,6 +280,10 @@ def _difference(saved, like):
         if np.dtype(saved[path].dtype) != np.dtype(leaf.dtype):
             return f"{path} is {np.dtype(saved[path].dtype)}, the model wants {np.dtype(leaf.dtype)}"
     return ""
+
+
+def _paths(tree):
+    return {_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def _path(path):

@@ -16,7 +16,7 @@ from hybrid_flax.data.sources import Source, cut_rows
 from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
-from hybrid_flax.train.checkpoint import Checkpoints, Damaged
+from hybrid_flax.train.checkpoint import Checkpoints, Damaged, SaveFailed
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
 from hybrid_flax.train.folder import Run, RunFolder
@@ -80,10 +80,11 @@ class Session:
         self._stack = ExitStack()
         try:
             self._stack.enter_context(self.folder.claim())
+            self._inode = self.folder.path.stat().st_ino
             news = self.folder.open(config, setup.source, experiment_name, changed_data=changed_data)
             self.folder.check_checkpoints()
             self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
-            self._stack.callback(self._checkpoints.close)
+            self._stack.callback(self._close_checkpoints)
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
@@ -118,7 +119,7 @@ class Session:
         Raises TrainingFailed for values that are not finite, before any of them is saved.
         """
         if due.logs or due.saves or step == self.start + 1:
-            self._check_folder(step)
+            self._check_folder()
             self._check_finite(position)
         if step == self.start + 1:
             self._clock.start(step)
@@ -166,7 +167,7 @@ class Session:
 
     def finish(self, last_step: int, judged: TrainState, results: dict[str, dict[str, float]]) -> Run:
         """Write the final metrics by split, those of the state `judged`; training ended with `last_step`."""
-        self._check_folder(last_step)
+        self._check_folder()
         early = last_step < self.config.train.steps
         if early:
             best = self._checkpoints.best()
@@ -188,7 +189,9 @@ class Session:
 
     def _begin(self, news):
         checkpoints, best = self._checkpoints, self._checkpoints.best()
-        if self.config.eval.best and best is not None and best not in checkpoints.steps():
+        # Where a later one is damaged too, what is trained anew from here on is better again.
+        superseded = any(step > self.start for step in checkpoints.damaged)
+        if self.config.eval.best and best is not None and best not in checkpoints.steps() and not superseded:
             raise ConfigError(
                 f"{self.folder.checkpoints}/{best}, the best checkpoint, which eval.best=true goes by, is "
                 f"{checkpoints.damaged.get(best, 'missing')}: put it back, or use another --workdir"
@@ -203,17 +206,23 @@ class Session:
             self.progress.message(news)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
-        self._inode = self.folder.path.stat().st_ino
 
     def _save(self, step, position, metrics=None):
         carry = self.setup.parallel.get_rows(position.carry)
         self._checkpoints.save(step, Position(position.state, carry), metrics)
 
-    def _check_folder(self, step):
+    def _close_checkpoints(self):
+        try:
+            self._checkpoints.close()
+        except SaveFailed:
+            self._check_folder()
+            raise
+
+    def _check_folder(self):
         """Raise FileNotFoundError where the folder was removed or moved: whatever is written would be lost."""
         path = self.folder.path
         if not self.folder.config.exists() or path.stat().st_ino != self._inode:
-            raise FileNotFoundError(f"{path} was removed or moved while it was trained in, by step {step}")
+            raise FileNotFoundError(f"{path} was removed or moved while a run trained in it")
 
     def _out_of_patience(self, step):
         """Whether train.patience evaluations up to `step` brought nothing better than the best.
@@ -400,7 +409,8 @@ class _Clock:
     """Wall-clock seconds of the run, resumed ones included, and tokens per second of training steps alone."""
 
     def __init__(self, spent: float):
-        self._begin = time.perf_counter() - spent
+        self._since = time.perf_counter()
+        self._begin = self._since - spent
 
     def start(self, step: int) -> None:
         """Measure from here: the first step compiles."""

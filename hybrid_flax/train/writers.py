@@ -134,7 +134,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict) and isinstance(row.get("step", 0), int):
             yield line, {k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}

@@ -114,7 +114,7 @@ def test_the_best_checkpoint(lower_is_better, values, best, tmp_path):
     checkpoints.save(9, {"x": np.full(3, 9)})
     assert checkpoints.best() == best
     checkpoints.close()
-    assert {path.name for path in tmp_path.iterdir() if path.name.isdigit()} == {str(best), "9"}
+    assert {path.name for path in tmp_path.iterdir() if path.name.isdigit()} == {str(best), str(len(values)), "9"}
     again = Checkpoints(tmp_path, metric)
     assert (again.best(), again.latest()) == (best, 9)
     again.close()

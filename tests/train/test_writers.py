@@ -69,7 +69,7 @@ def test_torn_last_line(tmp_path, torn):
 def test_damage_elsewhere_is_an_error(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"m\.jsonl:2: not a JSON object"):
+    with pytest.raises(ValueError, match=r"m\.jsonl:2: no row of metrics"):
         read_jsonl(path)
 
 
