@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
     "load_module",
     "mixer_option_pairs",
     "read_config",
+    "unknown_mixers",
     "validate",
     "value_at",
     "with_new_knobs",
@@ -76,9 +78,9 @@ def load_config(experiment: str, *, trust: bool = False) -> ConfigDict:
     """
     if Path(experiment).suffix == ".json":
         saved = _read_saved(experiment)
-        own = ", ".join(sorted(saved["config"].get("mixers", {}).keys() - mixer_options().keys()))
+        own = unknown_mixers(saved["config"])
         if own:
-            check_trust(f"{experiment} has mixers of its own, {own}", saved["experiment"], trust)
+            check_trust(f"{experiment} has mixers of its own, {', '.join(own)}", saved["experiment"], trust)
         if trust:
             load_module(saved["experiment"])
         return _merge_saved(saved["config"], experiment)
@@ -116,6 +118,15 @@ def check_trust(what: str, file: str, trust: bool) -> None:
     """Raise ConfigError where `what` needs a Python file that a folder names, and nobody said that it may be run."""
     if not trust:
         raise ConfigError(f"{what}, of {file}: give that file by --config, or add --trust to run what the folder names")
+
+
+def unknown_mixers(saved: Mapping[str, Any]) -> list[str]:
+    """The mixers of a saved config's pattern that are not registered in this process."""
+    try:
+        pattern, options = saved["model"]["pattern"], saved["mixers"]
+        return sorted(set(re.findall(r"\w+", pattern)) & options.keys() - mixer_options().keys())
+    except (KeyError, TypeError, AttributeError):
+        return []  # whoever reads the config says what is wrong with it
 
 
 def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) -> T:

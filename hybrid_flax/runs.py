@@ -6,9 +6,8 @@ from pathlib import Path
 
 import jax
 
-from hybrid_flax.config import ConfigError, check_trust, load_module
+from hybrid_flax.config import ConfigError, check_trust, load_module, unknown_mixers
 from hybrid_flax.files import read_json
-from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
@@ -67,8 +66,7 @@ def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = Non
         load_module(experiment)
     if not folder.config.exists():
         return
-    mixers = read_json(folder.config, dict).get("mixers", {})
-    own = ", ".join(sorted(set(mixers) - mixer_options().keys())) if isinstance(mixers, dict) else ""
+    own = ", ".join(unknown_mixers(read_json(folder.config, dict)))
     if not own:
         return
     if experiment is not None:

@@ -313,11 +313,12 @@ def test_reproduce(finished, experiment, copy, capsys, tmp_path):
     changes = ["--config.model.pattern=gate:lstm+swa", "--config.optim.clip_norm=inf", "--config.model.tied=true"]
     assert cli.main([f"--config={experiment}", f"--workdir={tmp_path / 'run'}", *changes]) == 0
     capsys.readouterr()
-    assert cli.main(["reproduce", str(tmp_path / "run")]) == 0
+    assert cli.main(["reproduce", str(tmp_path / "run"), "--trust"]) == 0
     lines = capsys.readouterr().out.splitlines()
     words = next(shlex.split(line) for line in lines if line.startswith("python"))
     assert words[:3] == ["python", "launch.py", "train"] and set(changes) < set(words) and len(words) == 8
-    assert cli.main(["reproduce", str(tmp_path / "run"), f"--workdir={tmp_path / 'again'}", "--run"]) == 0
+    again = (f"--workdir={tmp_path / 'again'}", f"--config={experiment}", "--run")
+    assert cli.main(["reproduce", str(tmp_path / "run"), *again]) == 0
     for name in ("config.json", "metrics.jsonl", "results.json", "sample.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
     capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import jax
@@ -116,12 +117,56 @@ def test_a_cell_of_ones_own_from_config_to_text(text, tmp_path):
     override = "--config.mixers.leaky.rate=0.25"
     status, out, err = tiny.python(launch, f"--config={experiment}", override, f"--workdir={workdir}")
     assert (status, err) == (0, "")
-    status, out, err = tiny.python(launch, "generate", f"--workdir={workdir}", "--tokens=5")
+    status, out, err = tiny.python(launch, "generate", f"--workdir={workdir}", "--tokens=5", f"--config={experiment}")
     assert (status, err) == (0, "")
-    status, out, err = tiny.python(launch, "eval", f"--workdir={workdir}")
+    status, out, err = tiny.python(launch, "eval", f"--workdir={workdir}", "--trust")
     assert (status, err) == (0, "") and "carried" in out
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["mixers"]["leaky"]["rate"] == 0.25
+
+
+@pytest.fixture
+def strange(workdir, tmp_path):
+    """A run folder that came from somewhere: it has an unknown mixer, and names a file in itself that leaves a mark."""
+    folder = shutil.copytree(workdir, tmp_path / "strange")
+    (folder / "payload.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'mark')!r}).touch()\n")
+    config, about = (json.loads((folder / name).read_text()) for name in ("config.json", "run.json"))
+    config["model"]["pattern"], config["mixers"]["foreign"] = "foreign", {"rate": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "run.json").write_text(json.dumps(about | {"experiment": str(folder / "payload.py")}))
+    trial = {"experiment": str(folder / "payload.py"), "values": {}, "config": config}
+    (folder / "trial.json").write_text(json.dumps(trial))
+    return folder
+
+
+READS = ("eval", "generate", "diagnose", "predict --text=a", "reproduce", "train", "plan", "preview")
+
+
+@pytest.mark.parametrize("call", READS)
+def test_a_folder_is_not_run_as_code(call, strange, capsys):
+    """Not without --trust; nobody is asked to trust where nothing is missing."""
+    verb, *flags = call.split()
+    where = f"--workdir={strange}" if verb in ("eval", "generate", "diagnose", "predict") else str(strange)
+    where = f"--config={strange / 'trial.json'}" if verb in ("train", "plan", "preview") else where
+    assert cli.main([verb, where, *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{strange / 'payload.py'}: give that file by --config, or add --trust" in err
+    assert not (strange.parent / "mark").exists()
+    assert cli.main([verb, where, *flags, "--trust"]) == 2, "it registers nothing"
+    assert (strange.parent / "mark").exists(), "and with --trust it is run"
+
+
+def test_what_reproduce_prints_can_be_pasted(workdir, text, tmp_path, capsys):
+    """Whatever run.json says, no shell runs it."""
+    folder = shutil.copytree(workdir, tmp_path / "a run; touch x")
+    about = json.loads((folder / "run.json").read_text())
+    about |= {"git_revision": "abc; touch mark", "devices": "1 x cpu\ntouch mark", "python": "$(touch mark)"}
+    (folder / "run.json").write_text(json.dumps(about))
+    experiment = tiny.write_experiment(tmp_path, text)
+    assert cli.main(["reproduce", str(folder), f"--config={experiment}"]) == 0
+    checkout, command, comment = capsys.readouterr().out.splitlines()
+    assert checkout == "git checkout 'abc; touch mark'" and comment.startswith("# 1 x cpu touch mark, ")
+    assert shlex.split(command)[-1] == f"--workdir={folder}-again"
 
 
 def test_a_mixer_that_is_not_registered_is_named(text, tmp_path, capsys):

@@ -67,7 +67,7 @@ def sweep_page(
         return page.figure(drawn.figure, drawn.alt) + (page.text(note, "note") if note else "")
 
     made = Page(f"Sweep of {sweep.experiment}", _lead(sweep, ranking))
-    made = made.section("Best trial", *_best(ranking, workdir))
+    made = made.section("Best trial", *_best(sweep, ranking, workdir))
     made = made.section("What was swept", _swept(sweep, ranking))
     if ranking.keys and any(map(has_value, standings)):
         pictures = page.grid(*(picture(f"parameter-{key}") for key in ranking.keys))
@@ -123,7 +123,7 @@ def _lead(sweep, ranking):
     )
 
 
-def _best(ranking, workdir) -> Iterator[str]:
+def _best(sweep, ranking, workdir) -> Iterator[str]:
     best = ranking.best
     if best is None:
         yield page.text("No trial is finished yet." if ranking.standings else "There is no trial yet.")
@@ -144,7 +144,7 @@ def _best(ranking, workdir) -> Iterator[str]:
         )
     try:
         yield page.text("To train it again:")
-        yield page.preformatted(reproduce_command(workdir / best.run).text)
+        yield page.preformatted(reproduce_command(workdir / best.run, experiment=sweep.experiment).text)
     except ConfigError as error:
         yield page.text(f"There is no command for that: {error}")
     yield page.text("For a figure of data that took no part in the choice, which this one is not:")

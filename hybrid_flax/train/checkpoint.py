@@ -210,12 +210,20 @@ class _Preservation(NamedTuple):
 
 
 def _checksums(tree: PyTree) -> dict[str, int]:
-    """A CRC-32 of the bytes of every array that this process has whole, by its path."""
-    return {
-        _path(path): zlib.crc32(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
-        for path, data in ((path, _bits(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0])
-        if data is not None
-    }
+    """A checksum of the bytes of every array that this process has whole, by its path."""
+    arrays = ((path, _bits(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0])
+    return {_path(path): _checksum(array) for path, array in arrays if array is not None}
+
+
+_WORDS = 8191  # a prime: blocks of a disk that changed places are noticed
+
+
+def _checksum(array):
+    """The CRC-32 of the bytes, folded by XOR to rows of _WORDS words of 64 bits: as fast as memory is read."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = len(data) - len(data) % (8 * _WORDS)
+    folded = np.bitwise_xor.reduce(data[:whole].view(np.uint64).reshape(-1, _WORDS), axis=0)
+    return zlib.crc32(data[whole:].data, zlib.crc32(folded.data))
 
 
 def _bits(leaf):

@@ -212,10 +212,23 @@ def test_no_flipped_bit_of_an_array_is_restored(seed, finished, copy):
         path.write_bytes(original)
 
 
+@pytest.mark.parametrize("size", [1, 7, 8 * 8191 - 1, 8 * 8191, 3 * 8 * 8191 + 5])
+def test_a_checksum_sees_every_bit_and_every_place(size):
+    rng = np.random.default_rng(size)
+    data = rng.integers(0, 256, size, dtype=np.uint8)
+    right = checkpoint._checksum(data)
+    for place in {0, size - 1, *rng.integers(0, size, 20)}:
+        changed = data.copy()
+        changed[place] ^= np.uint8(1 << rng.integers(8))
+        assert checkpoint._checksum(changed) != right
+    assert size < 4096 * 8 or checkpoint._checksum(np.roll(data, 4096)) != right
+    assert checkpoint._checksum(data.copy()) == right
+
+
 def test_a_changed_array_is_named(config, finished, monkeypatch):
     """The checksum is of the array, wherever it was changed; seen to fail without it."""
-    right = checkpoint.zlib.crc32
-    monkeypatch.setattr(checkpoint.zlib, "crc32", lambda data: right(data) ^ 1)
+    right = checkpoint._checksum
+    monkeypatch.setattr(checkpoint, "_checksum", lambda array: right(array) ^ 1)
     with pytest.raises(ConfigError, match=r"checkpoints/8 is damaged: state/params/\S+ is not what was saved"):
         load_run(finished)
 
