@@ -51,7 +51,7 @@ def run() -> int:
 def _train(options) -> int:
     from hybrid_flax.config import apply_overrides, experiment_name, load_config
     from hybrid_flax.report.finish import finish_run
-    from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.devices import leave, set_up_jax
     from hybrid_flax.train.diagnose import TrainingFailed
     from hybrid_flax.train.folder import default_folder
     from hybrid_flax.train.loop import train
@@ -66,9 +66,12 @@ def _train(options) -> int:
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
-    except TrainingFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return failure.exit_code
+    except (ConfigError, TrainingFailed, OSError, RuntimeError) as failure:
+        if options.coordinator is None and not isinstance(failure, TrainingFailed):
+            raise
+        print(f"error: {one_line(failure)[:500]}", file=sys.stderr)
+        leave(getattr(failure, "exit_code", 1))
+        return getattr(failure, "exit_code", 1)
     finish_run(workdir, run, results)
     return 0
 

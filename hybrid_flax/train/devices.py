@@ -1,13 +1,14 @@
 """JAX as a command needs it: its compile cache, its platform, and the other processes of the run."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
 
 from hybrid_flax.errors import ConfigError, one_line
 
-__all__ = ["set_up_jax"]
+__all__ = ["leave", "set_up_jax"]
 
 
 def set_up_jax(
@@ -32,3 +33,14 @@ def set_up_jax(
             jax.distributed.initialize(coordinator, num_processes, process_id)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"--coordinator={coordinator}: the processes do not meet: {one_line(error)}") from error
+
+
+def leave(code: int) -> None:
+    """End a process of a run of several at once, after a fault; a run of one goes on.
+
+    An ordinary end waits for the others, which wait for this one: that takes minutes.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
