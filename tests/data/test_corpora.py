@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_flax.data.corpora import load_corpus, split_of
+from hybrid_flax.data.corpora import load_corpus
+from hybrid_flax.data.folders import split_of
 
 
 def write(path: Path, text: str | bytes) -> str:
