@@ -42,9 +42,9 @@ KNOBS = {
     # ---- From what ----
     "data.path": Knob(
         "shakespeare",
-        "lm: shakespeare (embedded), a text file, a table of texts, or a folder of them. answer: synthetic:LANGUAGE. Others: "
-        "vader (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of folders "
-        "by label, or LABEL=FILE,LABEL=FILE with one example a line. All but answer: hub:NAME or hub:NAME,CONFIG",
+        "lm: shakespeare (embedded), a text file, a table of texts, or a folder of them. answer: synthetic:LANGUAGE. "
+        "Others: vader (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of "
+        "folders by label, or LABEL=FILE,LABEL=FILE with one example a line. All but answer: hub:NAME[,CONFIG]",
     ),
     "data.splits": Knob(
         "",

@@ -91,9 +91,11 @@ def test_command(run, capsys, tmp_path, monkeypatch):
     assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'texts'}"]) == 0
     out = capsys.readouterr().out
     if run.config.task.name == "tag":
-        assert [line.split("\t")[0] for line in out.split("\n")] == ["a", "good", "film", "", "bad", "", ""]
+        assert [line.split("\t")[0] for line in out.split("\n")] == [
+            *("a", "good", "film", "", "(blank)", "", "bad", "", "")
+        ]
     else:
-        assert [line.split("\t")[-1] for line in out.splitlines()] == ["a good film", "bad"]
+        assert [line.split("\t")[-1] for line in out.splitlines()] == ["a good film", "", "bad"]
     assert cli.main(["predict", f"--workdir={workdir}"]) == 2
     assert cli.main(["predict", f"--workdir={workdir}", "--text= "]) == 2
     assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'nothing'}"]) == 2

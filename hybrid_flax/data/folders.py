@@ -40,9 +40,7 @@ def given_splits(path: str, splits: str) -> dict[str, list[Path]]:
         return {}
     folder = find_path(path)
     if not os.path.isdir(folder):
-        raise ValueError(
-            f"data.splits={splits!r} names files of a folder and data.path={path!r} is none: leave it empty"
-        )
+        raise ValueError(f"data.splits={splits!r} names files of a folder and data.path={path!r} is none: set it to ''")
     found: dict[str, list[Path]] = {}
     for part in splits.split(","):
         split, _, name = (word.strip() for word in part.partition("="))

@@ -65,8 +65,8 @@ _CURES = {
 class Record(NamedTuple):
     """An example as it was read.
 
-    text: a text, or the tokens of a tagged sentence. label: a text, a list of them, or a tag for every token; None where
-    no label was asked for.
+    text: a text, or the tokens of a tagged sentence. label: a text, a list of them, or a tag for every token; None
+    where none was asked for.
     where: the file and the line.
     """
 
@@ -143,11 +143,12 @@ def read_records(
 
 def read_column(file: Path, text: str, encoding: str) -> list[str]:
     """The texts of a table, without their labels. Raises ValueError in one line with file and line."""
-    records = list(READERS[regular_file(file).suffix.lower()](file, text, None, encoding))
-    for record in records:
+    texts = []
+    for record in READERS[regular_file(file).suffix.lower()](file, text, None, encoding):
         if not isinstance(record.text, str):
             raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text")
-    return [record.text for record in records]
+        texts.append(record.text)
+    return texts
 
 
 def check_ending(file: Path) -> None:

@@ -103,9 +103,8 @@ def _words(run, batch, row, prediction) -> Said:
         return Said(names[int(prediction)], bool(prediction == batch.targets[row]))
     if kind == "multilabel":
         given = [name for name, yes in zip(names, prediction) if yes]
-        return Said(
-            ", ".join(given) or "(none)", np.array_equal(*map(np.flatnonzero, (prediction, batch.targets[row])))
-        )
+        said, true = np.flatnonzero(prediction), np.flatnonzero(batch.targets[row])
+        return Said(", ".join(given) or "(none)", np.array_equal(said, true))
     scored = batch.weights[row] > 0
     truth = batch.targets[row]
     right = prediction[scored] == truth[scored]

@@ -9,18 +9,25 @@ from hybrid_flax.train.folder import Run
 
 __all__ = ["print_predictions"]
 
+_BLANK = "(blank)"
+
 
 def print_predictions(run: Run, texts: Sequence[str]) -> None:
-    """Tab-separated lines, "(blank)" for a blank text; raises ConfigError in one line as `predict` does."""
+    """Tab-separated lines; a blank text has "(blank)" for a label. Raises ConfigError in one line as `predict` does."""
     try:
         predictions = predict(run, texts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for text, label, confidence in predictions:
-        if label is None:
-            print("(blank)", end="\n\n" if run.config.task.name == "tag" else "\n")
-        elif run.config.task.name == "tag":
-            print("\n".join(f"{word}\t{tag}" for word, tag in zip(cut_tokens(text), label)), end="\n\n")
-        else:
-            words = f"{label:.4f}" if isinstance(label, float) else label if isinstance(label, str) else ",".join(label)
-            print("\t".join([words, *([] if confidence is None else [f"{confidence:.3f}"]), text]))
+        if run.config.task.name == "tag":
+            words = _BLANK if label is None else "\n".join(map("\t".join, zip(cut_tokens(text), label)))
+            print(words, end="\n\n")
+            continue
+        sure = [] if run.config.task.name != "classify" else ["" if confidence is None else f"{confidence:.3f}"]
+        print("\t".join([_shown(label), *sure, text]))
+
+
+def _shown(label):
+    if label is None:
+        return _BLANK
+    return f"{label:.4f}" if isinstance(label, float) else label if isinstance(label, str) else ",".join(label)

@@ -89,7 +89,7 @@ def class_counts(
 
 
 def measure_classes(sums: Mapping[str, Any], all_classes: bool = False, num_unseen: int = 0) -> dict[str, float]:
-    """Loss, accuracy and F1 (`f1_scores`) of `class_counts` with "loss" and "count", which is 0 where all are unseen."""
+    """Loss, accuracy and F1 (`f1_scores`) of `class_counts` with "loss" and "count", 0 where all classes are unseen."""
     scores = f1_scores(sums["true_positive"], sums["predicted"], sums["actual"], all_classes, num_unseen)
     return {
         "loss": sums["loss"] / max(sums["count"], 1.0),
@@ -107,7 +107,7 @@ def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
 def _binary_loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
     del z_loss
     targets, unseen = jnp.split(batch.targets, [logits.shape[-1]], axis=-1)
-    weights = batch.weights * jnp.all(unseen == 0, axis=-1)
+    weights = jnp.where(jnp.all(unseen == 0, axis=-1), batch.weights, 0.0)
     losses = jnp.sum(binary_cross_entropy(logits, targets, label_smoothing), axis=-1)
     return {"loss": jnp.sum(losses * weights), "count": jnp.sum(weights)}
 

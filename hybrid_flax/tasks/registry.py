@@ -18,8 +18,8 @@ __all__ = ["TASKS", "TaskEntry", "check_task", "is_pooled", "label_kind", "make_
 class TaskEntry(NamedTuple):
     """How a task is made, and what it is made for.
 
-    make: (config, labels, unseen labels of the source) -> Task. label_kind: one of `data.examples.KINDS`, None where no example has a
-    label.
+    make: (config, labels of the source, its unseen ones) -> Task. label_kind: one of `data.examples.KINDS`, None where
+    no example has a label.
     """
 
     make: Callable[[Any, tuple[str, ...], tuple[str, ...]], Task]
@@ -43,12 +43,15 @@ def check_task(config: Any) -> None:
     for key, value, default, readers in (
         ("task.crf", config.task.crf, False, ("tag",)),
         ("task.pooling", config.task.pooling, "mean", tuple(filter(is_pooled, TASKS))),
-        ("data.splits", config.data.splits, "", tuple(name for name in TASKS if name != "answer")),
     ):
         if value != default and task not in readers:
             raise ConfigError(
-                f"{key}={value} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default or 'its default'}"
+                f"{key}={value} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default}"
             )
+    if config.data.splits and task == "answer":
+        raise ConfigError(
+            f"data.splits={config.data.splits!r} names files, and task.name=answer reads none: set it to ''"
+        )
     if config.data.folds and kind is None:
         raise ConfigError(f"data.folds={config.data.folds} needs labelled examples, not task.name={task}")
     if task != "lm" and loss.name != "cross_entropy":

@@ -172,7 +172,7 @@ def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     assert "empty" in error_of(ValueError, write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "blank" / "a.txt", "")
     assert "1 *.txt" in error_of(ValueError, str(tmp_path / "blank"))
-    write(tmp_path / "none" / "a.csv", "1,2")
+    write(tmp_path / "none" / "a.md", "1,2")
     assert "*.txt" in error_of(ValueError, str(tmp_path / "none"))
 
     message = error_of(ValueError, write(tmp_path / "latin.txt", "né\nun\nété".encode("latin-1")))
