@@ -83,13 +83,13 @@ def load_corpus(
     else:
         parts = given or _parts(find_path(path))
         files = {split: [_data_files(part) for part in some] for split, some in parts.items()}
-        if splits or is_folder(find_path(path)):
-            print_left_out(find_path(path), (file for some in files.values() for part in some for file in part))
         own = {
             split: tuple(t for part, below in zip(parts[split], some) for t in _texts(part, below, text, encoding))
             for split, some in files.items()
         }
         texts = complete_splits(own, valid_fraction, test_fraction, path)
+        if is_folder(find_path(path)):
+            print_left_out(find_path(path), (file for some in files.values() for part in some for file in part))
 
     return cut_documents(
         texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
@@ -194,6 +194,8 @@ def _data_files(path: Path) -> list[Path]:
 def _texts(path: Path, files: Sequence[Path], text: str, encoding: str) -> list[str]:
     """The texts of a file, or of the files of a folder, that are not blank; raises ValueError where there is none."""
     if not files:
+        for file in files_below(path):
+            check_ending(file)
         raise ValueError(f"{str(path)!r} is a folder without any *.txt file, or {', '.join(READERS)}; {NAME_THEM}")
     texts = [t for file in files for t in _texts_of_file(file, text, encoding) if t.strip()]
     if not texts:

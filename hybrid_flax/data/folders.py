@@ -62,7 +62,7 @@ def print_left_out(folder: Path, used: Iterable[Path]) -> None:
     names = _left_out(folder, used | {parent for file in used for parent in file.parents})
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     if names:
-        print(f"{folder}: left out {', '.join(names[:_MOST_NAMED])}{more}; if they are data, {NAME_THEM}")
+        print(f"{folder}: left out {', '.join(names[:_MOST_NAMED])}{more}; where that is data, {NAME_THEM}")
 
 
 def _left_out(folder, used):

@@ -23,7 +23,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Real
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +109,8 @@ def read_splits(
         return {split: [r for file in some for r in read_records(file, **options)] for split, some in files.items()}
     folders = _folders_of_text(place)
     if not folders:
+        for part in parts_of(place):
+            check_ending(part)
         raise ValueError(
             f"{path!r} has neither a file named for the train split ({', '.join((*READERS, *CONLL))}) "
             f"nor a folder of *.txt files for each label; {NAME_THEM}"
@@ -164,7 +166,7 @@ def plain_text(value: Any, key: str, where: str) -> str:
             raise ValueError(f"{where}: {key!r} has half a character, the lone surrogate {half[0]!r}")
     elif value is None:
         raise ValueError(f"{where}: {key!r} is null")
-    elif not isinstance(value, Real) or not math.isfinite(value):
+    elif not isinstance(value, int | float | Decimal) or (not isinstance(value, int) and not math.isfinite(value)):
         shown = " ".join(repr(value).split())
         raise ValueError(
             f"{where}: {key!r} is {shown if len(shown) <= 40 else shown[:40] + ' ...'}, not a text or a finite number"
