@@ -49,7 +49,8 @@ def load_corpus(
           wiki.train.txt and wiki.test.txt, and be several; what has another name, README.txt, is left out;
         * any other folder: its *.txt files, sorted by path, at every depth, are split by characters as
           if they were one file; a file that straddles a boundary becomes two documents.
-        In a folder without any *.txt file tables take their place. What is left out is printed.
+        Tables take the place of *.txt files where they alone are named as splits, and where there is no such file.
+        What is left out of a folder is printed.
       document: what a document is: a whole "file" (or work), a "paragraph" (ended by blank lines) or a
         "line". Each keeps its own line ends, so that generated text has structure; blank ones are dropped.
       valid_fraction: the share of characters for validation, in [0, 1).
