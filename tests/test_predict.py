@@ -100,7 +100,7 @@ def test_every_line_has_its_answer(run, tmp_path, monkeypatch, capsys):
     assert found[1] == (" ", None, None) and found[::2] == predict(run, ["a good film", "bad"])
     for texts, wanted in (
         ([" ", "\n"], "all of 2 texts are blank"),
-        (["a", "b\udcff"], "text 2: 'text' has half a ch"),
+        (["a", "b\udcff"], "text 2: 'text' has half"),
     ):
         with pytest.raises(ValueError, match=wanted):
             predict(run, texts)

@@ -109,8 +109,8 @@ def read_splits(
         return {split: [r for file in some for r in read_records(file, **options)] for split, some in files.items()}
     folders = _folders_of_text(place)
     if not folders:
-        for part in parts_of(place):
-            check_ending(part)
+        for file in files_below(place):
+            check_ending(file)
         raise ValueError(
             f"{path!r} has neither a file named for the train split ({', '.join((*READERS, *CONLL))}) "
             f"nor a folder of *.txt files for each label; {NAME_THEM}"
