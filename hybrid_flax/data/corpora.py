@@ -82,15 +82,16 @@ def load_corpus(
         check_test_fraction(path, test_fraction, Corpus._fields)
         texts = _shakespeare()
     else:
-        parts = given or _parts(find_path(path))
-        files = {split: [_data_files(part) for part in some] for split, some in parts.items()}
+        place = find_path(path)
+        parts = given or _parts(place)
+        files = {split: [(part, _data_files(part)) for part in some] for split, some in parts.items()}
         own = {
-            split: tuple(t for part, below in zip(parts[split], some) for t in _texts(part, below, text, encoding))
+            split: tuple(t for part, below in some for t in _texts(part, below, text, encoding))
             for split, some in files.items()
         }
         texts = complete_splits(own, valid_fraction, test_fraction, path)
-        if is_folder(find_path(path)):
-            print_left_out(find_path(path), (file for some in files.values() for part in some for file in part))
+        if is_folder(place):
+            print_left_out(place, (file for some in files.values() for _, below in some for file in below))
 
     return cut_documents(
         texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"

@@ -40,7 +40,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a dev
 def find_path(name: str) -> Path:
     """The path that is meant by what the user wrote; `~` is the home folder. Raises ValueError for none."""
     if not name:
-        raise ValueError("the path is empty: give a file or a folder")
+        raise ValueError("data.path is empty: give a file or a folder")
     try:
         return Path(name).expanduser()
     except RuntimeError:

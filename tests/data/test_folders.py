@@ -1,9 +1,11 @@
 """The splits of a folder, and what of it is left out."""
 
 import pytest
+import tiny
 
 from hybrid_flax.data.folders import given_splits, print_left_out, split_of
 from hybrid_flax.data.readers import read_splits
+from hybrid_flax.train.setup import make_setup
 
 
 def fill(folder, *names):
@@ -90,3 +92,16 @@ def test_two_files_for_one_split(tmp_path):
         ValueError, match=r"two files for the valid split: dev\.iob, eval\.iob; data\.splits=train=FILE"
     ):
         read_splits(fill(tmp_path, "train.iob", "dev.iob", "eval.iob"), tagged=True)
+
+
+@pytest.mark.parametrize("task", ["lm", "tag"])
+def test_a_config_names_splits(task, tmp_path):
+    for number, name in enumerate(("a.iob", "b.iob", "c.iob"), start=2):
+        (tmp_path / name).write_text(f"{name} O\nx B-X\n\n" * number)
+    changes = {"task__name": task, "data__mode": "windows" if task == "lm" else "padded", "model__pattern": "tanh"}
+    config = tiny.tiny_config(tmp_path, data__splits="train=a.iob,valid=c.iob,test=b.iob", **changes)
+    splits = make_setup(config).source.splits
+    if task == "tag":
+        assert {name: len(split.lengths) for name, split in splits.items()} == {"train": 2, "valid": 4, "test": 3}
+    else:
+        assert {name: split.unknown[1] for name, split in splits.items()} == {"train": 28, "valid": 56, "test": 42}
