@@ -104,4 +104,4 @@ def test_a_config_names_splits(task, tmp_path):
     if task == "tag":
         assert {name: len(split.lengths) for name, split in splits.items()} == {"train": 2, "valid": 4, "test": 3}
     else:
-        assert {name: split.unknown[1] for name, split in splits.items()} == {"train": 28, "valid": 56, "test": 42}
+        assert {name: split.unknown[1] for name, split in splits.items()} == {"train": 30, "valid": 60, "test": 45}

@@ -109,7 +109,7 @@ def test_paths_that_hold_no_text(tmp_path):
     with pytest.raises(ConfigError, match="has no text"):
         (tmp_path / "blank").write_text(" \n\n")
         read_texts(str(tmp_path / "blank"))
-    with pytest.raises(ValueError, match="data.path is empty"):
+    with pytest.raises(ValueError, match=r"^data\.path is empty"):
         read_splits("")
 
 
