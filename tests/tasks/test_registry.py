@@ -24,7 +24,7 @@ from hybrid_flax.tasks.registry import check_task
         (["data.folds=10"], "data.folds=10 needs labelled examples, not task.name=lm"),
         (
             ["task.name=answer", "data.splits=train=a"],
-            "data.splits='train=a' names files, which task.name=answer has not",
+            "data.splits='train=a' .* task.name=answer reads none: set it to ''",
         ),
         (["task.crf=true"], "task.crf=True .* task.name=tag, not lm: leave it at False"),
         (["task.name=tag", "task.pooling=max"], "pooling=max .*=classify or multilabel or regress, not tag: .* mean"),
