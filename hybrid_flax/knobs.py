@@ -42,9 +42,15 @@ KNOBS = {
     # ---- From what ----
     "data.path": Knob(
         "shakespeare",
-        "lm: shakespeare (embedded), a text file, or a folder of *.txt files. answer: synthetic:LANGUAGE. Others: "
-        "vader (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of folders "
-        "by label, or LABEL=FILE,LABEL=FILE with one example a line. All but answer: hub:NAME or hub:NAME,CONFIG",
+        "lm: shakespeare (embedded), a text file, a table of texts, or a folder of them. answer: synthetic:LANGUAGE. "
+        "Others: vader (embedded), a csv, tsv, jsonl, parquet or CoNLL file, a folder of them by split, a folder of "
+        "folders by label, or LABEL=FILE,LABEL=FILE with one example a line. All but answer: hub:NAME[,CONFIG]",
+    ),
+    "data.splits": Knob(
+        "",
+        "files of the folder data.path by split, where their names do not tell: train=FILE,valid=FILE,test=FILE; a "
+        "split may stand several times",
+        since="0.2",
     ),
     "data.encoding": Knob("utf-8", "encoding of text files: utf-8 | latin-1 | utf-16 | any that Python knows"),
     "data.text": Knob(

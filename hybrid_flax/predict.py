@@ -3,15 +3,15 @@
 import functools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from hybrid_flax.data.examples import Examples, eval_examples, make_examples
-from hybrid_flax.data.readers import Record
-from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.data.readers import Record, plain_text
+from hybrid_flax.data.text_files import cut_lines, cut_tokens, decode_text, find_path, read_lines
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.tasks.registry import TASKS, label_kind, make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.step import apply_model
@@ -24,8 +24,8 @@ _SHORTEST = 16  # tokens a row; rows are powers of two long, so that few program
 class Prediction(NamedTuple):
     """What a text was taken for.
 
-    label: a class, a tuple of classes, a number, or a tuple of tags, one a word. confidence: the probability of the
-    class, None where there is no single one.
+    label: a class, a tuple of classes, a number, or a tuple of tags, one a word; None of a blank text. confidence: the
+    probability of the class, None where there is no single one.
     """
 
     text: str
@@ -34,41 +34,44 @@ class Prediction(NamedTuple):
 
 
 def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Prediction]:
-    """What `run` predicts for each text, read whole however long; for tags, words are what stands between spaces.
+    """What `run` predicts for each text, in order, read whole however long; for tags, words are `cut_tokens`.
 
-    Raises ValueError for a run without labels, and for a text without a word.
+    Raises ValueError for a run without labels, for texts that are all blank, and for one that is no text.
     """
     kind = label_kind(run.config.task.name)
     if kind is None:
         labelled = ", ".join(name for name in TASKS if label_kind(name))
         raise ValueError(f"a run of task.name={run.config.task.name} gives no labels; those of {labelled} do")
-    for place, text in enumerate(texts, start=1):
-        if not text.strip():
-            raise ValueError(f"text {place} of {len(texts)} is blank: there is nothing to label")
-    examples = _encode(run, texts, kind)
+    words = [plain_text(text, "text", f"text {place}") for place, text in enumerate(texts, start=1) if text.strip()]
+    if not words:
+        raise ValueError(f"all of {len(texts)} texts are blank: there is nothing to label")
+    examples = _encode(run, words, kind)
     length = max(_SHORTEST, 1 << (max(map(len, examples.tokens)) - 1).bit_length())
     apply = _make_apply(run.model, make_task(run.config, run.labels))
     found: list[Prediction] = []
     for batch in eval_examples(examples, batch_size=batch_size, length=length):
         predicted, confidence = jax.device_get(apply(run.params, batch))
         for row in range(batch_size):
-            if len(found) < len(texts):
+            if len(found) < len(words):
                 sure = float(confidence[row]) if kind == "class" else None
                 label = _name(predicted[row], batch.weights[row] > 0, kind, run.labels)
-                found.append(Prediction(texts[len(found)], label, sure))
-    return found
+                found.append(Prediction(words[len(found)], label, sure))
+    answers = iter(found)
+    return [next(answers) if text.strip() else Prediction(text, None) for text in texts]
 
 
 def read_texts(name: str) -> list[str]:
-    """The lines of a file that are not blank, "-" for stdin. Raises ConfigError where it cannot be read or has none."""
+    """The lines of a file, blank ones too, "-" for stdin. Raises ConfigError where it cannot be read or has no text."""
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--input={name} cannot be read: {one_line(error)}") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
+        if name == "-":
+            lines = cut_lines(decode_text(sys.stdin.buffer.read(), name), name)
+        else:
+            lines = read_lines(find_path(name))
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"--input={name} cannot be read: {error}") from error
+    if not any(map(str.strip, lines)):
         raise ConfigError(f"--input={name} has no text")
-    return lines
+    return [line.strip() for line in lines]
 
 
 def _encode(run, texts, kind) -> Examples:
@@ -76,7 +79,7 @@ def _encode(run, texts, kind) -> Examples:
     stand_in = {"class": run.labels[:1] and run.labels[0], "classes": (), "number": "0"}
     records = []
     for place, text in enumerate(texts, start=1):
-        words, where = tuple(text.split()), f"text {place}"
+        words, where = tuple(cut_tokens(text)), f"text {place}"
         if kind == "tags":
             records.append(Record(words, run.labels[:1] * len(words), where))
         else:

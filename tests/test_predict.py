@@ -1,5 +1,6 @@
 """Predictions of new texts are those of the same texts as a labelled split, however they are batched."""
 
+import io
 import json
 
 import jax
@@ -77,6 +78,34 @@ def test_plain_tags(crf, tmp_path, capsys):
         untrained(tmp_path, "tag", rows, task__crf=crf, eval__metric="f1")
 
 
+def test_every_line_has_its_answer(run, tmp_path, monkeypatch, capsys):
+    """Only a line feed ends a line; a blank one says so in its place, and a byte order mark is no part of a word."""
+    monkeypatch.setattr(runs, "load_run", lambda workdir, checkpoint: run)
+    odd = "a\u2028good\x85 film\x0c\u00a0bad"
+    raw = f"\N{BYTE ORDER MARK}a good film\n{odd}\r\n\n \nbad".encode()
+    (tmp_path / "texts").write_bytes(raw)
+    assert cli.main(["predict", "--workdir=w", f"--input={tmp_path / 'texts'}"]) == 0
+    out = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert cli.main(["predict", "--workdir=w", "--input=-"]) == 0 and capsys.readouterr().out == out
+    if run.config.task.name == "tag":
+        blocks = [[line.split("\t")[0] for line in block.split("\n")] for block in out.split("\n\n")]
+        assert blocks == [["a", "good", "film"], odd.split(" "), ["(blank)"], ["(blank)"], ["bad"], [""]]
+    else:
+        lines = [line.split("\t") for line in out.split("\n")]
+        assert [line[-1] for line in lines] == ["a good film", odd, "", "", "bad", ""]
+        assert [line[0] == "(blank)" for line in lines] == [False, False, True, True, False, False]
+        assert len(set(map(len, lines[:5]))) == 1
+    found = predict(run, ["a good film", " ", "bad"])
+    assert found[1] == (" ", None, None) and found[::2] == predict(run, ["a good film", "bad"])
+    for texts, wanted in (
+        ([" ", "\n"], "all of 2 texts are blank"),
+        (["a", "b\udcff"], "text 2: 'text' has half"),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            predict(run, texts)
+
+
 def test_it_answers_from_parameters(run):
     """Other parameters say something else: what is returned is not the stand-in for a label."""
     texts = ["a good film", "bad", "Ann in Rome"]
@@ -91,9 +120,11 @@ def test_command(run, capsys, tmp_path, monkeypatch):
     assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'texts'}"]) == 0
     out = capsys.readouterr().out
     if run.config.task.name == "tag":
-        assert [line.split("\t")[0] for line in out.split("\n")] == ["a", "good", "film", "", "bad", "", ""]
+        assert [line.split("\t")[0] for line in out.split("\n")] == [
+            *("a", "good", "film", "", "(blank)", "", "bad", "", "")
+        ]
     else:
-        assert [line.split("\t")[-1] for line in out.splitlines()] == ["a good film", "bad"]
+        assert [line.split("\t")[-1] for line in out.splitlines()] == ["a good film", "", "bad"]
     assert cli.main(["predict", f"--workdir={workdir}"]) == 2
     assert cli.main(["predict", f"--workdir={workdir}", "--text= "]) == 2
     assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'nothing'}"]) == 2

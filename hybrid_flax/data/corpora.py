@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 import io
@@ -12,16 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hybrid_flax.data.folders import NAME_THEM, SPLIT_NAMES, given_splits, print_left_out, split_of, words_of
+from hybrid_flax.data.readers import READERS, check_ending, read_column
+from hybrid_flax.data.text_files import files_below, find_path, is_folder, parts_of, read_text
+
 DOCUMENT_KINDS = ("file", "paragraph", "line")
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev", "devel", "development"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-EMBEDDED = {
-    "shakespeare": "text without labels, for task.name=lm; others need labelled examples, such as 'vader'",
-    "vader": "labelled examples, for task.name=classify or regress; lm needs text, such as 'shakespeare'",
-}
+_ENDINGS = ((".txt",), tuple(READERS))  # of files in folders; tables are read where there is no text file
 
 
 class Corpus(NamedTuple):
@@ -39,23 +34,30 @@ def load_corpus(
     valid_fraction: float = 0.1,
     test_fraction: float = 0.0,
     encoding: str = "utf-8",
+    text: str = "text",
+    splits: str = "",
 ) -> Corpus:
     r"""Reads text and splits it into training, validation and test documents.
 
     Args:
       path: one of
         * "shakespeare": the 42 embedded works, split by work;
-        * a text file: by characters, first the training part, then validation, then test;
+        * a text file: by characters, first the training part, then validation, then test; a table (`READERS`) is the
+          texts of its rows, each a "file";
         * a folder with train.txt and a valid.txt or test.txt, by any of `SPLIT_NAMES`: these are the splits, and
           the fractions cut from training what is not there. They may be folders, have a name in common, as
           wiki.train.txt and wiki.test.txt, and be several; what has another name, README.txt, is left out;
         * any other folder: its *.txt files, sorted by path, at every depth, are split by characters as
           if they were one file; a file that straddles a boundary becomes two documents.
+        Tables take the place of *.txt files where they alone are named as splits, and where there is no such file.
+        What is left out of a folder is printed.
       document: what a document is: a whole "file" (or work), a "paragraph" (ended by blank lines) or a
         "line". Each keeps its own line ends, so that generated text has structure; blank ones are dropped.
       valid_fraction: the share of characters for validation, in [0, 1).
       test_fraction: the share of characters for test, in [0, 1).
       encoding: of the files; the embedded works need none.
+      text: the column or key of the text in tables.
+      splits: the files of a folder by split, as `given_splits` reads it; "": as they are named.
 
     Line ends `\r\n` become `\n` and a byte order mark is dropped before characters are counted.
 
@@ -75,17 +77,21 @@ def load_corpus(
             "or no training text is left"
         )
 
+    given = given_splits(path, splits)
     if path == "shakespeare":
         check_test_fraction(path, test_fraction, Corpus._fields)
         texts = _shakespeare()
-    elif not path:
-        raise ValueError("the path of the corpus is empty: give a text file, a folder or 'shakespeare'")
-    elif Path(path).is_dir():
-        texts = _folder(Path(path), valid_fraction, test_fraction, encoding)
-    elif Path(path).exists():
-        texts = split_by_characters([text_of(Path(path), encoding)], valid_fraction, test_fraction)
     else:
-        raise FileNotFoundError(missing_path(Path(path), "shakespeare"))
+        place = find_path(path)
+        parts = given or _parts(place)
+        files = {split: [(part, _data_files(part)) for part in some] for split, some in parts.items()}
+        own = {
+            split: tuple(t for part, below in some for t in _texts(part, below, text, encoding))
+            for split, some in files.items()
+        }
+        texts = complete_splits(own, valid_fraction, test_fraction, path)
+        if is_folder(place):
+            print_left_out(place, (file for some in files.values() for _, below in some for file in below))
 
     return cut_documents(
         texts, document, f"{path!r} at valid_fraction {valid_fraction} and test_fraction {test_fraction}"
@@ -132,45 +138,6 @@ def check_test_fraction(path: str, test_fraction: float, splits: Iterable[str]) 
         raise ValueError(f"data.test_fraction={test_fraction}: {path!r} has a test split of its own, so set it to 0")
 
 
-def split_of(name: str) -> str | None:
-    """The split that the name of a file or folder tells: "train", "valid", "test", or None.
-
-    The last of its words that is one of `SPLIT_NAMES` counts; words are what stands between other signs than letters,
-    so that latest.csv and developer_x.csv tell nothing.
-    """
-    return next((SPLIT_NAMES[word] for word in reversed(_words(name)) if word in SPLIT_NAMES), None)
-
-
-def text_of(file: Path, encoding: str = "utf-8") -> str:
-    """`read_text` of a file that is not empty; raises ValueError where it is."""
-    text = read_text(file, encoding)
-    if not text.strip():
-        raise ValueError(f"{str(file)!r} is empty")
-    return text
-
-
-def read_text(file: Path, encoding: str = "utf-8") -> str:
-    """The text of a file; raises ValueError with file and line for what is no text in that encoding."""
-    raw = file.read_bytes()
-    try:
-        text = raw.decode(encoding)
-    except LookupError:
-        raise ValueError(
-            f"data.encoding={encoding!r} is none that Python knows, such as utf-8, latin-1, utf-16"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{str(file)!r} is not {encoding.upper()}: byte 0x{raw[error.start]:02x} at offset {error.start}, "
-            f"line {line}; data.encoding says what it is"
-        ) from None
-    text = text.removeprefix("\N{BYTE ORDER MARK}").replace("\r\n", "\n")
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise ValueError(f"{file}:{line}: a NUL byte, which no text has; data.encoding={encoding} is perhaps wrong")
-    return text
-
-
 # Whole works, so that no play is half known: a tragedy and a comedy in each held-out split.
 _VALID_WORKS = ("macbeth", "twelfth_night")
 _TEST_WORKS = ("hamlet", "tempest")
@@ -192,48 +159,56 @@ def _shakespeare() -> Corpus:
     )
 
 
-def _folder(folder: Path, valid_fraction: float, test_fraction: float, encoding: str) -> Corpus:
-    """A folder of text: its own splits if it has them, else all its files in one sequence."""
-    own = {
-        split: tuple(text for part in parts for text in _texts_below(part, encoding))
-        for split, parts in _parts_of_splits(folder).items()
-    }
-    return complete_splits(own or {"train": _texts_below(folder, encoding)}, valid_fraction, test_fraction, str(folder))
-
-
-def _parts_of_splits(folder: Path) -> dict[str, list[Path]]:
-    """By split, the files and folders whose names differ by the split and by numbers alone; {} if there are none.
+def _parts(path: Path) -> dict[str, list[Path]]:
+    """By split, the files and folders whose names differ by the split and by numbers alone; else all is for training.
 
     One of them must be for training and one for another split: a lone train.txt, or a book of that name, is as others.
+    Raises ValueError where two words name one split, so that nothing says which of them is meant.
     """
-    series: dict[tuple[str, ...], dict[str, list[Path]]] = {}
-    for part in sorted(folder.iterdir()):
-        split = split_of(part.stem)
-        if split and (any(part.rglob("*.txt")) if part.is_dir() else part.suffix == ".txt"):
-            rest = tuple(word for word in _words(part.stem) if word not in SPLIT_NAMES)
-            series.setdefault(rest, {}).setdefault(split, []).append(part)
     found: dict[str, list[Path]] = {}
-    for parts in series.values():
-        for split, own in parts.items() if "train" in parts and len(parts) > 1 else ():
-            found.setdefault(split, []).extend(own)
-    return found
+    for endings in _ENDINGS if is_folder(path, "shakespeare") else ():
+        series: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+        for part in parts_of(path):
+            split, words = split_of(part.stem), words_of(part.stem)
+            if split and any(file.suffix.lower() in endings for file in _data_files(part)):
+                rest = tuple(word for word in words if word not in SPLIT_NAMES)
+                series.setdefault(rest, {}).setdefault(split, []).append(part)
+        for parts in series.values():
+            for split, own in parts.items() if "train" in parts and len(parts) > 1 else ():
+                if len({(part.suffix, *words_of(part.stem)) for part in own}) > 1:
+                    names = ", ".join(part.name for part in own)
+                    raise ValueError(f"{str(path)!r} has two files for the {split} split: {names}; {NAME_THEM}")
+                found.setdefault(split, []).extend(own)
+        if found:
+            return found
+    return {"train": [path]}
 
 
-def _texts_below(path: Path, encoding: str) -> tuple[str, ...]:
-    """The text of a file, or of all *.txt files of a folder that are not blank."""
-    if path.is_file():
-        return (text_of(path, encoding),)
-    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+def _data_files(path: Path) -> list[Path]:
+    """A file itself; of a folder all *.txt files, or all tables where there is none."""
+    if not is_folder(path):
+        return [path]
+    files = files_below(path)
+    chosen = ([file for file in files if file.suffix.lower() in endings] for endings in _ENDINGS)
+    return next(filter(None, chosen), [])
+
+
+def _texts(path: Path, files: Sequence[Path], text: str, encoding: str) -> list[str]:
+    """The texts of a file, or of the files of a folder, that are not blank; raises ValueError where there is none."""
     if not files:
-        raise ValueError(f"{str(path)!r} is a folder without any *.txt file")
-    texts = tuple(text for text in (read_text(file, encoding) for file in files) if text.strip())
+        for file in files_below(path):
+            check_ending(file)
+        raise ValueError(f"{str(path)!r} is a folder without any *.txt file, or {', '.join(READERS)}; {NAME_THEM}")
+    texts = [t for file in files for t in _texts_of_file(file, text, encoding) if t.strip()]
     if not texts:
-        raise ValueError(f"{str(path)!r} has {len(files)} *.txt files, all of them empty")
+        what = "is" if files == [path] else f"has {len(files)} *{files[0].suffix} files, all of them"
+        raise ValueError(f"{str(path)!r} {what} empty")
     return texts
 
 
-def _words(name: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", name.lower())
+def _texts_of_file(file: Path, text: str, encoding: str) -> list[str]:
+    check_ending(file)
+    return read_column(file, text, encoding) if file.suffix.lower() in READERS else [read_text(file, encoding)]
 
 
 def _documents(texts: Iterable[str], document: str) -> list[str]:
@@ -248,15 +223,3 @@ def _documents(texts: Iterable[str], document: str) -> list[str]:
 def _paragraphs(text: str) -> list[str]:
     ends = [blank.end() for blank in re.finditer(r"\n\s*\n", text)] + [len(text)]
     return [text[start:end] for start, end in zip([0, *ends], ends)]
-
-
-def missing_path(path: Path, embedded: str = "") -> str:
-    """One line on a path that is not there, with the name that was perhaps meant; embedded: one that needs no file."""
-    if embedded and str(path) in EMBEDDED:
-        return f"data.path={str(path)!r} is {EMBEDDED[str(path)]}"
-    message = f"no file or folder {str(path)!r}"
-    siblings = [embedded] if embedded and path.parent == Path() else []
-    if path.parent.is_dir():
-        siblings += sorted(sibling.name for sibling in path.parent.iterdir())
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    return message + (f"; nearest: {path.parent / close[0]}" if close else "")

@@ -4,21 +4,21 @@ Targets are labels: a class, several classes, a number, or a tag for every token
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hybrid_flax.data.pipeline import Batches, make_batch
 from hybrid_flax.data.readers import Record
-from hybrid_flax.data.tags import are_spans
+from hybrid_flax.data.tags import are_spans, parse_tag
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.typing import Batch
 
 __all__ = [
     "KINDS",
     "Examples",
-    "check_split",
     "eval_examples",
     "fold_records",
     "label_names",
@@ -26,6 +26,8 @@ __all__ = [
     "make_examples",
     "names_of_label",
     "split_records",
+    "unseen_line",
+    "unseen_names",
 ]
 
 KINDS = ("class", "classes", "number", "tags")
@@ -74,18 +76,31 @@ def fold_records(
     return split_records(rest, valid_fraction=valid_fraction, test_fraction=0.0, seed=seed) | {"test": test}
 
 
-def check_split(splits: Mapping[str, Sequence[Record]], kind: str, names: Sequence[str], seed: int) -> None:
-    """Raises ValueError for a label of a random split that is in no training example; names: those that are."""
-    known, rows = set(names), [record for part in splits.values() for record in part]
-    for record in rows if names else ():
-        for name in names_of_label(record, kind):
-            if name not in known:
-                count = sum(name in names_of_label(other, kind) for other in rows)
-                raise ValueError(
-                    f"{record.where}: label {name!r} is in {count} of {len(rows)} rows, and the random split by "
-                    f"data.split_seed={seed} puts none of them into training: add such rows, leave them out, or "
-                    "choose another seed"
-                )
+def unseen_names(records: Iterable[Record], kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The sorted labels of records that are none of `names`, those of training; of spans B- and I- of every such type.
+
+    Raises ValueError for a tag that marks no span where those of training do.
+    """
+    find = _finder(names)
+    found = {name: r.where for r in records if names for name in names_of_label(r, kind) if find(name) is None}
+    if kind == "tags" and are_spans(names):
+        types = sorted({parse_tag(name, where)[1] for name, where in found.items()})
+        return tuple(f"{mark}-{name}" for name in types for mark in "BI")
+    return tuple(sorted(found))
+
+
+def unseen_line(records: Sequence[Record], kind: str, unseen: Sequence[str]) -> str:
+    """What to say of labels that training has not; "" where records have none of them."""
+    found = [[name for name in names_of_label(record, kind) if name in unseen] for record in records if unseen]
+    if not any(found):
+        return ""
+    rows = f"{sum(map(bool, found)):,} of {len(records):,} rows"
+    names = sorted(set().union(*found))
+    shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return (
+        f"{f'{sum(map(len, found)):,} tokens in ' if kind == 'tags' else ''}{rows} have a label that no training "
+        f"example has ({shown}): they count as missed, and the loss leaves them out"
+    )
 
 
 def names_of_label(record: Record, kind: str) -> tuple[str, ...]:
@@ -106,8 +121,8 @@ def names_of_label(record: Record, kind: str) -> tuple[str, ...]:
 def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
     """The sorted labels of training records; of spans (`are_spans`) "O" comes first, then B- and I- of every type.
 
-    Raises ValueError for a kind that has names but fewer than two of them, for classes that are fractions, and for
-    names that differ by white space alone.
+    Of numbers, 1 and 1.0 are one name. Raises ValueError for a kind that has names but fewer than two of them, for
+    classes that are fractions, and for names that differ by white space alone.
     """
     if kind == "number":
         return ()
@@ -121,6 +136,8 @@ def label_names(records: Sequence[Record], kind: str) -> tuple[str, ...]:
         for record in records:
             if not float(record.label).is_integer():
                 raise ValueError(f"{record.where}: label {record.label!r} is a number, no class: use task.name=regress")
+    if found and all(map(_is_number, found)):
+        found -= {name for name in found if _whole(name) != name and _whole(name) in found}
     for name in found:
         if name != name.strip() and name.strip() in found:
             raise ValueError(f"labels {name.strip()!r} and {name!r} differ by white space alone")
@@ -142,12 +159,12 @@ def make_examples(
     tokens = tuple(_encode(tokenizer, record.text, word_length) for record in records)
     if kind == "number":
         return Examples(tokens, np.array([_number(record) for record in records], np.float32))
-    index = {name: place for place, name in enumerate(names)}
+    find = _finder(names)
     if kind == "class":
-        return Examples(tokens, np.array([_indices(index, record, kind)[0] for record in records], np.int32))
+        return Examples(tokens, np.array([_indices(find, record, kind)[0] for record in records], np.int32))
     labels = np.zeros((len(records), len(names)), np.float32)
     for row, record in zip(labels, records):
-        row[_indices(index, record, kind)] = 1.0
+        row[_indices(find, record, kind)] = 1.0
     return Examples(tokens, labels)
 
 
@@ -201,7 +218,7 @@ def _batch(examples, places, row, length):
 
 
 def _tagged(records, tokenizer, names, word_length):
-    index = {name: place for place, name in enumerate(names)}
+    find = _finder(names)
 
     @functools.cache
     def pieces_of(text, begin):
@@ -215,7 +232,7 @@ def _tagged(records, tokenizer, names, word_length):
         starts = np.cumsum([0, *(len(ids) for ids, _ in pieces)])
         tags = np.full(starts[-1], -1, np.int32)
         places = starts[:-1] + [min(place, len(ids) - 1) for ids, place in pieces]
-        tags[places] = _indices(index, record, "tags")
+        tags[places] = _indices(find, record, "tags")
         tokens.append(np.concatenate([ids for ids, _ in pieces]))
         labels.append(tags)
     return tuple(tokens), tuple(labels)
@@ -236,12 +253,24 @@ def _is_number(name):
         return False
 
 
-def _indices(index, record, kind):
-    names = names_of_label(record, kind)
-    for name in names:
-        if name not in index:
-            raise ValueError(f"{record.where}: label {name!r} does not occur in the training data")
-    return [index[name] for name in names]
+def _whole(name):
+    """1 of 1.0, and other names as they are."""
+    return re.sub(r"(?<=\d)\.0+$", "", name)
+
+
+def _finder(names) -> Callable[[str], int | None]:
+    """The place of a label, None where it has none; among numbers, 1 and 1.0 are one."""
+    places = {name: place for place, name in enumerate(names)}
+    numbers = {_whole(name): place for name, place in places.items()} if all(map(_is_number, names)) else {}
+    return lambda name: places.get(name, numbers.get(_whole(name)))
+
+
+def _indices(find, record, kind):
+    found = [find(name) for name in names_of_label(record, kind)]
+    if None in found:
+        name = names_of_label(record, kind)[found.index(None)]
+        raise ValueError(f"{record.where}: label {name!r} does not occur in the training data")
+    return found
 
 
 def _number(record):

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hybrid_flax.data.corpora import SPLIT_NAMES, Corpus, complete_splits, cut_documents
-from hybrid_flax.data.readers import Record, tagged_records
+from hybrid_flax.data.corpora import Corpus, complete_splits, cut_documents
+from hybrid_flax.data.folders import SPLIT_NAMES
+from hybrid_flax.data.readers import Record, plain_text, tagged_records
+from hybrid_flax.data.text_files import find_path
 from hybrid_flax.errors import nearest
 
 __all__ = ["HUB", "read_hub", "read_hub_text"]
@@ -38,7 +40,11 @@ def read_hub_text(
     texts = {}
     for split, rows in _load(name).items():
         _check_columns(rows.features, (text,), f"{HUB}{name}, {split}")
-        texts[split] = tuple(str(value) for value in rows[text] if value)
+        texts[split] = tuple(
+            plain_text(value, text, f"{HUB}{name}, {split}, row {number}")
+            for number, value in enumerate(rows[text])
+            if value not in (None, "")
+        )
     parts = complete_splits(texts, valid_fraction, test_fraction, f"{HUB}{name}")
     return cut_documents(parts, document, f"{HUB}{name}")
 
@@ -50,8 +56,10 @@ def _load(name) -> dict[str, Any]:
     except ImportError:
         raise ValueError(f"data.path={HUB}{name} needs the extra hub: pip install 'hybrid_flax[hub]'") from None
     path, _, config = name.partition(",")
-    if path.startswith((".", "/")) and not Path(path).is_dir():
-        raise ValueError(f"data.path={HUB}{name}: there is no folder {path!r}")
+    if path.startswith((".", "/", "~")):
+        path = str(find_path(path))
+        if not Path(path).is_dir():
+            raise ValueError(f"data.path={HUB}{name}: there is no folder {path!r}")
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(path, config or None)
@@ -59,6 +67,8 @@ def _load(name) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"data.path={HUB}{name} cannot be loaded: {reason}") from None
     found: dict[str, Any] = {}
+    if unknown := [str(split) for split in loaded if str(split) not in SPLIT_NAMES]:
+        print(f"{HUB}{name}: left out the splits {', '.join(unknown)}")
     for split, rows in loaded.items():
         ours = SPLIT_NAMES.get(str(split))
         if ours in found:
@@ -76,8 +86,13 @@ def _records(rows, text, label, name_of, where) -> Iterator[Record]:
         place = f"{where}, row {number}"
         if words is None or given is None:
             raise ValueError(f"{place}: no {text if words is None else label!r}")
-        given = tuple(map(name_of, given)) if isinstance(given, list) else name_of(given)
-        yield Record(tuple(map(str, words)) if isinstance(words, list) else str(words), given, place)
+        given = tuple(name_of(item, place) for item in given) if isinstance(given, list) else name_of(given, place)
+        listed = isinstance(words, list)
+        yield Record(
+            tuple(plain_text(word, text, place) for word in words) if listed else plain_text(words, text, place),
+            given,
+            place,
+        )
 
 
 def _check_columns(features, wanted, where):
@@ -87,11 +102,11 @@ def _check_columns(features, wanted, where):
 
 
 def _names_of_classes(features, label, where):
-    """From a value of the label column to its text: the name where it is the number of a class."""
+    """From a value of the label column and its place to its text: the name where it is the number of a class."""
     feature = features.get(label)
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if not names:
-        return str
+        return lambda value, place: plain_text(value, label, place)
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: column {label!r} has two classes of one name among {', '.join(names)}")
-    return lambda number: names[number] if number >= 0 else "-1"
+    return lambda number, place: names[number] if number >= 0 else "-1"

@@ -9,6 +9,8 @@
 | .conllu | likewise, by number; comments, ranges and empty words are skipped |
 | a folder of folders | a *.txt file; its label is the name of its folder, which may lie in one for its split |
 | LABEL=FILE,LABEL=FILE | a line of a file, which has its label before it |
+
+Numbers and booleans of .jsonl and .parquet are read as Python writes them: 1, 1.0, True.
 """
 
 import csv
@@ -16,27 +18,55 @@ import functools
 import importlib.resources
 import io
 import json
+import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_flax.data.corpora import missing_path, read_text, split_of, text_of
+from hybrid_flax.data.folders import NAME_THEM, SPLIT_NAMES, given_splits, print_left_out, split_of
 from hybrid_flax.data.tags import are_spans, parse_tag, to_bio2
+from hybrid_flax.data.text_files import (
+    cut_lines,
+    cut_tokens,
+    files_below,
+    find_path,
+    is_folder,
+    parts_of,
+    read_lines,
+    regular_file,
+    text_of,
+)
 from hybrid_flax.errors import nearest
 
-__all__ = ["CONLL", "READERS", "Record", "read_records", "read_splits", "tagged_records"]
+__all__ = [
+    "CONLL",
+    "READERS",
+    "Record",
+    "check_ending",
+    "plain_text",
+    "read_column",
+    "read_records",
+    "read_splits",
+    "tagged_records",
+]
 
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bmes", ".annotated", ".conllu")
 _MOST_CHARACTERS = 1_000_000  # of one field; more is a quote that was never closed
-_LONGEST_LINE = 2_000_000  # characters; more is a file without line ends
+_CURES = {
+    ".json": "write one object a line, and call it .jsonl",
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"), "unpack it"),
+}
 
 
 class Record(NamedTuple):
     """An example as it was read.
 
-    text: a text, or the tokens of a tagged sentence. label: a text, a list of them, or a tag for every token.
+    text: a text, or the tokens of a tagged sentence. label: a text, a list of them, or a tag for every token; None
+    where none was asked for.
     where: the file and the line.
     """
 
@@ -46,7 +76,13 @@ class Record(NamedTuple):
 
 
 def read_splits(
-    path: str, *, text: str = "text", label: str = "label", tagged: bool = False, encoding: str = "utf-8"
+    path: str,
+    *,
+    text: str = "text",
+    label: str = "label",
+    tagged: bool = False,
+    encoding: str = "utf-8",
+    splits: str = "",
 ) -> dict[str, list[Record]]:
     """Records by split: "train", "valid", "test" as the files of a folder are named, "all" where nothing says.
 
@@ -54,43 +90,49 @@ def read_splits(
     `split_of` its name), a folder with a folder for each label, or with folders for splits that have one for each
     label, or "LABEL=FILE,LABEL=FILE".
     tagged: read tables without a known ending, and .tsv, as CoNLL columns. encoding: of all but parquet.
+    splits: the files of a folder by split, as `given_splits` reads it; "": as they are named. What is left out of a
+    folder is printed.
     Raises FileNotFoundError and ValueError in one line with file and line.
     """
+    options: dict[str, Any] = {"text": text, "label": label, "tagged": tagged, "encoding": encoding}
+    given = given_splits(path, splits)
     if path == "vader":
         return {"all": _vader()}
-    place = Path(path)
-    options: dict[str, Any] = {"text": text, "label": label, "tagged": tagged, "encoding": encoding}
-    if place.is_file():
-        return {"all": read_records(place, **options)}
-    if "=" in path and not place.exists() and not tagged:
+    place = find_path(path)
+    if "=" in path and not os.path.exists(place) and not tagged:
         return {"all": list(_files_of_labels(path, encoding))}
-    if not place.is_dir():
-        raise FileNotFoundError(missing_path(place, "vader"))
-    files = _files_of_splits(place, tagged)
+    if not is_folder(place, "vader"):
+        return {"all": read_records(place, **options)}
+    files = given or _files_of_splits(place, tagged)
     if files:
-        return {split: read_records(file, **options) for split, file in files.items()}
+        print_left_out(place, (file for some in files.values() for file in some))
+        return {split: [r for file in some for r in read_records(file, **options)] for split, some in files.items()}
     folders = _folders_of_text(place)
     if not folders:
+        for file in files_below(place):
+            check_ending(file)
         raise ValueError(
             f"{path!r} has neither a file named for the train split ({', '.join((*READERS, *CONLL))}) "
-            "nor a folder of *.txt files for each label"
+            f"nor a folder of *.txt files for each label; {NAME_THEM}"
         )
-    splits = {split_of(folder.name): folder for folder in folders}
-    if None in splits or "train" not in splits:
+    print_left_out(place, (file for folder in folders for file in _text_files(folder)))
+    named = {split_of(folder.name): folder for folder in folders}
+    if None in named or "train" not in named:
         return {"all": _files_in_folders(folders, encoding)}
-    if len(splits) < len(folders):
+    if len(named) < len(folders):
         raise ValueError(f"{path!r} has two folders for one split: {', '.join(folder.name for folder in folders)}")
-    return _splits_of_folders(splits, encoding)
+    return _splits_of_folders(named, encoding)
 
 
 def read_records(
     file: Path, *, text: str = "text", label: str = "label", tagged: bool = False, encoding: str = "utf-8"
 ) -> list[Record]:
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
-    ending = file.suffix.lower()
+    ending = regular_file(file).suffix.lower()
     read = READERS.get(ending)
     if tagged and (read is None or ending == ".tsv"):
         read = _conll
+    check_ending(file)
     if read is None:
         raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(READERS)}")
     records = list(read(file, text, label, encoding))
@@ -99,6 +141,37 @@ def read_records(
             f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
         )
     return tagged_records(records) if tagged else records
+
+
+def read_column(file: Path, text: str, encoding: str) -> list[str]:
+    """The texts of a table, without their labels. Raises ValueError in one line with file and line."""
+    texts = []
+    for record in READERS[regular_file(file).suffix.lower()](file, text, None, encoding):
+        if not isinstance(record.text, str):
+            raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text")
+        texts.append(record.text)
+    return texts
+
+
+def check_ending(file: Path) -> None:
+    """Raises ValueError for a file that holds data in a form that must be changed before it is read."""
+    if cure := _CURES.get(file.suffix.lower()):
+        raise ValueError(f"{str(file)!r}: {file.suffix} is not read: {cure}")
+
+
+def plain_text(value: Any, key: str, where: str) -> str:
+    """A text, number or boolean of a data set as text; raises ValueError, with the place, for anything else."""
+    if isinstance(value, str):
+        if half := re.search("[\ud800-\udfff]", value):
+            raise ValueError(f"{where}: {key!r} has half a character, the lone surrogate {half[0]!r}")
+    elif value is None:
+        raise ValueError(f"{where}: {key!r} is null")
+    elif not isinstance(value, int | float | Decimal) or (not isinstance(value, int) and not math.isfinite(value)):
+        shown = " ".join(repr(value).split())
+        raise ValueError(
+            f"{where}: {key!r} is {shown if len(shown) <= 40 else shown[:40] + ' ...'}, not a text or a finite number"
+        )
+    return str(value)
 
 
 def tagged_records(records: Iterable[Record]) -> list[Record]:
@@ -127,9 +200,7 @@ def _files_of_labels(path, encoding) -> Iterator[Record]:
         if label in labels:
             raise ValueError(f"label {label!r} stands twice in data.path={path!r}")
         labels.append(label)
-        if not Path(name).is_file():
-            raise FileNotFoundError(missing_path(Path(name)))
-        lines = _lines(Path(name), encoding)
+        lines = read_lines(find_path(name), encoding)
         if not any(map(str.strip, lines)):
             raise ValueError(f"{name!r} is empty")
         for number, line in enumerate(lines, start=1):
@@ -137,30 +208,25 @@ def _files_of_labels(path, encoding) -> Iterator[Record]:
                 yield Record(line.strip(), label, f"{name}:{number}")
 
 
-def _lines(file, encoding):
-    """The lines of a file with examples; those of running text may be as long as they like."""
-    lines = read_text(file, encoding).split("\n")
-    for number, line in enumerate(lines, start=1):
-        if len(line) > _LONGEST_LINE:
-            raise ValueError(f"{file}:{number}: a line of {len(line):,} characters, more than {_LONGEST_LINE:,}")
-    return lines
-
-
 def _folders_of_text(place):
-    return sorted(folder for folder in place.iterdir() if folder.is_dir() and any(folder.rglob("*.txt")))
+    return [part for part in parts_of(place) if part.is_dir() and _text_files(part)]
+
+
+def _text_files(folder):
+    return [file for file in files_below(folder) if file.suffix == ".txt"]
 
 
 def _files_in_folders(folders, encoding) -> list[Record]:
     return [
         Record(text_of(file, encoding).strip(), folder.name, str(file))
         for folder in folders
-        for file in sorted(folder.rglob("*.txt"))
+        for file in _text_files(folder)
     ]
 
 
 def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
     """Records of train/LABEL/*.txt, test/LABEL/*.txt; every split must have the folders that training has."""
-    names = {split: sorted(part.name for part in folder.iterdir() if part.is_dir()) for split, folder in splits.items()}
+    names = {split: sorted(part.name for part in parts_of(folder) if part.is_dir()) for split, folder in splits.items()}
     for split, folder in splits.items():
         if not names[split] or names[split] != names["train"]:
             raise ValueError(
@@ -171,30 +237,34 @@ def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
     return {split: _files_in_folders(_folders_of_text(folder), encoding) for split, folder in splits.items()}
 
 
-def _files_of_splits(folder, tagged):
-    known = (*READERS, *CONLL, ".txt") if tagged else tuple(READERS)
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        split = split_of(file.stem)
-        if not file.is_file() or file.suffix.lower() not in known or not split:
+def _files_of_splits(folder, tagged) -> dict[str, list[Path]]:
+    """The file of every split; {} where none is for training. eng.testa is a file of tags, as eng.testa.txt is."""
+    known = (*READERS, *CONLL, ".txt", *(f".{name}" for name in SPLIT_NAMES)) if tagged else tuple(READERS)
+    found: dict[str, list[Path]] = {}
+    for file in parts_of(folder):
+        split = split_of(file.name)
+        if file.is_dir() or file.suffix.lower() not in known or not split:
             continue
         if split in found:
-            raise ValueError(f"{str(folder)!r} has two files for the {split} split: {found[split].name}, {file.name}")
-        found[split] = file
+            raise ValueError(
+                f"{str(folder)!r} has two files for the {split} split: {found[split][0].name}, {file.name}; {NAME_THEM}"
+            )
+        found[split] = [file]
     return found if "train" in found else {}
 
 
 def _table(file, text, label, encoding, delimiter=",") -> Iterator[Record]:
-    by_number = text.isdecimal() and label.isdecimal()
+    wanted = [text] if label is None else [text, label]
+    by_number = all(map(str.isdecimal, wanted))
     # Tab-separated values have no quotes: a lone one in a text must not swallow the lines after it.
-    lines = (f"{line}\n" for line in _lines(file, encoding))
+    lines = (f"{line}\n" for line in read_lines(file, encoding))
     reader = csv.reader(
         lines,
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
         strict=True,
     )
-    width, places = None, (int(text), int(label)) if by_number else None
+    width, places = None, [int(name) for name in wanted] if by_number else None
     previous = csv.field_size_limit(_MOST_CHARACTERS)
     try:
         for row in reader:
@@ -202,13 +272,13 @@ def _table(file, text, label, encoding, delimiter=",") -> Iterator[Record]:
             if not row:
                 continue
             if places is None:
-                places = _columns(row, (text, label), where)
+                places = _columns(row, wanted, where)
                 width = len(row)
                 continue
             width = width or len(row)
             if len(row) != width or max(places) >= width:
                 raise ValueError(f"{where}: {len(row)} columns, not {max(width, 1 + max(places))}")
-            yield Record(row[places[0]], row[places[1]], where)
+            yield Record(row[places[0]], None if label is None else row[places[1]], where)
     except csv.Error as error:
         raise ValueError(f"{file}:{reader.line_num}: {error}") from None
     finally:
@@ -219,24 +289,28 @@ def _columns(header, wanted, where):
     places = []
     for name in wanted:
         if name not in header:
-            raise ValueError(f"{where}: no column {name!r} in the header; {nearest(name, header)}")
+            raise ValueError(
+                f"{where}: no column {name!r} in the header; {nearest(name, header)}; a table without a header has "
+                "numbers of columns, from 0, for data.text and data.label"
+            )
         if header.count(name) > 1:
             raise ValueError(f"{where}: column {name!r} stands twice in the header")
         places.append(header.index(name))
-    return tuple(places)
+    return places
 
 
 def _json_lines(file, text, label, encoding) -> Iterator[Record]:
-    for number, line in enumerate(_lines(file, encoding), start=1):
+    for number, line in enumerate(read_lines(file, encoding), start=1):
         where = f"{file}:{number}"
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: no JSON: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: {type(value).__name__}, not an object with {text!r} and {label!r}")
+            keys = " and ".join(repr(key) for key in (text, label) if key is not None)
+            raise ValueError(f"{where}: {type(value).__name__}, not an object with {keys}")
         yield _record(value, text, label, where)
 
 
@@ -255,13 +329,14 @@ def _parquet(file, text, label, encoding) -> Iterator[Record]:
 
 
 def _record(value, text, label, where):
-    for key in (text, label):
-        if key in value and value[key] is None:
-            raise ValueError(f"{where}: {key!r} is null")
+    given = []
+    for key in (text, label) if label is not None else (text,):
         if key not in value:
             raise ValueError(f"{where}: no {key!r}; {nearest(key, map(str, value))}")
-    given = [tuple(map(str, v)) if isinstance(v, list) else str(v) for v in (value[text], value[label])]
-    return Record(given[0], given[1], where)
+        items = value[key]
+        listed = isinstance(items, list)
+        given.append(tuple(plain_text(v, key, where) for v in items) if listed else plain_text(items, key, where))
+    return Record(given[0], given[1] if label is not None else None, where)
 
 
 def _conll(file, text, label, encoding) -> list[Record]:
@@ -282,7 +357,7 @@ def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]
     places = [_column(file, *given, universal) for given in (("text", text, 0), ("label", label, -1))]
     block: list[tuple[int, str, str]] = []
     width = 0
-    for number, line in enumerate([*_lines(file, encoding), ""], start=1):
+    for number, line in enumerate([*read_lines(file, encoding), ""], start=1):
         if universal and re.match(r"#|\d+[-.]\d", line):
             continue
         if not line.strip() or line.startswith("-DOCSTART-"):
@@ -290,7 +365,7 @@ def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]
                 yield block
             block = []
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        columns = line.split("\t") if "\t" in line else cut_tokens(line)
         width = width or len(columns)
         if len(columns) != width and len(columns) > 1:
             raise ValueError(f"{file}:{number}: {len(columns)} columns, not {width} as in the lines before")
@@ -298,7 +373,7 @@ def _blocks(file, text, label, encoding) -> Iterator[list[tuple[int, str, str]]]
             raise ValueError(
                 f"{file}:{number}: {len(columns)} columns, none of which has the number {max(places)}, from 0"
             )
-        token, tag = (columns[place].strip() for place in places)
+        token, tag = (columns[place].strip(" ") for place in places)
         if len(columns) < 2 or not token or not tag:
             raise ValueError(f"{file}:{number}: {line.strip()[:40]!r} is not a token first and a tag last")
         block.append((number, token, tag))
@@ -323,13 +398,13 @@ def _vader() -> list[Record]:
     name = "movieReviewSnippets_GroundTruth.txt"
     packed = importlib.resources.files("hybrid_flax.data").joinpath("vader.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        lines: Iterable[str] = archive.read(name).decode("utf-8").splitlines()
+        lines = cut_lines(archive.read(name).decode("utf-8"), name)
     rows = [line.split("\t") for line in lines if line.strip()]
     return [Record(text, rating, f"vader:{number}") for number, (_, rating, text) in enumerate(rows, start=1)]
 
 
-# (file, text, label, encoding) -> records, by the ending of a file; text and label name columns.
-READERS: dict[str, Callable[[Path, str, str, str], Iterable[Record]]] = {
+# (file, text, label, encoding) -> records, by the ending of a file; text and label name columns, label None: no label.
+READERS: dict[str, Callable[[Path, str, str | None, str], Iterable[Record]]] = {
     ".csv": _table,
     ".tsv": functools.partial(_table, delimiter="\t"),
     ".jsonl": _json_lines,

@@ -9,14 +9,16 @@ import numpy as np
 
 from hybrid_flax.data.corpora import Corpus, check_test_fraction, load_corpus
 from hybrid_flax.data.examples import (
-    check_split,
     eval_examples,
     fold_records,
     label_names,
     make_example_batches,
     make_examples,
     split_records,
+    unseen_line,
+    unseen_names,
 )
+from hybrid_flax.data.folders import given_splits
 from hybrid_flax.data.hub import HUB, read_hub, read_hub_text
 from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows, make_batches, tokenize
 from hybrid_flax.data.readers import Record, read_splits
@@ -55,13 +57,14 @@ class Source(NamedTuple):
 
     train: (mode, batch_size, length, seed) -> the batches of a run; batch_size 0 is the whole set.
     splits: those with anything to evaluate, by name: "train", "valid", "test". labels: the names of what is predicted,
-    () where it is numbers or symbols.
+    () where it is numbers or symbols. unseen: labels of examples that are none of these; targets count on with them.
     """
 
     tokenizer: Tokenizer
     train: Callable[[str, int, int, int], Batches]
     splits: Mapping[str, Split]
     labels: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
     def contents(self) -> dict[str, str]:
         """How much every split holds and its digest, which differ where the data do; {} for synthetic languages."""
@@ -80,17 +83,20 @@ def text_source(
     min_count: int,
     lowercase: bool,
     text: str = "text",
+    files: str = "",
 ) -> Source:
     """Text by `load_corpus` or `read_hub_text`, one token after another.
 
-    tokenizer: one, or the kind to make of the training text. text: the column of a data set of the hub.
+    tokenizer: one, or the kind to make of the training text. text: the column of a table, or of a data set of the hub.
+    files: of a folder by split, as `given_splits` reads it.
     Raises FileNotFoundError and ValueError as `load_corpus` and `make_tokenizer` do.
     """
     options: dict[str, Any] = {"document": document, "valid_fraction": valid_fraction, "test_fraction": test_fraction}
     if path.startswith(HUB):
+        given_splits(path, files)
         corpus = read_hub_text(path.removeprefix(HUB), text=text, **options)
     else:
-        corpus = load_corpus(path, encoding=encoding, **options)
+        corpus = load_corpus(path, encoding=encoding, text=text, splits=files, **options)
     if isinstance(tokenizer, str):
         vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = make_tokenizer(tokenizer, corpus.train, **vocabulary)
@@ -155,19 +161,23 @@ def labelled_source(
     lowercase: bool = False,
     word_length: int = 0,
     labels: tuple[str, ...] | None = None,
+    files: str = "",
 ) -> Source:
     """Labelled examples by `read_splits` or `read_hub`; what has no splits is split at random by `split_seed`.
 
     kind: one of `examples.KINDS`. folds, fold: instead of a test fraction, as `fold_records`. word_length: characters
     of a word that its tokens hold, 0 for none. What a data set with splits of its own has not is taken from training.
     The ratings of "vader" are numbers, or for classes "positive" and "negative" by their sign. tokenizer, labels: those
-    of a run, else they are made from the training examples. Raises FileNotFoundError and ValueError in one line.
+    of a run, else they are made from the training examples. files: of a folder by split, as `given_splits` reads it.
+    How many examples have a label that no training example has is printed. Raises FileNotFoundError and ValueError in
+    one line.
     """
     columns: dict[str, Any] = {"text": text, "label": label, "tagged": kind == "tags"}
     if path.startswith(HUB):
+        given_splits(path, files)
         splits = read_hub(path.removeprefix(HUB), **columns)
     else:
-        splits = read_splits(path, encoding=encoding, **columns)
+        splits = read_splits(path, encoding=encoding, splits=files, **columns)
     for record in (record for part in splits.values() for record in part if kind != "tags"):
         if not isinstance(record.text, str):
             raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text: use task.name=tag")
@@ -190,9 +200,11 @@ def labelled_source(
         vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = _tokenizer_of(tokenizer, splits["train"], kind, spells=word_length > 0, **vocabulary)
     names = label_names(splits["train"], kind) if labels is None else labels
-    if labels is None:
-        check_split(drawn, kind, names, split_seed)
-    encoded = partial(make_examples, tokenizer=tokenizer, kind=kind, names=names, word_length=word_length)
+    unseen = unseen_names((record for part in splits.values() for record in part), kind, names)
+    for name, part in splits.items():
+        if line := unseen_line(part, kind, unseen):
+            print(f"{name}: {line}")
+    encoded = partial(make_examples, tokenizer=tokenizer, kind=kind, names=names + unseen, word_length=word_length)
     examples = {name: encoded(part) for name, part in splits.items() if part}
 
     def train(mode, batch_size, length, seed):
@@ -201,7 +213,7 @@ def labelled_source(
         return make_example_batches(examples["train"], batch_size=batch_size, length=length, seed=seed)
 
     made = {name: _labelled_split(part, tokenizer.unknown_id) for name, part in examples.items()}
-    return Source(tokenizer, train, made, names)
+    return Source(tokenizer, train, made, names, unseen)
 
 
 def _labelled_split(examples, unknown_id):

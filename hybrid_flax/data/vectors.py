@@ -1,12 +1,11 @@
 """Word vectors as GloVe and word2vec write them in text: a word and its numbers a line."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hybrid_flax.data.corpora import missing_path
+from hybrid_flax.data.text_files import find_path, regular_file, stream_lines
 from hybrid_flax.data.tokenizers import Tokenizer, WhitespaceTokenizer, WordTokenizer
 
 __all__ = ["WordVectors", "read_vectors"]
@@ -59,26 +58,21 @@ def _pick(wanted: Sequence[str], found: dict[str, np.ndarray], path: str) -> Wor
 
 def _lines(path, width) -> Iterator[tuple[str, str, list[str]]]:
     """(place, word, numbers as text) of every line but blank ones; a word may hold spaces."""
-    if not Path(path).is_file():
-        raise ValueError(f"model.vectors: {missing_path(Path(path))}")
-    with open(path, "rb") as file:
-        for number, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
-            where = f"{path}:{number}"
-            if number > 1 and not raw.strip():
+    try:
+        file = regular_file(find_path(path))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"model.vectors: {error}") from None
+    for number, (where, line) in enumerate(stream_lines(file, _LONGEST_LINE), start=1):
+        if number > 1 and not line.strip():
+            continue
+        parts = line.rstrip().split(" ")
+        if number == 1:
+            header = len(parts) == 2 and all(part.isdecimal() for part in parts)
+            given = int(parts[1]) if header else len(parts) - 1
+            if given != width:
+                raise ValueError(f"{where}: vectors of width {given}, the embedding has {width}: set them equal")
+            if header:
                 continue
-            if len(raw) == _LONGEST_LINE:
-                raise ValueError(f"{where}: a line of {_LONGEST_LINE:,} bytes or more is no word vector")
-            try:
-                parts = raw.decode("utf-8").rstrip().split(" ")
-            except UnicodeDecodeError:
-                raise ValueError(f"{where}: no UTF-8: word vectors are read in text form") from None
-            if number == 1:
-                header = len(parts) == 2 and all(part.isdecimal() for part in parts)
-                given = int(parts[1]) if header else len(parts) - 1
-                if given != width:
-                    raise ValueError(f"{where}: vectors of width {given}, the embedding has {width}: set them equal")
-                if header:
-                    continue
-            if len(parts) <= width:
-                raise ValueError(f"{where}: {max(len(parts) - 1, 0)} numbers after the word, not {width}")
-            yield where, " ".join(parts[:-width]), parts[-width:]
+        if len(parts) <= width:
+            raise ValueError(f"{where}: {max(len(parts) - 1, 0)} numbers after the word, not {width}")
+        yield where, " ".join(parts[:-width]), parts[-width:]

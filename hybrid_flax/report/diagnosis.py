@@ -100,7 +100,7 @@ def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: s
         )
     batches = split_batches(source, config, split)
     batches = [batches[index] for index in range(min(_BATCHES, len(batches)))]
-    return diagnose(run.model, make_task(config, run.labels), run.params, batches)
+    return diagnose(run.model, make_task(config, run.labels, source.unseen), run.params, batches)
 
 
 def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Batch]) -> Diagnosis:

@@ -48,12 +48,13 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
         run = load_run(folder, "best")
         source = read_source(run.config, run.tokenizer, run.labels)
         own = split_batches(source, run.config, split)[0]
+        named = run._replace(labels=run.labels + source.unseen)
         if batch is None:
-            batch, first = own, run
+            batch, first = own, named
         elif not np.array_equal(own.tokens, batch.tokens):
             continue
         outputs = numbers[name] = np.asarray(_predict(run, own))
-        predicted[name] = [_words(run, batch, row, outputs[row]) for row in range(len(outputs))]
+        predicted[name] = [_words(named, batch, row, outputs[row]) for row in range(len(outputs))]
     if batch is None or first is None:
         return []
     rows = [row for row in range(len(batch.row)) if np.any(batch.weights[row] > 0)]
@@ -102,7 +103,8 @@ def _words(run, batch, row, prediction) -> Said:
         return Said(names[int(prediction)], bool(prediction == batch.targets[row]))
     if kind == "multilabel":
         given = [name for name, yes in zip(names, prediction) if yes]
-        return Said(", ".join(given) or "(none)", bool(np.all((prediction > 0) == (batch.targets[row] > 0))))
+        said, true = np.flatnonzero(prediction), np.flatnonzero(batch.targets[row])
+        return Said(", ".join(given) or "(none)", np.array_equal(said, true))
     scored = batch.weights[row] > 0
     truth = batch.targets[row]
     right = prediction[scored] == truth[scored]

@@ -43,7 +43,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
         raise ConfigError(
             f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
         )
-    task = make_task(config, run.labels)
+    task = make_task(config, run.labels, source.unseen)
     length = eval_length(config, source)
     how = {"windows": f"rows of at most {length} tokens, each from nothing"}
     if task.generates and model_is_bounded(run.model):
@@ -63,7 +63,7 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
         results[name] = {metric: float(value) for metric, value in task.measure(sums).items()}
         print(f"{words}: {describe(task, results[name])}")
         if "true_positive" in sums:
-            print_classes(sums, run.labels)
+            print_classes(sums, run.labels + source.unseen)
     if task.generates and "carried" not in results:
         print("carried state: not for this model, the cache of full attention would grow with the text")
     return results

@@ -3,21 +3,31 @@
 from collections.abc import Sequence
 
 from hybrid_flax.config import ConfigError
+from hybrid_flax.data.text_files import cut_tokens
 from hybrid_flax.predict import predict
 from hybrid_flax.train.folder import Run
 
 __all__ = ["print_predictions"]
 
+_BLANK = "(blank)"
+
 
 def print_predictions(run: Run, texts: Sequence[str]) -> None:
-    """Tab-separated lines; raises ConfigError in one line as `predict` does."""
+    """Tab-separated lines; a blank text has "(blank)" for a label. Raises ConfigError in one line as `predict` does."""
     try:
         predictions = predict(run, texts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for text, label, confidence in predictions:
         if run.config.task.name == "tag":
-            print("\n".join(f"{word}\t{tag}" for word, tag in zip(text.split(), label)), end="\n\n")
+            words = _BLANK if label is None else "\n".join(map("\t".join, zip(cut_tokens(text), label)))
+            print(words, end="\n\n")
             continue
-        words = f"{label:.4f}" if isinstance(label, float) else label if isinstance(label, str) else ",".join(label)
-        print("\t".join([words, *([] if confidence is None else [f"{confidence:.3f}"]), text]))
+        sure = [] if run.config.task.name != "classify" else ["" if confidence is None else f"{confidence:.3f}"]
+        print("\t".join([_shown(label), *sure, text]))
+
+
+def _shown(label):
+    if label is None:
+        return _BLANK
+    return f"{label:.4f}" if isinstance(label, float) else label if isinstance(label, str) else ",".join(label)

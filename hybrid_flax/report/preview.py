@@ -24,7 +24,7 @@ def print_preview(setup: Setup, config: Any) -> None:
     Raises ConfigError in one line for data that cannot be read.
     """
     source, kind = setup.source, label_kind(config.task.name)
-    length = eval_length(config, source)
+    length, names = eval_length(config, source), source.labels + source.unseen
     tokenizer = source.tokenizer
     print(f"{config.data.path} for task {config.task.name}: {tokenizer.name} tokenizer, {tokenizer.vocab_size:,} ids")
     for name, split in source.splits.items():
@@ -37,13 +37,13 @@ def print_preview(setup: Setup, config: Any) -> None:
         print(f"\n{name}: {_rows(batches)}{unknown}")
         if cut := cut_rows(split, config.data.length if name == "train" else length):
             print(f"  {cut}")
-        for line in _label_lines(batches, source.labels) if kind else ():
+        for line in _label_lines(batches, names) if kind else ():
             print(f"  {line}")
     batch = setup.batches.batch(0)
     print(f"\nthe first rows of the first of {setup.batches.steps_per_epoch} training batches an epoch")
     for row in range(min(_EXAMPLES, len(batch.row))):
         print()
-        for line in _example(batch, row, tokenizer, kind, source.labels):
+        for line in _example(batch, row, tokenizer, kind, names):
             print(f"  {line[:_WIDTH]}{' ...' if len(line) > _WIDTH else ''}")
 
 

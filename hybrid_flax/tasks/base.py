@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.typing import Array, Batch, Float, Int, Scalar
 
-__all__ = ["Metric", "Sums", "Task", "describe", "find_metric", "likeliest"]
+__all__ = ["Metric", "Sums", "Task", "describe", "find_metric", "known_targets", "likeliest"]
 
 Sums = dict[str, Scalar]
 
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 
     loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count".
     evaluate: (outputs, batch) -> sums for `measure`, among them "confusion" [C, C] where there are classes: examples
-        of class i (first axis) that were taken for class j.
+        of class i (first axis) that were taken for class j. C counts classes that training has not, behind the others.
     measure: (sums on the host) -> the values of `metrics` by name.
     metrics: what is measured, "loss" first.
     predict: (outputs, live[B, T]) -> what is predicted: token, symbol or tag ids [B, T], classes [B], whether each
@@ -70,3 +70,9 @@ def likeliest(logits: Float[Array, "... C"], live: Any = None) -> Int[Array, "..
     """The class of the greatest logit, wherever it is live or not: `Task.predict` of most tasks."""
     del live
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def known_targets(batch: Batch, num_classes: int) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
+    """Targets and weights for a loss: a target beyond the classes, a label that training has not, has no weight."""
+    known = batch.targets < num_classes
+    return jnp.where(known, batch.targets, 0), jnp.where(known, batch.weights, 0.0)

@@ -18,21 +18,21 @@ __all__ = ["TASKS", "TaskEntry", "check_task", "is_pooled", "label_kind", "make_
 class TaskEntry(NamedTuple):
     """How a task is made, and what it is made for.
 
-    make: (config, labels of the source) -> Task. label_kind: one of `data.examples.KINDS`, None where no example has a
-    label.
+    make: (config, labels of the source, its unseen ones) -> Task. label_kind: one of `data.examples.KINDS`, None where
+    no example has a label.
     """
 
-    make: Callable[[Any, tuple[str, ...]], Task]
+    make: Callable[[Any, tuple[str, ...], tuple[str, ...]], Task]
     label_kind: str | None = None
 
 
 TASKS: dict[str, TaskEntry] = {
-    "lm": TaskEntry(lambda config, labels: make_language_modelling(config.loss.name)),
-    "answer": TaskEntry(lambda config, labels: make_answering()),
-    "classify": TaskEntry(lambda config, labels: make_classification(), "class"),
-    "multilabel": TaskEntry(lambda config, labels: make_classification(multi_label=True), "classes"),
-    "regress": TaskEntry(lambda config, labels: make_regression(), "number"),
-    "tag": TaskEntry(lambda config, labels: make_tagging(labels), "tags"),
+    "lm": TaskEntry(lambda config, labels, unseen: make_language_modelling(config.loss.name)),
+    "answer": TaskEntry(lambda config, labels, unseen: make_answering()),
+    "classify": TaskEntry(lambda config, labels, unseen: make_classification(num_unseen=len(unseen)), "class"),
+    "multilabel": TaskEntry(lambda config, labels, unseen: make_classification(True, len(unseen)), "classes"),
+    "regress": TaskEntry(lambda config, labels, unseen: make_regression(), "number"),
+    "tag": TaskEntry(lambda config, labels, unseen: make_tagging(labels, unseen), "tags"),
 }
 
 
@@ -48,6 +48,10 @@ def check_task(config: Any) -> None:
             raise ConfigError(
                 f"{key}={value} goes with task.name={' or '.join(readers)}, not {task}: leave it at {default}"
             )
+    if config.data.splits and task == "answer":
+        raise ConfigError(
+            f"data.splits={config.data.splits!r} names files, and task.name=answer reads none: set it to ''"
+        )
     if config.data.folds and kind is None:
         raise ConfigError(f"data.folds={config.data.folds} needs labelled examples, not task.name={task}")
     if task != "lm" and loss.name != "cross_entropy":
@@ -65,9 +69,9 @@ def check_task(config: Any) -> None:
         raise ConfigError(f"data.mode={config.data.mode!r} is none of {', '.join(modes)}, for task.name={task}")
 
 
-def make_task(config: Any, labels: tuple[str, ...]) -> Task:
-    """What config.task says is learnt; `labels` are those of the source."""
-    return _find(config.task.name).make(config, labels)
+def make_task(config: Any, labels: tuple[str, ...], unseen: tuple[str, ...] = ()) -> Task:
+    """What config.task says is learnt; `labels` and `unseen` are those of the source."""
+    return _find(config.task.name).make(config, labels, unseen)
 
 
 def label_kind(task_name: str) -> str | None:

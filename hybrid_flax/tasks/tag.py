@@ -11,7 +11,7 @@ from jax import lax
 from hybrid_flax.data.tags import are_spans, span_types
 from hybrid_flax.ops.crf import Transitions, best_path, log_likelihood
 from hybrid_flax.ops.losses import cross_entropy
-from hybrid_flax.tasks.base import Metric, Task, likeliest
+from hybrid_flax.tasks.base import Metric, Task, known_targets, likeliest
 from hybrid_flax.tasks.classify import class_counts, class_metrics, f1_scores, measure_classes
 from hybrid_flax.typing import TokenIds, TokenMask
 
@@ -29,10 +29,12 @@ _FORBIDDEN = -1e9
 
 
 @functools.cache
-def make_tagging(names: tuple[str, ...]) -> Task:
+def make_tagging(names: tuple[str, ...], unseen: tuple[str, ...] = ()) -> Task:
     """The task; equal arguments give the identical object.
 
     names: "O", then B- and I- of every span type; or plain tags (`are_spans` tells them apart).
+    unseen: tags of tokens that follow these, which no training example has and no model can predict. They count as
+    missed in all metrics but the loss, which is of the other tokens; a CRF passes over them there.
 
     Outputs are emissions [B, T, C], or (emissions, transitions) of a model with a CRF, whose loss is the negative log
     likelihood of the row and whose predictions are Viterbi paths; moves that BIO2 forbids are never taken.
@@ -41,15 +43,17 @@ def make_tagging(names: tuple[str, ...]) -> Task:
     """
     moves = allowed_moves(names)
     spans = are_spans(names)
+    num_tags = len(names) + len(unseen)
 
     def loss(outputs, batch, label_smoothing=0.0, z_loss=0.0):
-        count = jnp.sum(batch.weights)
+        targets, weights = known_targets(batch, len(names))
+        count = jnp.sum(weights)
         if isinstance(outputs, tuple):
             emissions, transitions = _constrain(outputs, moves)
-            likelihood = log_likelihood(emissions, batch.targets, batch.weights > 0, transitions)
+            likelihood = log_likelihood(emissions, targets, weights > 0, transitions)
             return {"loss": -jnp.sum(likelihood), "count": count}
-        losses = cross_entropy(outputs, batch.targets, label_smoothing, z_loss)
-        return {"loss": jnp.sum(losses * batch.weights), "count": count}
+        losses = cross_entropy(outputs, targets, label_smoothing, z_loss)
+        return {"loss": jnp.sum(losses * weights), "count": count}
 
     def predict(outputs, live):
         if isinstance(outputs, tuple):
@@ -61,10 +65,11 @@ def make_tagging(names: tuple[str, ...]) -> Task:
         live = batch.weights > 0
         predicted = predict(outputs, live)
         if not spans:
-            given, actual = (jax.nn.one_hot(tags.reshape(-1), len(names)) for tags in (predicted, batch.targets))
+            given, actual = (jax.nn.one_hot(tags.reshape(-1), num_tags) for tags in (predicted, batch.targets))
             return loss(outputs, batch) | class_counts(given, actual, batch.weights.reshape(-1))
         right = jnp.sum((predicted == batch.targets) & live).astype(jnp.float32)
-        return loss(outputs, batch) | {"right": right} | span_counts(predicted, batch.targets, live, len(names) // 2)
+        sums = {"right": right, "scored": jnp.sum(live).astype(jnp.float32)}
+        return loss(outputs, batch) | sums | span_counts(predicted, batch.targets, live, num_tags // 2)
 
     if not spans:
         return Task(loss, evaluate, measure_classes, class_metrics("nats/token"), predict)
@@ -141,8 +146,8 @@ def _measure(names, sums):
         for place, name in enumerate(span_types(names))
     }
     return {
-        "loss": sums["loss"] / sums["count"],
-        "accuracy": sums["right"] / sums["count"],
+        "loss": sums["loss"] / max(sums["count"], 1.0),
+        "accuracy": sums["right"] / sums["scored"],
         "precision": float(true_positive.sum() / max(predicted.sum(), 1.0)),
         "recall": float(true_positive.sum() / max(actual.sum(), 1.0)),
         "f1": f1_scores(true_positive, predicted, actual)["f1_micro"],

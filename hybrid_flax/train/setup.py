@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
+from hybrid_flax.data.text_files import file_versions
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
@@ -62,7 +62,7 @@ def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[st
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
-        task = make_task(config, source.labels)
+        task = make_task(config, source.labels, source.unseen)
         traits = _step_traits(config, source.tokenizer)
         hparams = _hparams(config)
         make_unit_schedule(**dict(traits.schedule))
@@ -121,13 +121,14 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "lowercase": data.lowercase,
         "encoding": data.encoding,
         "text": data.text,
+        "files": data.splits,
     }
     if task == "lm":
-        return _kept(text_source, data.path, _versions(data.path), document=data.document, **given)
+        return _kept(text_source, data.path, file_versions(data.path, HUB), document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
     options = {"kind": label_kind(task), "labels": labels, "word_length": word_length}
-    return _kept(labelled_source, data.path, _versions(data.path), **options, **given)
+    return _kept(labelled_source, data.path, file_versions(data.path, HUB), **options, **given)
 
 
 def missing_split(config: Any, split: str) -> str:
@@ -156,14 +157,6 @@ def _kept(source, path, versions, **options):
     """source(path, **options), for files that have not changed."""
     del versions
     return source(path, **options)
-
-
-def _versions(path):
-    """Name, time and size of every file that a data.path names; () where it names none."""
-    parts = [path] if Path(path).exists() else path.removeprefix(HUB).split(",")
-    roots = [Path(name).absolute() for name in (part.rpartition("=")[2] for part in parts) if name]
-    files = [file for root in roots for file in [root, *sorted(root.rglob("*"))] if file.is_file()]
-    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _step_traits(config, tokenizer) -> StepTraits:

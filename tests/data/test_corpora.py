@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import engines
@@ -5,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_flax.data.corpora import load_corpus, split_of
+from hybrid_flax.data.corpora import load_corpus
+from hybrid_flax.data.folders import NAME_THEM
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -91,15 +93,68 @@ def test_a_folder_of_texts_has_no_splits(tmp_path):
     assert sum(map(len, load_corpus(str(tmp_path), valid_fraction=0.0).train)) == 37
 
 
-def test_names_of_splits_are_whole_words():
-    splits = {
-        "train": "train wnut17train Training-set",
-        "valid": "emerging.dev devel val_2 my_test_dev",
-        "test": "a.test",
-    }
-    for split, names in splits.items():
-        assert {split_of(name) for name in names.split()} == {split}
-    assert {split_of(name) for name in ["latest", "developer_x", "interval", "trainer", "contest"]} == {None}
+ROWS = ["a text\nof two lines\n", "another", "", "the last"]
+
+
+def write_table(path: Path) -> Path:
+    """A table of `ROWS` under the key "body", with other columns beside it."""
+    if path.suffix == ".jsonl":
+        rows = [json.dumps({"id": number, "body": row}) for number, row in enumerate(ROWS)]
+        path.write_text("\n".join(rows) + "\n")
+    elif path.suffix == ".csv":
+        path.write_text("id,body\n" + "".join(f'{number},"{row}"\n' for number, row in enumerate(ROWS)))
+    elif path.suffix == ".parquet":
+        pyarrow = engines.library("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"body": ROWS, "id": list(range(len(ROWS)))}), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_the_texts_of_a_table_are_documents(ending, tmp_path, capsys):
+    """Not its braces and quotes; alone, in a folder, and as the files of splits."""
+    texts = tuple(filter(None, ROWS))
+    path = write_table(tmp_path / f"one{ending}")
+    assert load_corpus(str(path), text="body", valid_fraction=0.0).train == texts
+    assert load_corpus(str(path), text="body", document="line", valid_fraction=0.0).train[:2] == (
+        "a text\n",
+        "of two lines\n",
+    )
+    assert load_corpus(str(tmp_path), text="body", valid_fraction=0.0).train == texts
+    assert "no 'text'" in (message := error_of(ValueError, str(path))) or "no column 'text'" in message
+    for split in ("train", "dev"):
+        write_table(tmp_path / f"{split}{ending}")
+    assert load_corpus(str(tmp_path), text="body") == (texts, texts, ())
+    assert capsys.readouterr().out == f"{tmp_path}: left out one{ending}; where that is data, {NAME_THEM}\n"
+    write(tmp_path / "README.txt", "about the texts")
+    assert load_corpus(str(tmp_path), text="body") == (texts, texts, ())
+    (tmp_path / f"dev{ending}").unlink()
+    assert load_corpus(str(tmp_path), text="body", valid_fraction=0.0).train == ("about the texts",)
+    assert f"left out one{ending}, train{ending};" in capsys.readouterr().out
+
+
+def test_tables_that_hold_no_text(tmp_path):
+    assert "is a list of tokens, not a text" in error_of(
+        ValueError, write(tmp_path / "a.jsonl", '{"text": ["a", "b"]}\n')
+    )
+    assert "b.jsonl' is empty" in error_of(ValueError, write(tmp_path / "b.jsonl", '{"text": " "}\n'))
+    assert ".json is not read: write one object a line" in error_of(ValueError, write(tmp_path / "c.json", "[]"))
+    assert ".gz is not read: unpack it" in error_of(ValueError, write(tmp_path / "z" / "a.jsonl.gz", b"\x1f\x8b"))
+    assert "z/a.jsonl.gz': .gz is not read: unpack it" in error_of(ValueError, str(tmp_path / "z"))
+
+
+def test_the_splits_of_texts_can_be_named(tmp_path, capsys):
+    for name in ("a.text", "b.text", "c.text", "d.text"):
+        write(tmp_path / name, name)
+    splits = "train=b.text,dev=c.text,train=a.text"
+    assert load_corpus(str(tmp_path), splits=splits) == (("b.text", "a.text"), ("c.text",), ())
+    assert "left out d.text;" in capsys.readouterr().out
+    assert "is a folder without any *.txt file" in (message := error_of(ValueError, str(tmp_path)))
+    assert NAME_THEM in message
+    for name in ("train.txt", "dev.txt", "valid.txt"):
+        write(tmp_path / name, name)
+    assert "has two files for the valid split: dev.txt, valid.txt; data.splits=" in error_of(ValueError, str(tmp_path))
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,7 +226,7 @@ def test_errors_are_one_line_that_says_what_is_wrong(tmp_path):
     assert "empty" in error_of(ValueError, write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "blank" / "a.txt", "")
     assert "1 *.txt" in error_of(ValueError, str(tmp_path / "blank"))
-    write(tmp_path / "none" / "a.csv", "1,2")
+    write(tmp_path / "none" / "a.md", "1,2")
     assert "*.txt" in error_of(ValueError, str(tmp_path / "none"))
 
     message = error_of(ValueError, write(tmp_path / "latin.txt", "né\nun\nété".encode("latin-1")))

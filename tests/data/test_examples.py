@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import engines
 import jax
@@ -158,22 +159,66 @@ def size(split):
     return sum(int(batch.weights.sum()) for batch in split.batches(8, 8, False))
 
 
-def test_a_rare_class_that_the_random_split_takes_away(tmp_path):
-    """The message says how many rows there are and what to do; another seed keeps the class in training."""
+def test_a_rare_class_that_the_random_split_takes_away(tmp_path, capsys):
+    """It counts as missed, and a line says so; another seed keeps the class in training."""
     path = written(tmp_path / "rows.jsonl", [(f"word {i}", "rare" if i == 13 else "ab"[i % 2]) for i in range(20)])
-    refused = []
+    missed = []
     for seed in range(8):
-        try:
-            source = source_of(path, "class", valid_fraction=0.3, test_fraction=0.2, split_seed=seed)
-            assert source.labels == ("a", "b", "rare")
-        except ValueError as error:
-            refused.append(seed)
-            assert (
-                f"rows.jsonl:14: label 'rare' is in 1 of 20 rows, and the random split by data.split_seed={seed} puts"
-                in str(error)
+        source = source_of(path, "class", valid_fraction=0.3, test_fraction=0.2, split_seed=seed)
+        printed = capsys.readouterr().out
+        assert sorted(source.labels + source.unseen) == ["a", "b", "rare"]
+        if source.unseen:
+            missed.append(seed)
+            assert re.fullmatch(
+                r"(valid: 1 of 6|test: 1 of 4) rows have a label that no training example has \('rare'\): "
+                "they count as missed, and the loss leaves them out\n",
+                printed,
             )
-            assert "such rows, leave them out, or choose another seed" in str(error) and "\n" not in str(error)
-    assert 0 < len(refused) < 8
+        else:
+            assert printed == ""
+    assert 0 < len(missed) < 8
+
+
+def test_labels_that_only_held_out_examples_have(tmp_path, capsys):
+    """Targets count on behind the labels of training, of a run that is loaded too."""
+    train = [("red", ["a"]), ("blue", ["b"]), ("gold", [])]
+    written(tmp_path / "train.jsonl", train)
+    written(tmp_path / "dev.jsonl", [("red", ["a", "d"]), ("blue", ["c"]), ("gold", ["a"])])
+    for labels in (None, ("a", "b")):
+        source = source_of(tmp_path, "classes", labels=labels)
+        assert source.labels == ("a", "b") and source.unseen == ("c", "d")
+        (batch,) = source.splits["valid"].batches(3, 8, False)
+        assert batch.targets.tolist() == [[1, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]]
+        assert capsys.readouterr().out.startswith(
+            "valid: 2 of 3 rows have a label that no training example has ('c', 'd'): they count as missed"
+        )
+    tags = [(["red", "blue", "gold"], ["B-X", "I-X", "O"])]
+    folder = tmp_path / "tags"
+    written(folder / "train.jsonl", tags)
+    written(folder / "dev.jsonl", [(["red", "blue", "gold"], ["O", "B-Y", "I-Y"]), *tags])
+    source = source_of(folder, "tags")
+    assert source.labels + source.unseen == ("O", "B-X", "I-X", "B-Y", "I-Y")
+    assert source.splits["valid"].batches(2, 3, False)[0].targets.tolist() == [[0, 3, 4], [1, 2, 0]]
+    assert "valid: 2 tokens in 1 of 2 rows have" in capsys.readouterr().out
+    written(folder / "dev.jsonl", [(["red", "blue"], ["NOUN", "VERB"])])
+    with pytest.raises(ValueError, match=r"dev\.jsonl:1: tag '(NOUN|VERB)' is neither O nor B-TYPE"):
+        source_of(folder, "tags")
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(tmp_path):
+    """1 and 1.0 of one file; those of training in one form and held-out ones in the other; and labels of older runs."""
+    written(tmp_path / "mixed.jsonl", [("red", value) for value in (0, 1.0, 0.0, 1, "1")])
+    source = source_of(tmp_path / "mixed.jsonl", "class", valid_fraction=0.0)
+    (batch,) = source.splits["train"].batches(5, 8, False)
+    assert source.labels == ("0", "1") and batch.targets.tolist() == [0, 1, 0, 1, 1]
+    written(tmp_path / "two" / "train.jsonl", [("red", 0.0), ("blue", 1.0)])
+    written(tmp_path / "two" / "dev.jsonl", [("red", 1), ("blue", 0)])
+    for labels, wanted in ((None, [1, 0]), (("0", "1"), [1, 0]), (("1.0", "0.0"), [0, 1])):
+        source = source_of(tmp_path / "two", "class", labels=labels)
+        assert source.labels == (labels or ("0.0", "1.0")) and source.unseen == ()
+        assert source.splits["valid"].batches(2, 8, False)[0].targets.tolist() == wanted
+    written(tmp_path / "names.jsonl", [("red", "v2"), ("blue", "2"), ("gold", "2.0")])
+    assert source_of(tmp_path / "names.jsonl", "class", valid_fraction=0.0).labels == ("2", "2.0", "v2")
 
 
 def test_splits_that_are_not_there_are_taken_from_training(tmp_path):

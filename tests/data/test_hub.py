@@ -65,6 +65,18 @@ def test_classes_have_their_names(tmp_path):
     assert "as many tags" in error_of(folder, text="text", label="tags", tagged=True)
 
 
+def test_splits_that_are_left_out_are_named(monkeypatch, capsys):
+    rows = datasets.Dataset.from_dict({"text": ["a", None, ""], "label": ["x", "y", "z"]})
+    loaded = {"train": rows.select([0]), "unsupervised": rows, "test": rows.select([0]), "validation": rows}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: loaded)
+    assert read_hub_text("reviews") == (("a",), ("a",), ("a",))
+    assert capsys.readouterr().out == "hub:reviews: left out the splits unsupervised\n"
+    assert "hub:reviews, valid, row 1: no 'text'" in error_of("reviews")
+    odd = datasets.Dataset.from_dict({"text": ["a"], "label": [float("nan")]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"train": odd})
+    assert "hub:reviews, train, row 0: 'label' is nan, not a text" in error_of("reviews")
+
+
 def test_what_cannot_be_loaded(tmp_path):
     assert "there is no folder" in error_of(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()

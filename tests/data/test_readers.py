@@ -212,6 +212,58 @@ def test_what_cannot_be_read(tmp_path):
     assert "two files for the train split" in error_of(tmp_path / "two")
 
 
+def test_what_stands_for_a_text_in_json(tmp_path):
+    """Numbers and booleans have a meaning, and whatever else is refused with its line, in lists too."""
+    good = '{"text": "a", "label": "x"}\n'
+    rows = "".join(f'{{"text": "a", "label": {value}}}\n' for value in ("1", "1.0", "true", "-2.5", '["x", 2]'))
+    labels = [label for _, label in pairs(read_records(write(tmp_path, "g.jsonl", rows)))]
+    assert labels == ["1", "1.0", "True", "-2.5", ("x", "2")]
+    for value, wanted in (
+        ("NaN", "is nan, not a text or a finite number"),
+        ("-Infinity", "is -inf, not a text or a finite number"),
+        ("1e999", "is inf, not a text or a finite number"),
+        ("null", "is null"),
+        ('{"name": "x"}', "is {'name': 'x'}, not a text or a finite number"),
+        ('["x", [1]]', "is [1], not a text or a finite number"),
+        ('["x", null]', "is null"),
+        ('"cut \\ud83d"', "has half a character, the lone surrogate '\\ud83d'"),
+        ('["\\udc00"]', "has half a character, the lone surrogate '\\udc00'"),
+    ):
+        for key, row in (("label", f'"text": "a", "label": {value}'), ("text", f'"text": {value}, "label": "x"')):
+            message = error_of(write(tmp_path, "b.jsonl", f"{good}{{{row}}}\n"))
+            assert message.startswith(f"{tmp_path}/b.jsonl:2: {key!r} {wanted}") and message.encode()
+    assert "b.jsonl:1: no JSON: " in error_of(write(tmp_path, "b.jsonl", "[" * 100_000))
+    whole = write(tmp_path, "w.jsonl", '{"text": "\\ud83d\\ude00", "label": "x"}\n')
+    assert pairs(read_records(whole)) == [("\U0001f600", "x")]
+
+
+def test_parquet_of_other_types(tmp_path):
+    pyarrow = engines.library("pyarrow")
+    from pyarrow import parquet
+
+    for label, wanted in (([b"x"], "is b'x', not a text"), ([float("nan")], "is nan, not a text"), ([None], "is null")):
+        parquet.write_table(pyarrow.table({"text": ["a"], "label": label}), tmp_path / "t.parquet")
+        assert f"t.parquet, row 0: 'label' {wanted}" in error_of(tmp_path / "t.parquet")
+
+
+def test_columns_are_cut_at_spaces_and_tabs(tmp_path):
+    """A no-break space belongs to its token, wherever it stands in it."""
+    rows = [("1\u00a0000", "O"), ("\u00a0", "O"), ("x\u2003", "B-X"), ("\u3000y", "I-X")]
+    for separator in (" ", "\t", "   "):
+        text = "".join(f"{token}{separator}{tag}\n" for token, tag in rows)
+        assert pairs(read_records(write(tmp_path, "t.tsv", text), tagged=True)) == [tuple(zip(*rows))]
+
+
+def test_forms_that_must_be_changed_first(tmp_path):
+    write(tmp_path, "d/records.json", "[]")
+    for path in (tmp_path / "d", tmp_path / "d" / "records.json"):
+        assert "records.json': .json is not read: write one object a line, and call it .jsonl" in error_of(path)
+    assert "unpack it" in error_of(write(tmp_path, "t.csv.gz", b"\x1f\x8b"))
+    no_header = write(tmp_path, "n.tsv", "0\ta text\n1\tanother\n")
+    assert "n.tsv:1: no column 'text' in the header" in (message := error_of(no_header))
+    assert "a table without a header has numbers of columns, from 0, for data.text and data.label" in message
+
+
 def test_a_file_for_each_label(tmp_path):
     bad = write(tmp_path, "rt.neg", b"bad\n\n worse \n")
     good = write(tmp_path, "rt.pos", "d\u00e9j\u00e0 vu\r\n".encode("latin-1"))

@@ -1,17 +1,23 @@
 """The rows that `eval` prints are those of scikit-learn and seqeval."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from seqeval.metrics.v1 import precision_recall_fscore_support as of_spans
 from seqeval.scheme import IOB2
+from sklearn import metrics as oracle
 from sklearn.metrics import confusion_matrix
 from sklearn.metrics import precision_recall_fscore_support as of_classes
 
-from hybrid_flax.report.evaluation import print_classes
+from hybrid_flax.predict import predict
+from hybrid_flax.report.disagreement import most_disputed
+from hybrid_flax.report.evaluation import evaluate_run, print_classes
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.tag import make_tagging
+from hybrid_flax.train.loop import train
 
 RNG = np.random.default_rng(0)
 
@@ -52,3 +58,42 @@ def test_spans(capsys):
     for place, name in enumerate(("LOC", "PER")):
         assert found[name] == [str(wanted[3][place]), *(f"{100 * share[place]:.2f}" for share in wanted[:3])]
     assert "spans" in found["type"] and found.keys() == {"type", "LOC", "PER"}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param("classify", marks=pytest.mark.slow), "multilabel", pytest.param("tag", marks=pytest.mark.slow)],
+)
+def test_a_run_on_labels_that_its_training_has_not(task, tmp_path, capsys):
+    """They count as missed, at the end of a run and when it is evaluated again: as scikit-learn says of its answers."""
+    labels = {"classify": "xyz", "multilabel": ["x", "xy", "xz"], "tag": ["XY", "YX", "ZX"]}[task]
+    rows = [("a b" if task != "tag" else ["a", "b"], y if task == "classify" else list(y)) for y in labels]
+    for split, count in (("train", 2), ("dev", 2), ("test", 3)):
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows[:count] * 4]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    config = tiny.tiny_config(
+        tmp_path,
+        **{"task__name": task, "data__mode": "padded", "data__tokenizer": "word", "eval__every": 6},
+        **{"model__pattern": "tanh", "eval__metric": "f1_macro"},
+    )
+    run, results = train(config, tmp_path / "run")
+    printed = capsys.readouterr().out
+    rare = "Z" if task == "tag" else "z"
+    count = "4 tokens in 4" if task == "tag" else "4"
+    assert f"test: {count} of 12 rows have a label that no training example has ('{rare}'): they count" in printed
+    assert "valid: " not in printed.partition("\n")[0]
+    found = evaluate_run(tmp_path / "run", "test", None)["windows"]
+    assert found == pytest.approx(results["test"]) and rare in capsys.readouterr().out
+    texts = [" ".join(text) if isinstance(text, list) else text for text, _ in rows * 4]
+    answers, truth = [one.label for one in predict(run, texts)], [label for _, label in rows * 4]
+    if task == "multilabel":
+        names = ["x", "y", "z"]
+        answers, truth = ([[name in row for name in names] for row in given] for given in (answers, truth))
+    elif task == "tag":
+        answers, truth = ([tag for row in given for tag in row] for given in (answers, truth))
+    assert found["accuracy"] == pytest.approx(oracle.accuracy_score(truth, answers)) and found["accuracy"] < 1
+    for how in ("macro", "micro", "weighted"):
+        wanted = oracle.f1_score(truth, answers, average=how, zero_division=0.0)
+        assert found[f"f1_{how}"] == pytest.approx(wanted)
+    shown = most_disputed({"one": tmp_path / "run"}, 3)
+    assert len(shown) == 3 and any(rare in example.truth for example in shown)

@@ -22,6 +22,10 @@ from hybrid_flax.tasks.registry import check_task
         (["task.name=regress", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=regress: set it to 0"),
         (["task.name=multilabel", "loss.z_loss=0.1"], "z_loss=0.1 .* task.name=multilabel: set it to 0"),
         (["data.folds=10"], "data.folds=10 needs labelled examples, not task.name=lm"),
+        (
+            ["task.name=answer", "data.splits=train=a"],
+            "data.splits='train=a' .* task.name=answer reads none: set it to ''",
+        ),
         (["task.crf=true"], "task.crf=True .* task.name=tag, not lm: leave it at False"),
         (["task.name=tag", "task.pooling=max"], "pooling=max .*=classify or multilabel or regress, not tag: .* mean"),
     ],
