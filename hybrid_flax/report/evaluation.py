@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.config import ConfigError
+from hybrid_flax.config import ConfigError, few_of
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
@@ -18,6 +18,7 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.evaluate import add_up
+from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.parallel import check_rows, make_parallel
 from hybrid_flax.train.progress import track
 from hybrid_flax.train.session import eval_length, split_batches
@@ -50,6 +51,8 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
         how["carried"] = f"{config.eval.batch_size} streams with carried state"
     params = parallel.put_state(run.params)
     print(f"{workdir} after {run.step} steps, {split} split of {config.data.path}")
+    if changes := RunFolder(workdir).data_changes(source):
+        print(f"these are not the data that it was trained on: {few_of(changes)}")
     missed, total = source.splits[split].unknown
     if missed:
         print(f"{missed} of {total} tokens are unknown to the {config.data.tokenizer} tokenizer")

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,8 +151,9 @@ class Session:
         return saved and self._checkpoints.metrics(step) is None
 
     def wait(self) -> None:
-        """Block until what is being saved is on disk."""
-        self._checkpoints.wait()
+        """Block until what is being saved is on disk. Raises SaveFailed."""
+        with self._saving():
+            self._checkpoints.wait()
 
     def judged_state(self, position: Position) -> TrainState:
         """The state that final metrics are of: the last one, or with eval.best that of the best evaluation."""
@@ -209,11 +210,18 @@ class Session:
 
     def _save(self, step, position, metrics=None):
         carry = self.setup.parallel.get_rows(position.carry)
-        self._checkpoints.save(step, Position(position.state, carry), metrics)
+        with self._saving():
+            self._checkpoints.save(step, Position(position.state, carry), metrics)
 
     def _close_checkpoints(self):
-        try:
+        with self._saving():
             self._checkpoints.close()
+
+    @contextmanager
+    def _saving(self):
+        """Where a save failed as the folder is gone, say that."""
+        try:
+            yield
         except SaveFailed:
             self._check_folder()
             raise

@@ -17,6 +17,7 @@ from tiny import at_step
 from hybrid_flax import cli
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.locks import FileLock
+from hybrid_flax.report.evaluation import evaluate_run
 from hybrid_flax.runs import load_run
 from hybrid_flax.train import checkpoint, evaluate, loop, session
 from hybrid_flax.train.folder import RunFolder
@@ -73,12 +74,17 @@ def test_other_data_are_refused_and_go_on_only_when_asked(change, tmp_path, monk
     cut_off(config, tmp_path / "run", 5, monkeypatch)
     before = (tmp_path / "run" / "tokenizer.json").read_bytes()
     data.write_text(change(data.read_text()))
+    evaluate_run(tmp_path / "run", "valid", None)
+    assert "these are not the data that it was trained on: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"run was trained on other data: .*tokens, [0-9a-f]{16}.*--changed_data"):
         train(config, tmp_path / "run")
     train(config, tmp_path / "run", changed_data=True)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["last_step"] == 8
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == before
-    assert "going on with other data: " in " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    evaluate_run(tmp_path / "run", "valid", None)
+    assert "not the data" not in capsys.readouterr().out
+    assert "going on with other data: " in " ".join(shown.split())
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(about["earlier_data"]) == 1 and about["data"] != about["earlier_data"][0]
     train(config, tmp_path / "run", changed_data=True)  # they are the run's now

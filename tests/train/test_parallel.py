@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 
 import pytest
 import tiny
@@ -71,6 +72,31 @@ def test_two_processes_learn_the_same(mode, text, tmp_path):
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["step"] == 12 and (tmp_path / "two" / "sample.txt").exists()
     assert (tmp_path / "two" / "checkpoints" / "12").is_dir()
+
+
+@pytest.mark.slow
+def test_a_process_whose_partner_is_killed_ends_with_a_line(text, tmp_path):
+    """At once, where JAX alone waits for a minute and a half and ends in a page of C++."""
+    changes = {"train__steps": 100_000, "train__log_every": 100, "train__checkpoint_every": 100_000}
+    experiment = tiny.write_experiment(tmp_path, text, **changes)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    command = (tiny.ROOT / "launch.py", f"--config={experiment}", f"--workdir={tmp_path / 'run'}", coordinator)
+    leader, other = (tiny.start(*command, "--num_processes=2", f"--process_id={index}") for index in range(2))
+    try:
+        rows = tmp_path / "run" / "metrics.jsonl"
+        while not (rows.exists() and rows.stat().st_size) and leader.poll() is None:
+            time.sleep(0.1)
+        other.kill()
+        since = time.monotonic()
+        code, _, err = tiny.finish(leader)
+        assert (code, time.monotonic() - since < 60) == (1, True), err
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+    finally:
+        for process in (leader, other):
+            process.kill()
+            process.communicate()
 
 
 def test_batches_that_do_not_divide(text, tmp_path):
