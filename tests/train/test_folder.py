@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -159,6 +160,8 @@ def test_a_folder_that_goes_away_ends_the_run(act, config, tmp_path, monkeypatch
     folder = tmp_path / "run"
 
     def go_away():
+        while any("tmp" in path.name for path in (folder / "checkpoints").iterdir()):
+            time.sleep(0.01)  # a tree in which somebody writes cannot be removed
         shutil.rmtree(folder) if act == "removed" else folder.rename(tmp_path / "elsewhere")
         if act == "replaced":
             shutil.copytree(tmp_path / "elsewhere", folder)
