@@ -132,11 +132,11 @@ KNOBS = {
     "optim.table_decay": Knob(
         0.0, "decoupled weight decay of embeddings: of words, characters and n-grams", at_least=0.0
     ),
-    "optim.b1": Knob(0.9, "decay of the first moment (adam, adamw, lion, vectors of muon)", at_least=0.0, below=1.0),
+    "optim.b1": Knob(0.9, "decay of the first moment (adam, adamw, lion, vectors and tables of muon)", at_least=0.0, below=1.0),
     "optim.b2": Knob(0.99, "decay of the second moment (adam, adamw, lion, rmsprop)", at_least=0.0, below=1.0),
     "optim.epsilon": Knob(1e-8, "added to the denominator of the update", at_least=0.0),
     "optim.momentum": Knob(0.95, "momentum (sgd, muon)", at_least=0.0, below=1.0),
-    "optim.nesterov": Knob(True, "Nesterov momentum (sgd, muon)"),
+    "optim.nesterov": Knob(True, "Nesterov momentum (sgd, muon, whose vectors and tables then have NAdam)"),
     "optim.clip_norm": Knob(1.0, "the norm of the whole gradient is clipped to it; inf: never", at_least=0.0),
     "optim.accumulate": Knob(1, "gradient accumulation: number of micro-batches per step", "micro-batches", at_least=1),
     "optim.ema_decay": Knob(
