@@ -60,17 +60,21 @@ class Option(NamedTuple):
 
 
 class _Primitive(NamedTuple):
+    """build: (width, **options) -> Mixer. definition: the function that was registered, and what was given with it."""
+
     build: Callable[..., Mixer]
     build_cell: Callable[..., Cell] | None
     options: dict[str, Option]
-    source: str
+    definition: tuple[Any, ...]
 
 
 class _Fusion(NamedTuple):
-    combine: Callable[..., Mixer]
+    """build: (*mixers, width) -> Mixer."""
+
+    build: Callable[..., Mixer]
     num_parts: int
     instances: tuple[str, ...]
-    source: str
+    definition: tuple[Any, ...]
 
 
 _Entry = TypeVar("_Entry", _Primitive, _Fusion)
@@ -83,10 +87,12 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     """Make `name` a primitive: build(width, **options) -> Mixer, options being its keyword-only arguments.
 
     leaves: kinds of parameter names that `typing.LEAF_KINDS` does not know yet. defaults: values that replace
-    those of the builder under this name. Raises ValueError for a name that is taken by something else or that
-    the grammar cannot hold.
+    those of the builder under this name. A name that is registered again stands for the new function from then on, in
+    mixers and models that are made anew; those that were made before stay what they are.
+    Raises ValueError for a name that is taken by something else or that the grammar cannot hold.
     """
-    entry = _Primitive(functools.partial(build, **defaults), None, _options(build, defaults), _source(build))
+    made = functools.partial(build, **defaults)
+    entry = _Primitive(made, None, _options(build, defaults), (build, *sorted(defaults.items())))
     _register(_primitives, name, entry, leaves)
 
 
@@ -108,7 +114,8 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
         values = {key: option.default for key, option in options.items()} | given
         return recurrent(build_cell(width, **given), width, **{key: values[key] for key in unroll_options})
 
-    _register(_primitives, name, _Primitive(build_mixer, build_cell, options, _source(build)), leaves)
+    entry = _Primitive(build_mixer, build_cell, options, (build, *sorted(defaults.items())))
+    _register(_primitives, name, entry, leaves)
 
 
 def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *others: str) -> None:
@@ -117,7 +124,8 @@ def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *o
     canonical: its parts in `registered_mixers`; others: parts over which it is certified as well.
     Raises as `register_mixer`.
     """
-    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), (canonical, *others), _source(combine)), {})
+    instances = (canonical, *others)
+    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), instances, (combine, *instances)), {})
 
 
 def registered_mixers() -> list[str]:
@@ -156,17 +164,18 @@ def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
     return _build(_with_options(read, options), width)
 
 
-@functools.cache
 def _build(layer: Layer, width: int) -> Mixer:
     """The mixer of a layer that carries its options."""
-    if layer.parts:
-        parts = [_build(part, width) for part in layer.parts]
-        mixer = _fusions[layer.name].combine(*parts, width)
-        spec: tuple[Any, ...] = (layer.name, *(part.traits.spec for part in parts))
-    else:
-        mixer = _primitives[layer.name].build(width, **dict(layer.options))
-        spec = (layer.name, width, *layer.options)
-    return mixer._replace(traits=mixer.traits._replace(spec=spec))
+    parts = tuple(_build(part, width) for part in layer.parts)
+    build = (_fusions if parts else _primitives)[layer.name].build
+    return _assemble(layer, width, parts, build)
+
+
+@functools.cache
+def _assemble(layer: Layer, width: int, parts: tuple[Mixer, ...], build: Callable[..., Mixer]) -> Mixer:
+    mixer = build(*parts, width, **dict(layer.options))
+    specs: tuple[Any, ...] = tuple(part.traits.spec for part in parts) if parts else (width, *layer.options)
+    return mixer._replace(traits=mixer.traits._replace(spec=(layer.name, *specs)))
 
 
 def parse_layer(layer: str) -> Layer:
@@ -247,7 +256,8 @@ def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], opti
             raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
 
 
-def _source(build: Callable[..., Any]) -> str:
+def _source(entry: _Primitive | _Fusion) -> str:
+    build = entry.definition[0]
     return f"{build.__module__}.{build.__qualname__}"
 
 
@@ -260,12 +270,11 @@ def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mappin
     if not name or set(name) & set(":+,. =/"):
         raise ValueError(f"{name!r} cannot be a name: it must be free of ':', '+', ',', '.', '=', '/' and spaces")
     taken = _primitives.get(name) or _fusions.get(name)
-    if taken is not None and taken.source != entry.source:
-        raise ValueError(f"{name!r} is already registered for {taken.source}")
+    if taken is not None and _source(taken) != _source(entry):
+        raise ValueError(f"{name!r} is already registered for {_source(taken)}")
     LEAF_KINDS.update(leaves)
-    if name in table:
-        _build.cache_clear()
-    table[name] = entry
+    if taken is None or taken.definition != entry.definition:  # the same again would compile what uses it once more
+        table[name] = entry
 
 
 register_cell("tanh", gated.elman)
