@@ -239,6 +239,9 @@ def validate(config: ConfigDict) -> None:
     flat = flatten(config)
     for key in KNOBS:
         check_range(key, flat[key])
+    for name, options in mixer_options().items():
+        for key, option in options.items():
+            option.check(f"mixers.{name}.{key}", flat.get(f"mixers.{name}.{key}", option.default))
     if flat["data.folds"] == 1 or flat["data.fold"] >= max(flat["data.folds"], 1):
         raise ConfigError(
             f"data.folds={flat['data.folds']}, data.fold={flat['data.fold']}: want 0 and 0, or at least 2 folds "

@@ -108,8 +108,8 @@ def test_flatten():
         (["data.folds=10", "data.fold=10"], "counted from 0"),
         (["data.fold=1"], "want 0 and 0"),
         (["data.folds=10", "data.test_fraction=0.1"], "data.test_fraction must be 0"),
-        (["data.word_length=0"], "must be at least 1"),
-        (["model.embedding_width=-1"], "must be at least 0"),
+        (["data.word_length=0"], r"must be in \[1, 1024\]"),
+        (["model.embedding_width=-1"], r"must be in \[0, 1048576\]"),
         (["train.patience=3"], "train.patience=3 .* eval.best=true"),
     ],
 )

@@ -20,6 +20,7 @@ PACKAGE = tiny.ROOT / "hybrid_flax"
 ORDER = (
     *(
         "errors",
+        "ranges",
         "files",
         "units",
         "spelling",

@@ -6,15 +6,17 @@
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.errors import nearest
+from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.ranges import Range, check_number
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
@@ -53,10 +55,27 @@ class Layer(NamedTuple):
 
 
 class Option(NamedTuple):
-    """One keyword of a builder: its default and its type."""
+    """One keyword of a builder: its default, its type, and where it may stand as `Annotated` says beside it.
+
+    bounds: of a number. choices: of a text, () where any will do.
+    """
 
     default: Any
     type: type
+    bounds: Range = Range()
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError where `value` is no value of the option, which an error calls `name`."""
+        if self.type not in (int, float, str, bool) or (value is None and self.default is None):
+            return
+        wanted = (int, float) if self.type is float else self.type
+        if not isinstance(value, wanted) or isinstance(value, bool) != (self.type is bool):
+            raise ConfigError(f"{name}={value!r} is no {self.type.__name__}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{name}={value!r} is none of {', '.join(self.choices)}")
+        if self.type in (int, float):
+            check_number(name, value, self.bounds)
 
 
 class _Primitive(NamedTuple):
@@ -67,6 +86,10 @@ class _Primitive(NamedTuple):
     options: dict[str, Option]
     definition: tuple[Any, ...]
 
+    @property
+    def source(self) -> str:
+        return _source(self.definition[0])
+
 
 class _Fusion(NamedTuple):
     """build: (*mixers, width) -> Mixer."""
@@ -75,6 +98,10 @@ class _Fusion(NamedTuple):
     num_parts: int
     instances: tuple[str, ...]
     definition: tuple[Any, ...]
+
+    @property
+    def source(self) -> str:
+        return _source(self.definition[0])
 
 
 _Entry = TypeVar("_Entry", _Primitive, _Fusion)
@@ -220,6 +247,7 @@ def _with_options(layer: Layer, options: Mapping[str, Any]) -> Layer:
             value = tuple(value) if isinstance(value, list) else value
             if value != known[option].default:
                 chosen[option] = value
+                known[option].check(f"{layer.name}.{option}", value)
     return layer._replace(options=tuple(sorted(chosen.items())))
 
 
@@ -234,7 +262,7 @@ def _check_option(layer: Layer, key: str) -> None:
 
 
 def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
-    hints = typing.get_type_hints(inspect.unwrap(build))
+    hints = typing.get_type_hints(inspect.unwrap(build), include_extras=True)
     parameters = inspect.signature(build).parameters.values()
     options = {}
     for parameter in parameters:
@@ -243,11 +271,21 @@ def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str
         default = defaults.get(parameter.name, parameter.default)
         if default is inspect.Parameter.empty:
             raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
-        hint = hints.get(parameter.name, type(default))
-        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
-        options[parameter.name] = Option(default, kinds[0])
+        options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
     _check_defaults(build, defaults, options)
     return options
+
+
+def _option(default: Any, hint: Any) -> Option:
+    """From a hint such as int, Annotated[int, Range(at_least=1)] | None, or Annotated[str, ("rms", "layer")]."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is not typing.Annotated:
+        return Option(default, hint)
+    kind, *notes = typing.get_args(hint)
+    bounds = next((note for note in notes if isinstance(note, Range)), Range())
+    choices = next((note for note in notes if isinstance(note, tuple) and not isinstance(note, Range)), ())
+    return Option(default, kind, bounds, choices)
 
 
 def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
@@ -256,8 +294,7 @@ def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], opti
             raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
 
 
-def _source(entry: _Primitive | _Fusion) -> str:
-    build = entry.definition[0]
+def _source(build: Callable[..., Any]) -> str:
     return f"{build.__module__}.{build.__qualname__}"
 
 
@@ -270,8 +307,8 @@ def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mappin
     if not name or set(name) & set(":+,. =/"):
         raise ValueError(f"{name!r} cannot be a name: it must be free of ':', '+', ',', '.', '=', '/' and spaces")
     taken = _primitives.get(name) or _fusions.get(name)
-    if taken is not None and _source(taken) != _source(entry):
-        raise ValueError(f"{name!r} is already registered for {_source(taken)}")
+    if taken is not None and taken.source != entry.source:
+        raise ValueError(f"{name!r} is already registered for {taken.source}")
     LEAF_KINDS.update(leaves)
     if taken is None or taken.definition != entry.definition:  # the same again would compile what uses it once more
         table[name] = entry

@@ -66,8 +66,8 @@ def make_unit_schedule(
 
     constant; exponential: decay_rate^(t / decay_every); step: the same in jumps; linear and cosine: down to
     final_fraction; wsd: constant, then linear to final_fraction over the last `decay_fraction` of all steps;
-    rsqrt: sqrt(warmup / step), steps counted from 1 (Vaswani et al. 2017, equation 3). Raises ValueError for an unknown name and for a
-    warm-up that leaves no step.
+    rsqrt: sqrt(warmup / step), steps counted from 1 (Vaswani et al. 2017, equation 3).
+    Raises ValueError for an unknown name and for a warm-up that leaves no step.
     """
     if not 0 <= warmup_steps < max(num_steps, 1):
         raise ValueError(f"schedule.warmup_steps={warmup_steps} must be in [0, {num_steps}), the number of steps")
