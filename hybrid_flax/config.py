@@ -1,5 +1,6 @@
 """Configs, which hold a value for every knob: reading, overriding, checking, hashing and comparing them."""
 
+import copy
 import difflib
 import functools
 import hashlib
@@ -166,13 +167,13 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """A copy of config with {"a.b": value} set, each of the type of the value it replaces.
 
+    References in it stay: `config.train.get_ref("steps") // 10` follows another `train.steps`, as on the command line.
     Raises ConfigError for an unknown key (naming the nearest), a value of another type, and not-a-number.
     """
-    changed = config.copy_and_resolve_references()
+    changed = copy.deepcopy(config)
     for key, value in values.items():
-        typed, leaf = _find(config, key, f"{key}={value!r}")  # the copy of a placeholder has no type
-        target, _ = _find(changed, key, key)
-        target[leaf] = _cast(key, value, typed.get_type(leaf), typed[leaf])
+        target, leaf = _find(changed, key, f"{key}={value!r}")
+        target[leaf] = _cast(key, value, target.get_type(leaf), target[leaf])
     return changed
 
 

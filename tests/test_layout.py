@@ -23,6 +23,7 @@ ORDER = (
         "ranges",
         "files",
         "units",
+        "console",
         "spelling",
         "flags",
         "verbs",

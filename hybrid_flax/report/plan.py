@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_flax.console import make_console
 from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
 from hybrid_flax.models.model import Block, layer_mixer
@@ -85,7 +86,7 @@ def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
 
 def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
     """The plan as a table and the totals below it."""
-    console = console or Console()
+    console = console or make_console()
     table = Table(title=f"Plan for sequences of {plan.length} tokens", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for name in ("parameters", "FLOPs/token", "decoding", "state", "cache"):

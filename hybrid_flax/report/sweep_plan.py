@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hybrid_flax.console import make_console
 from hybrid_flax.cost import flops, tree_size
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import Trial, values_text
@@ -63,7 +64,7 @@ def print_sweep_plan(sweep: Sweep, workdir: Path, jobs: int, on_cpu: bool, conso
 
     on_cpu: whether the trials run on the kind of device that a probe here measures.
     """
-    console = console or Console(highlight=False)
+    console = console or make_console(highlight=False)
     if sweep.space is not None:
         _print_space(sweep, console)
         return

@@ -12,6 +12,7 @@ from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
+from hybrid_flax.knobs import KNOBS
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
@@ -58,6 +59,7 @@ def make_setup(config: Any) -> Setup:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
+        _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels)
         traits = _step_traits(config, source.tokenizer)
@@ -210,6 +212,20 @@ def _hparams(config) -> Hparams:
         label_smoothing=config.loss.label_smoothing,
         z_loss=config.loss.z_loss,
     )
+
+
+def _check_prompt(config, tokenizer):
+    if config.task.name != "lm":
+        return
+    prompt = config.sample.prompt
+    tokens = tokenizer.encode(prompt).tolist()
+    if not tokens:
+        raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
+    if tokenizer.unknown_id in tokens and prompt != KNOBS["sample.prompt"].default:
+        raise ValueError(
+            f"sample.prompt={prompt!r} has tokens that the {tokenizer.name} tokenizer does not know: use those of the "
+            "training data"
+        )
 
 
 def _check_model(model, task, carried):
