@@ -169,6 +169,8 @@ class Session:
         self._writers = _open_writers(self.folder, self.config, self.start, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
         self._stack.enter_context(self.progress)
+        for note in self.setup.notes:
+            self.progress.message(note)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
 

@@ -12,7 +12,6 @@ from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.knobs import KNOBS
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
@@ -37,6 +36,7 @@ class Setup(NamedTuple):
     """Everything that a config determines.
 
     metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
+    notes: what to tell whoever trains it.
     """
 
     source: Source
@@ -49,6 +49,7 @@ class Setup(NamedTuple):
     batches: Batches
     batch_size: int
     carried: bool
+    notes: tuple[str, ...] = ()
 
 
 def make_setup(config: Any) -> Setup:
@@ -59,7 +60,7 @@ def make_setup(config: Any) -> Setup:
         source = read_source(config)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        _check_prompt(config, source.tokenizer)
+        notes = _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels)
         traits = _step_traits(config, source.tokenizer)
@@ -81,7 +82,7 @@ def make_setup(config: Any) -> Setup:
         metric = find_metric(task, config.eval.metric)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried)
+    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes)
 
 
 def step_program(setup: Setup, config: Any) -> Hashable:
@@ -215,17 +216,16 @@ def _hparams(config) -> Hparams:
 
 
 def _check_prompt(config, tokenizer):
+    """What to say of the prompt. Raises ValueError for one without a token."""
     if config.task.name != "lm":
-        return
+        return ()
     prompt = config.sample.prompt
     tokens = tokenizer.encode(prompt).tolist()
     if not tokens:
         raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
-    if tokenizer.unknown_id in tokens and prompt != KNOBS["sample.prompt"].default:
-        raise ValueError(
-            f"sample.prompt={prompt!r} has tokens that the {tokenizer.name} tokenizer does not know: use those of the "
-            "training data"
-        )
+    if tokenizer.unknown_id not in tokens:
+        return ()
+    return (f"note: sample.prompt={prompt!r} has tokens that are not in the training data: they are read as unknown",)
 
 
 def _check_model(model, task, carried):
