@@ -42,9 +42,7 @@ def generate(
     if num_tokens < 0:
         raise ValueError(f"num_tokens={num_tokens} must be at least 0")
     if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature={temperature}, top_k={top_k}, top_p={top_p}: want finite and >= 0, >= 0 and in (0, 1]"
-        )
+        raise ValueError(f"temperature={temperature}, top_k={top_k}, top_p={top_p}: want >= 0, >= 0 and in (0, 1]")
     return _generate(run, tokens, num_tokens, (temperature, top_k, top_p), jax.random.key(seed))
 
 
