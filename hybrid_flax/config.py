@@ -1,14 +1,16 @@
 """Configs, which hold a value for every knob: reading, overriding, checking, hashing and comparing them."""
 
+import copy
 import difflib
 import functools
 import hashlib
-import importlib.util
 import json
 import math
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -96,21 +98,30 @@ def load_experiment(experiment: str) -> tuple[ModuleType, ConfigDict]:
 def load_module(experiment: str) -> tuple[ModuleType, str]:
     """The module of `path.py` or `path.py:arg`, run for the mixers that it registers, and the arg.
 
+    A file that was run last under its name, and has not changed, is not run again: what it registers is known.
     Raises ConfigError in one line for a file that is missing or does not run.
     """
     name, _, arg = experiment.partition(":")
     path = Path(name)
     if not path.is_file():
-        raise ConfigError(f"no config file {name!r}; {_nearest_files(path)}")
-    module_spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"config file {name!r} does not load: its name does not end in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"config file {name!r} does not load: {one_line(error)}") from error
+        what = "no config file" if not path.exists() else "no file but a folder or a device:"
+        raise ConfigError(f"{what} {name!r}; {_nearest_files(path)}")
+    if path.suffix != ".py":
+        raise ConfigError(f"config file {name!r} does not load: its name does not end in .py; {_nearest_files(path)}")
+    module = ModuleType(f"experiment_{path.stem}")
+    known = sys.modules.get(module.__name__)
+    module.__file__ = str(path)
+    with _saying(path, "does not load"):
+        vars(module)["__source__"] = source = path.read_bytes()
+        if known is not None and known.__file__ == module.__file__ and vars(known).get("__source__") == source:
+            return known, arg
+        code = compile(source, module.__file__, "exec")
+        sys.modules[module.__name__] = module
+        try:
+            exec(code, vars(module))
+        except BaseException:
+            del sys.modules[module.__name__]
+            raise
     return module, arg
 
 
@@ -134,10 +145,8 @@ def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) 
     name = module.__file__
     if not hasattr(module, function):
         raise ConfigError(f"config file {name!r} has no {function}(arg='')")
-    try:
+    with _saying(name, f"fails in {function}"):
         made = getattr(module, function)(arg)
-    except Exception as error:
-        raise ConfigError(f"config file {name!r}, {function}: {one_line(error)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"config file {name!r}, {function}: returned {type(made).__name__}, not a {kind.__name__}")
     return made
@@ -177,13 +186,13 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 def with_values(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """A copy of config with {"a.b": value} set, each of the type of the value it replaces.
 
+    References in it stay: `config.train.get_ref("steps") // 10` follows another `train.steps`, as on the command line.
     Raises ConfigError for an unknown key (naming the nearest), a value of another type, and not-a-number.
     """
-    changed = config.copy_and_resolve_references()
+    changed = copy.deepcopy(config)
     for key, value in values.items():
-        typed, leaf = _find(config, key, f"{key}={value!r}")  # the copy of a placeholder has no type
-        target, _ = _find(changed, key, key)
-        target[leaf] = _cast(key, value, typed.get_type(leaf), typed[leaf])
+        target, leaf = _find(changed, key, f"{key}={value!r}")
+        target[leaf] = _cast(key, value, target.get_type(leaf), target[leaf])
     return changed
 
 
@@ -250,6 +259,9 @@ def validate(config: ConfigDict) -> None:
     flat = flatten(config)
     for key in KNOBS:
         check_range(key, flat[key])
+    for name, options in mixer_options().items():
+        for key, option in options.items():
+            option.check(f"mixers.{name}.{key}", flat.get(f"mixers.{name}.{key}", option.default))
     if flat["data.folds"] == 1 or flat["data.fold"] >= max(flat["data.folds"], 1):
         raise ConfigError(
             f"data.folds={flat['data.folds']}, data.fold={flat['data.fold']}: want 0 and 0, or at least 2 folds "
@@ -307,16 +319,36 @@ def _read_saved(path):
     return saved
 
 
+@contextmanager
+def _saying(path, what):
+    """Whatever goes wrong in the experiment file `path` as a ConfigError of one line, with the number of its line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
+        words = error.msg if isinstance(error, SyntaxError) else one_line(error)
+        if isinstance(error, SystemExit):
+            words = f"it calls sys.exit({error.code!r}), and must return"
+        where = f", line {lines[-1]}" if lines and lines[-1] else ""
+        raise ConfigError(f"config file {str(path)!r} {what}{where}: {one_line(ValueError(words))}") from error
+
+
 def _nearest_files(path):
     """The Python files beside a path that is none, and in experiments/, whose names are the nearest."""
     files = [
-        file for folder in dict.fromkeys((path.parent, Path("experiments"))) for file in sorted(folder.glob("*.py"))
+        file
+        for folder in dict.fromkeys((path.parent, Path("experiments")))
+        for file in sorted(folder.glob("*.py"))
+        if file.is_file()
     ]
     by_stem = {file.stem: str(file) for file in files}
     near = difflib.get_close_matches(path.stem, by_stem, n=3, cutoff=0.5)
     if near:
         return f"nearest: {', '.join(by_stem[stem] for stem in near)}"
-    return f"known: {', '.join(sorted(by_stem.values())) or 'none, and `new` writes one'}"
+    known = sorted(by_stem.values())
+    more = f" and {len(known) - 16} more" if len(known) > 16 else ""
+    return f"known: {', '.join(known[:16]) or 'none, and `new` writes one'}{more}"
 
 
 def _find(config, key, shown):

@@ -4,6 +4,8 @@ Nothing here needs JAX, so that a mistake in a call is answered at once.
 """
 
 import math
+import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +29,7 @@ __all__ = [
     "names",
     "one_of",
     "parse",
+    "place",
     "real",
     "whole",
     "word",
@@ -144,12 +147,25 @@ def command() -> str:
 
 
 def word(shown: str) -> Kind:
-    """A file, a folder, a name."""
+    """A name."""
 
     def read(text: str) -> str:
         if not text.strip():
             raise ValueError("is blank")
         return text
+
+    return Kind(shown, read)
+
+
+def place(shown: str) -> Kind:
+    """A file or a folder of this machine, with ~ for the user's own."""
+
+    def read(text: str) -> str:
+        if not text.strip():
+            raise ValueError("is blank")
+        if (scheme := re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)) is not None:
+            raise ValueError(f"is no path: {scheme[1]}: is not read or written; mount it, or copy from and to a folder")
+        return os.path.expanduser(text)
 
     return Kind(shown, read)
 
@@ -177,7 +193,7 @@ def one_of(*choices: str) -> Kind:
     return Kind("|".join(choices), read)
 
 
-def whole(least: int, below: int | None = None) -> Kind:
+def whole(least: int, below: int = 2**31) -> Kind:
     """A whole number in [least, below)."""
 
     def read(text: str) -> int:
@@ -187,7 +203,7 @@ def whole(least: int, below: int | None = None) -> Kind:
             raise ValueError("is no whole number") from None
         if value < least:
             raise ValueError(f"must be at least {least}")
-        if below is not None and value >= below:
+        if value >= below:
             raise ValueError(f"must be below {below}")
         return value
 
@@ -276,6 +292,11 @@ def _check_words(verbs: Mapping[str, Verb], verb: Verb, words: list[str]) -> Non
             raise ConfigError(f"{verb.name} takes {count}, {len(words)} given")
         if not all(text.strip() for text in words):
             raise ConfigError(f"{verb.name}: the name of a {what} is empty: write {verb.name} {shown}")
+        for number, text in enumerate(words):
+            try:
+                words[number] = place(shown).read(text)
+            except ValueError as error:
+                raise ConfigError(f"{verb.name}: {what} {text!r} {error}; write {verb.name} {shown}") from None
 
 
 def _refusal(verbs: Mapping[str, Verb], verb: Verb, name: str, text: str) -> str:

@@ -1,6 +1,7 @@
 """Text from a run: the prompt is read once, then one token a step from the carried state, at constant memory."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -40,7 +41,7 @@ def generate(
         raise ValueError("the prompt is empty: give at least one token to go on from")
     if num_tokens < 0:
         raise ValueError(f"num_tokens={num_tokens} must be at least 0")
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature={temperature}, top_k={top_k}, top_p={top_p}: want >= 0, >= 0 and in (0, 1]")
     return _generate(run, tokens, num_tokens, (temperature, top_k, top_p), jax.random.key(seed))
 

@@ -1,9 +1,10 @@
 """Numbers and tables as people read them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["format_bytes", "format_clock", "format_count", "format_duration", "markdown_table"]
+__all__ = ["format_bytes", "format_clock", "format_count", "format_duration", "markdown_table", "printable"]
 
 
 def format_count(value: int | float | None) -> str:
@@ -42,7 +43,13 @@ def format_duration(seconds: float) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows of equal length, the first of them the header; a "|" in a cell stays a letter."""
-    cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    """Rows of equal length, the first of them the header; a "|", a line break or a tag in a cell stays text."""
+    cells = [[f"{cell:.6g}" if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in rows]
+    marks = re.compile(r"\||<(?=[A-Za-z/!?])")
+    lines = ["| " + " | ".join(marks.sub(r"\\\g<0>", cell) for cell in row) + " |" for row in cells]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def printable(text: str) -> str:
+    """The text in one line: line breaks and other letters that do not print are written as Python escapes them."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -5,7 +5,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.flags import ADDRESS, STORAGE, TEXT, Flag, Verb, Words, command, names, one_of, real, whole, word
+from hybrid_flax.flags import (
+    ADDRESS,
+    STORAGE,
+    TEXT,
+    Flag,
+    Verb,
+    Words,
+    command,
+    names,
+    one_of,
+    place,
+    real,
+    whole,
+    word,
+)
 from hybrid_flax.spelling import ABBREVIATIONS
 
 __all__ = ["VERBS"]
@@ -100,7 +114,7 @@ def _check_new(options: SimpleNamespace) -> None:
 
 # --- flags of several verbs ---
 
-_FILE, _FOLDER, _COUNT, _SEED = word("FILE"), word("FOLDER"), whole(1), whole(0, 2**63)
+_FILE, _FOLDER, _COUNT, _SEED = place("FILE"), place("FOLDER"), whole(1), whole(0, 2**63)
 _CONFIG = Flag(
     "config", _FILE, "Experiment: FILE.py, FILE.py:ARG or the trial.json of a trial.", needed=_experiments_here
 )

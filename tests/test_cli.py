@@ -129,7 +129,7 @@ def test_missing_config_file_names_the_nearest(experiment, capsys):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("def get_config(arg=''):\n    return x\n", "get_config: name 'x' is not defined"),
+        ("def get_config(arg=''):\n    return x\n", "get_config, line 2: name 'x' is not defined"),
         ("def get_config(:\n", "does not load"),
         ("import missing_package\n", "No module named 'missing_package'"),
         ("1 / 0\n", "division by zero"),

@@ -1,6 +1,7 @@
 """The config: every knob, read, overridden, compared and named."""
 
 import json
+import os
 
 import pytest
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from hybrid_flax.config import (
     config_hash,
     flatten,
     load_config,
+    load_module,
     mixer_option_pairs,
     validate,
 )
@@ -108,8 +110,8 @@ def test_flatten():
         (["data.folds=10", "data.fold=10"], "counted from 0"),
         (["data.fold=1"], "want 0 and 0"),
         (["data.folds=10", "data.test_fraction=0.1"], "data.test_fraction must be 0"),
-        (["data.word_length=0"], "must be at least 1"),
-        (["model.embedding_width=-1"], "must be at least 0"),
+        (["data.word_length=0"], r"must be in \[1, 1024\]"),
+        (["model.embedding_width=-1"], r"must be in \[0, 1048576\]"),
         (["train.patience=3"], "train.patience=3 .* eval.best=true"),
     ],
 )
@@ -129,6 +131,43 @@ def test_an_experiment_takes_an_argument(tmp_path):
     )
     assert load_config(f"{path}:cascade:lstm+attn").model.pattern == "cascade:lstm+attn"
     assert load_config(str(path)).model.pattern == "gru"
+
+
+BAD_FILES = {
+    "import os\n\ndef get_config(:\n": "does not load, line 3: invalid syntax",
+    "x = '\udce9'\n": "does not load",
+    "\0": "does not load",
+    "import sys\nsys.exit(3)\n": "does not load, line 2: it calls sys.exit",
+    "def get_config(arg=''):\n    raise SystemExit": "fails in get_config, line 2: it calls sys.exit",
+    "def get_config(arg=''):\n    return {}['a']": "fails in get_config, line 2: a",
+}
+
+
+@pytest.mark.parametrize("code", BAD_FILES)
+def test_a_file_that_does_not_run_is_named_with_its_line(code, tmp_path):
+    path = tmp_path / "x.py"
+    path.write_bytes(code.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=f"x.py' {BAD_FILES[code]}") as error:
+        load_config(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "folder.py").mkdir()
+    os.mkfifo(tmp_path / "pipe.py")
+    for path in ("README.md", tmp_path / "folder.py", tmp_path / "pipe.py", "/dev/zero", tmp_path, "none.py"):
+        with pytest.raises(ConfigError) as error:
+            load_config(str(path))
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_has_not_changed_is_run_once(tmp_path):
+    path = tmp_path / "counted.py"
+    path.write_text("runs = []\n")
+    first, _ = load_module(str(path))
+    assert load_module(f"{path}:arg") == (first, "arg")
+    path.write_text("runs = [1]\n")
+    assert load_module(str(path))[0].runs == [1]
 
 
 def test_a_config_file_is_a_python_file(tmp_path):

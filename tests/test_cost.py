@@ -8,7 +8,11 @@ from jax.experimental import pallas as pl
 from jax.sharding import Mesh, PartitionSpec
 
 from hybrid_flax import cost
-from hybrid_flax.cost import declare_flops, flops, residual_bytes, tree_bytes, tree_size
+from hybrid_flax.config import apply_overrides, base_config
+from hybrid_flax.cost import declare_flops, flops, peak_bytes, residual_bytes, tree_bytes, tree_size
+from hybrid_flax.report import plan
+from hybrid_flax.report.plan import step_arguments
+from hybrid_flax.train.setup import make_setup
 
 D = 8
 
@@ -283,6 +287,61 @@ def test_residuals_are_what_backward_needs_and_not_its_inputs():
     # The transposed kernel is the kernel, also as an output of a call.
     assert residual_bytes(tied, params, x) == residual_bytes(jax.jit(tied), params, x) == 32 * D * 4
     assert residual_bytes(lambda p, x: jnp.sum(x @ p["kernel"]), params, x) == 0
+
+
+def test_the_most_that_is_alive_at_one_time():
+    x, w = jax.ShapeDtypeStruct((8, 100), jnp.float32), jax.ShapeDtypeStruct((100, 100), jnp.float32)
+    size = 8 * 100 * 4
+
+    def twice(x, w):
+        return x @ w @ w
+
+    assert peak_bytes(lambda x, w: x @ w, x, w) == size
+    assert peak_bytes(twice, x, w) == peak_bytes(lambda x, w: twice(x, w) @ w, x, w) == 2 * size
+    assert peak_bytes(lambda x, w: jnp.sum(jnp.tanh(jnp.exp(x)) * 2.0), x, w) == 4, "fused into the reduction"
+    assert peak_bytes(lambda x, w: jnp.exp(x).T.reshape(8, -1) @ w, x, w) == 2 * size, "an alias, read by a product"
+    assert peak_bytes(jax.jit(twice), x, w) == peak_bytes(lambda x, w: jax.jit(twice)(x, w).T, x, w) == 2 * size
+
+    def steps(x, w):
+        return jax.lax.scan(lambda h, _: (h @ w, h @ w @ w), x, None, length=10)
+
+    assert peak_bytes(steps, x, w) == 11 * size + 3 * size, "results of the scan, and one pass"
+
+
+def test_a_backward_pass_keeps_what_it_reads():
+    """Six layers keep what is inside of them; under remat no more than what comes into each."""
+    x, w = jax.ShapeDtypeStruct((800, 10), jnp.float32), [jax.ShapeDtypeStruct((10, 10), jnp.float32)] * 6
+    size = 800 * 10 * 4
+
+    def loss(layer):
+        def run(w, x):
+            for kernel in w:
+                x = layer(x, kernel)
+            return jnp.sum(x)
+
+        return peak_bytes(jax.value_and_grad(run), w, x)
+
+    def layer(x, w):
+        return jnp.tanh(jnp.sin(jnp.tanh(x @ w) @ w) @ w)
+
+    # Both tanh, the sine and what it is of, in each layer; one gradient at work; the loss.
+    assert loss(layer) == (6 * 4 + 1) * size + 4
+    assert loss(jax.checkpoint(layer)) <= (6 + 4 + 2) * size
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.remat=true"], ["model.pattern=lstm"], ["model.mlp=swiglu"]], ids=str)
+@pytest.mark.slow
+def test_what_is_alive_is_near_what_xla_reserves(overrides):
+    """Oracle: the compiled forward and backward pass, optimised as users have it."""
+    values = ["model.pattern=attn", "model.width=64", "data.length=64", "model.depth=4", "data.batch_size=8"]
+    setup = make_setup(apply_overrides(base_config(), [*values, *overrides]))
+    state, carry, batch = step_arguments(setup, 8)
+    gradient = jax.value_and_grad(plan._loss(setup.model, setup.task))
+    options = {"xla_backend_optimization_level": 3}
+    compiled = jax.jit(gradient).lower(state.params, carry, batch).compile(options)
+    memory = compiled.memory_analysis()
+    reserved = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    assert 0.7 * reserved < peak_bytes(gradient, state.params, carry, batch) < 1.4 * reserved
 
 
 def test_residuals_kept_once():

@@ -28,8 +28,10 @@ def outside(knob):
         yield knob.above
     if knob.below is not None:
         yield knob.below
-    if knob.at_most is not None:
+    if knob.at_most not in (None, math.inf):
         yield knob.at_most + 1 if whole else math.nextafter(knob.at_most, math.inf)
+    if knob.at_most is None and knob.below is None:
+        yield 10**12 if whole else math.inf
     if not whole:
         yield math.nan
 

@@ -20,9 +20,11 @@ PACKAGE = tiny.ROOT / "hybrid_flax"
 ORDER = (
     *(
         "errors",
+        "ranges",
         "files",
         "locks",
         "units",
+        "console",
         "spelling",
         "flags",
         "verbs",

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from hybrid_flax import cli
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.flags import parse
 from hybrid_flax.verbs import VERBS
 
@@ -388,3 +389,27 @@ def test_commands_that_are_written_down_are_right():
     assert len(calls) > 40
     for call in calls:
         parse(VERBS, [word for word in call if not word.startswith("[")])
+
+
+def test_paths_of_the_user_are_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    _, options = parse(VERBS, ["sweep", "--config=~/x.py:~", "--workdir", "~/s"])
+    assert (options.config, options.workdir) == ("/home/me/x.py:~", "/home/me/s")
+    assert parse(VERBS, ["predict", "--workdir=a~", "--input=~/t"])[1].input == "/home/me/t"
+    assert parse(VERBS, ["diff", "~/a", "b"])[1].words == ["/home/me/a", "b"]
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://b", "HTTPS://x/y", "file:///x"])
+@pytest.mark.parametrize(
+    "words", [["train", "--config=x.py", "--workdir={}"], ["diff", "{}", "b"], ["plan", "--config={}"]]
+)
+def test_what_is_no_path_of_this_machine_is_refused(path, words):
+    with pytest.raises(ConfigError, match=f"{path} is no path|'{path}' is no path") as error:
+        parse(VERBS, [word.format(path) for word in words])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [["--length=1e12"], ["--width=1e12"]])
+def test_no_number_is_without_end(flags):
+    with pytest.raises(ConfigError, match="must be below 2147483648"):
+        parse(VERBS, ["plan", "--mixers=lstm", *flags])

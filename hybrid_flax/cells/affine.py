@@ -56,8 +56,6 @@ def make_affine_cell(
 
     forms: dict[str, CellForm] = {"associative": partial(whole, True), "scan": partial(whole, False)}
     if chunk is not None:
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk} must be at least 1")
         step = jax.checkpoint(step, prevent_cse=False)
         forms = {"associative": forms["associative"], "scan": stepwise}
         forms = {name: partial(_in_chunks, form, chunk) for name, form in forms.items()}

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import compose, conv, fork, linear, shift
+from hybrid_flax.cells.inputs import Taps, compose, conv, fork, linear, shift
 from hybrid_flax.cells.linear_attention import log_uniform_step
 from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, unit
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
+from hybrid_flax.ranges import Count, Width
 from hybrid_flax.typing import Array, Cell, Mixer, Params, Segments, State, Traits, state_dtype
 
 __all__ = ["deltanet", "gdn", "rwkv7"]
@@ -24,12 +25,12 @@ _LOG_DECAY_FLOOR = -(2.718281828459045**-0.5)  # of equation 12 of RWKV-7: decay
 def deltanet(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    taps: int | None = 4,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    taps: Taps | None = 4,
     negative_eigenvalues: bool = False,
-    chunk: int = 32,
+    chunk: Count = 32,
 ) -> Cell:
     """DeltaNet (Schlag et al. 2021; Yang et al. 2024b, sections 2.2 and 3.3).
 
@@ -53,12 +54,12 @@ def deltanet(
 def gdn(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    taps: int | None = 4,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    taps: Taps | None = 4,
     negative_eigenvalues: bool = False,
-    chunk: int = 32,
+    chunk: Count = 32,
 ) -> Cell:
     """Gated DeltaNet (Yang et al. 2025, equation 10 and section 3.4): the delta rule with the decay of Mamba-2.
 
@@ -90,10 +91,10 @@ def gdn(
 def rwkv7(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    rank: int = 16,
-    chunk: int = 32,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    rank: Width = 16,
+    chunk: Count = 32,
 ) -> Cell:
     """RWKV-7's time mixing (Peng et al. 2025, section 4.1), K = N = head_width.
 

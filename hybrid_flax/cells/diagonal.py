@@ -10,18 +10,21 @@ import numpy as np
 from jax import lax
 
 from hybrid_flax.cells.affine import make_affine_cell
-from hybrid_flax.cells.inputs import activate, block_linear, compose, conv, fork, keep, linear
+from hybrid_flax.cells.inputs import Taps, activate, block_linear, compose, conv, fork, keep, linear
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal, unit_interval_radius
 from hybrid_flax.ops.linear import contract
+from hybrid_flax.ranges import Count, Positive, Share, Width
 from hybrid_flax.typing import Array, Cell, Init, Params, state_dtype
 
 __all__ = ["hgrn", "lru", "rglru", "s5", "s6"]
 
+_LARGEST_BLOCK = 4096  # of `s5`; twice as many take eight times the time, and here it is half an hour
+
 _DECAY_POWER = 8.0  # c in equation 3
 
 
-def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: int = 4) -> Cell:
+def rglru(width: int, *, state_width: Width | None = None, taps: Taps = 4, blocks: Count = 4) -> Cell:
     """Real-gated linear recurrent unit behind a linear map and a short convolution (De et al. 2024, eq. 1-4).
 
     r_t, i_t = σ(W x_t + b), log a_t = -8 softplus(Λ) r_t;  h_t = a_t h_tm1 + sqrt(1 - a_t²) (i_t x_t);  y_t = h_t.
@@ -48,7 +51,7 @@ def rglru(width: int, *, state_width: int | None = None, taps: int = 4, blocks: 
     return make_affine_cell(compose(filtered, gates), coefficients, (state_width,), init)
 
 
-def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0, use_phase: bool = True) -> Cell:
+def hgrn(width: int, *, state_width: Width | None = None, lower_bound: Share = 0.0, use_phase: bool = True) -> Cell:
     """Hierarchically gated recurrent unit (Qin et al. 2023, section 3.2).
 
     Re c_t, Im c_t = SiLU(W x_t + b), μ_t = σ(W x_t + b), λ_t = γ + (1 - γ) μ_t for `lower_bound` γ;
@@ -58,8 +61,6 @@ def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0
     use_phase: False has θ = 0 and real states, y_t = h_t. Gates, in this order: μ, Re c, Im c.
     Raises ValueError for a bound outside [0, 1).
     """
-    if not 0.0 <= lower_bound < 1.0:
-        raise ValueError(f"lower_bound={lower_bound} must be in [0, 1)")
     state_width = state_width or width
 
     def init(key: Array) -> Params:
@@ -91,11 +92,11 @@ def hgrn(width: int, *, state_width: int | None = None, lower_bound: float = 0.0
 def s6(
     width: int,
     *,
-    expansion: int = 2,
-    state_size: int = 16,
-    taps: int = 4,
-    rank: int | None = None,
-    chunk: int = 64,
+    expansion: Count = 2,
+    state_size: Width = 16,
+    taps: Taps = 4,
+    rank: Width | None = None,
+    chunk: Count = 64,
 ) -> Cell:
     """Selective state space of Mamba (Gu & Dao 2023, algorithm 2 and section 3.4), without its output gate and map.
 
@@ -108,8 +109,6 @@ def s6(
     `make_affine_cell`). Order of the map to B and C: B, C. Raises ValueError for sizes below 1 (taps: 2).
     """
     rank = -(-width // 16) if rank is None else rank
-    if min(expansion, state_size, rank) < 1:
-        raise ValueError(f"expansion={expansion}, state_size={state_size} and rank={rank} must be at least 1")
     channels = expansion * width
 
     def init(key: Array) -> Params:
@@ -148,10 +147,10 @@ def s6(
 def lru(
     width: int,
     *,
-    state_width: int | None = None,
-    min_radius: float = 0.9,
-    max_radius: float = 0.999,
-    max_phase: float = 2.0 * np.pi,
+    state_width: Width | None = None,
+    min_radius: Share = 0.9,
+    max_radius: Share = 0.999,
+    max_phase: Positive = 2.0 * np.pi,
 ) -> Cell:
     """Linear recurrent unit (Orvieto et al. 2023, section 3 and appendix A).
 
@@ -161,7 +160,7 @@ def lru(
     γ = sqrt(1 - |λ|²).
     Raises ValueError for radii that are not 0 <= min_radius < max_radius < 1 and for max_phase <= 0.
     """
-    if not 0.0 <= min_radius < max_radius < 1.0 or max_phase <= 0.0:
+    if not min_radius < max_radius:
         raise ValueError(
             f"min_radius={min_radius}, max_radius={max_radius}, max_phase={max_phase}:"
             " want 0 <= min_radius < max_radius < 1 and max_phase > 0"
@@ -192,10 +191,10 @@ def lru(
 def s5(
     width: int,
     *,
-    state_width: int | None = None,
-    blocks: int = 1,
-    min_step: float = 1e-3,
-    max_step: float = 1e-1,
+    state_width: Width | None = None,
+    blocks: Count = 1,
+    min_step: Positive = 1e-3,
+    max_step: Positive = 1e-1,
 ) -> Cell:
     """Diagonal state space with many inputs and outputs (Smith et al. 2023, sections 3 and 4), without activation.
 
@@ -208,10 +207,15 @@ def s5(
     0 < min_step <= max_step.
     """
     state_width = state_width or max(1, width // 2)
-    if blocks < 1 or state_width % blocks:
+    if state_width % blocks:
         raise ValueError(f"blocks={blocks} must divide state_width={state_width}")
-    if not 0.0 < min_step <= max_step:
-        raise ValueError(f"min_step={min_step}, max_step={max_step}: want 0 < min_step <= max_step")
+    if state_width // blocks > _LARGEST_BLOCK:
+        raise ValueError(
+            f"blocks={blocks} leaves {state_width // blocks} of state_width={state_width} to a block, whose "
+            f"eigenvectors are computed at the start: at most {_LARGEST_BLOCK}, so raise blocks"
+        )
+    if min_step > max_step:
+        raise ValueError(f"min_step={min_step} must be at most max_step={max_step}")
 
     def init(key: Array) -> Params:
         key_step, key_readout, key_skip = jax.random.split(key, 3)

@@ -6,7 +6,7 @@ Each is a recurrent product `recur(params, state)` and an `update` around it, th
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from hybrid_flax.ops.initializers import fan_in_normal, orthogonal_gates
 from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.scan import unroll_deferred
+from hybrid_flax.ranges import Bias, Count, Width
 from hybrid_flax.typing import Array, Cell, Float, Init, Mixer, Params, State, TokenMask
 
 __all__ = ["elman", "gru", "lstm", "lstmp", "mgu", "slstm"]
@@ -27,14 +28,13 @@ _FORGET_GATES = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda x: x}  # the logar
 _LONG_AGO = -1e30  # log weight of what stands in a fresh memory
 
 
-def elman(width: int, *, state_width: int | None = None, activation: str = "tanh") -> Cell:
+def elman(
+    width: int, *, state_width: Width | None = None, activation: Annotated[str, tuple(_ACTIVATIONS)] = "tanh"
+) -> Cell:
     """h_t = activation(W x_t + b + R h_tm1), y_t = h_t (Elman 1990); activation "tanh" or "relu".
 
     The ReLU cell starts from the identity matrix (Le et al. 2015), the tanh cell from an orthogonal one.
-    Raises ValueError for another activation.
     """
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation={activation!r} is none of {', '.join(_ACTIVATIONS)}")
     state_width = state_width or width
     activate = _ACTIVATIONS[activation]
 
@@ -60,8 +60,8 @@ def elman(width: int, *, state_width: int | None = None, activation: str = "tanh
 def lstm(
     width: int,
     *,
-    state_width: int | None = None,
-    forget_bias: float = 1.0,
+    state_width: Width | None = None,
+    forget_bias: Bias = 1.0,
     peephole: bool = False,
     layer_norm: bool = False,
 ) -> Cell:
@@ -100,9 +100,9 @@ def lstm(
 def lstmp(
     width: int,
     *,
-    state_width: int | None = None,
-    projection: int | None = None,
-    forget_bias: float = 1.0,
+    state_width: Width | None = None,
+    projection: Width | None = None,
+    forget_bias: Bias = 1.0,
 ) -> Cell:
     """LSTM with recurrent projection (Sak et al. 2014, equations 1-6, without peepholes). Order: i, f, g, o.
 
@@ -132,7 +132,7 @@ def lstmp(
     )
 
 
-def gru(width: int, *, state_width: int | None = None, reset_after: bool = True) -> Cell:
+def gru(width: int, *, state_width: Width | None = None, reset_after: bool = True) -> Cell:
     """Gated recurrent unit (Cho et al. 2014, equations 5-8). Gate order: r, z, n.
 
     r, z = σ(W x_t + b + R h_tm1), n = tanh(W x_t + b + r (R h_tm1 + b_r));
@@ -169,7 +169,7 @@ def gru(width: int, *, state_width: int | None = None, reset_after: bool = True)
     )
 
 
-def mgu(width: int, *, state_width: int | None = None) -> Cell:
+def mgu(width: int, *, state_width: Width | None = None) -> Cell:
     """Minimal gated unit (Zhou et al. 2016, equations 7a-7c): one gate that forgets and resets. Gate order: f, n.
 
     f = σ(W x_t + b + R h_tm1), n = tanh(W x_t + b + R_n (f h_tm1));  h_t = (1 - f) h_tm1 + f n;  y_t = h_t.
@@ -198,10 +198,10 @@ def mgu(width: int, *, state_width: int | None = None) -> Cell:
 def slstm(
     width: int,
     *,
-    state_width: int | None = None,
-    num_heads: int = 4,
-    forget_gate: str = "sigmoid",
-    forget_bias: float = 1.0,
+    state_width: Width | None = None,
+    num_heads: Count = 4,
+    forget_gate: Annotated[str, tuple(_FORGET_GATES)] = "sigmoid",
+    forget_bias: Bias = 1.0,
 ) -> Cell:
     """sLSTM, an LSTM with an exponential input gate (Beck et al. 2024, equations 8-17). Gate order: i, f, z, o.
 
@@ -211,13 +211,11 @@ def slstm(
     c and n are kept divided by exp(m), m_t = max(log f + m_tm1, ĩ), so that no exponent is above 0 and n_t is at least
     1; what a smaller n would say, in a state of the caller's, is read as 1. A fresh m is -1e30. The paper normalises
     h_t per head: `output_norm` "layer".
-    Raises ValueError for another forget gate and where `num_heads` does not divide `state_width`.
+    Raises ValueError where `num_heads` does not divide `state_width`.
     """
     state_width = state_width or width
     if state_width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the state width {state_width}")
-    if forget_gate not in _FORGET_GATES:
-        raise ValueError(f"forget_gate={forget_gate!r} is none of {', '.join(_FORGET_GATES)}")
     head_width = state_width // num_heads
 
     def init(key: Array) -> Params:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,14 @@ from hybrid_flax.ops.linear import contract, contract_blocks
 from hybrid_flax.ops.norm import layer_norm
 from hybrid_flax.ops.rope import rope
 from hybrid_flax.ops.segments import FRESH, compaction, permute
+from hybrid_flax.ranges import Range
 from hybrid_flax.typing import Array, Hidden, Mixer, Params, Segments, State, Traits, promote_state, state_dtype
 
-__all__ = ["activate", "block_linear", "compose", "conv", "fork", "keep", "linear", "rotary", "shift", "window_linear"]
+__all__ = ["Taps", "activate", "block_linear", "compose", "conv", "fork", "keep", "linear", "rotary", "shift"]
+__all__ += ["window_linear"]
+
+
+Taps: TypeAlias = Annotated[int, Range(at_least=2, at_most=256)]  # each is an operation of its own in the program
 
 
 def linear(
@@ -49,14 +54,12 @@ def linear(
     return Mixer(init, _no_state, apply, Traits(spec=("linear", width, features, bias, normalised)))
 
 
-def conv(width: int, *, taps: int = 4) -> Mixer:
+def conv(width: int, *, taps: Taps = 4) -> Mixer:
     """Short causal depthwise convolution y_t = b + sum_j w_j x_{t-j} over live tokens of the same document.
 
     Parameters: depthwise_kernel [taps, D] (w_0, the current token, first), bias [D]. State: the last taps - 1 live
-    tokens of each row and their documents. Raises ValueError for taps < 2.
+    tokens of each row and their documents.
     """
-    if taps < 2:
-        raise ValueError(f"conv needs at least 2 taps, got {taps}")
 
     def init(key: Array) -> Params:
         return {"depthwise_kernel": fan_in_normal(key, (taps, width)), "bias": jnp.zeros(width)}
@@ -78,10 +81,8 @@ def window_linear(
     """u_t = [x_t; x_{t-1}; ...] W + b over the last `taps` live tokens of the same document (zero where there is none).
 
     features, bias: as `linear`. Parameters: kernel [taps D, *features] (the current token first), bias [*features].
-    State: as `conv`. Raises ValueError for taps < 1.
+    State: as `conv`.
     """
-    if taps < 1:
-        raise ValueError(f"a window needs at least 1 token, got {taps}")
     mapped = linear(taps * width, features, bias=bias)
 
     def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Array, State | None]:

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import compose, conv, fork, linear, rotary
-from hybrid_flax.cells.matrix import Terms, check_chunk, head_sizes, make_matrix_cell, matrix_chunks, matrix_step
+from hybrid_flax.cells.inputs import Taps, compose, conv, fork, linear, rotary
+from hybrid_flax.cells.matrix import Terms, head_sizes, make_matrix_cell, matrix_chunks, matrix_step
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.scan import maximum_scan
+from hybrid_flax.ranges import Bias, Count, Positive, Share, Width
 from hybrid_flax.typing import Array, Cell, Float, Params, State, TokenMask, state_dtype
 
 __all__ = ["gla", "hgrn2", "linattn", "log_uniform_step", "mlstm", "retnet", "ssd"]
@@ -21,10 +22,10 @@ __all__ = ["gla", "hgrn2", "linattn", "log_uniform_step", "mlstm", "retnet", "ss
 def linattn(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    chunk: Count = 64,
 ) -> Cell:
     """Linear attention as a recurrence (Katharopoulos et al. 2020, equations 7 and 18-20).
 
@@ -56,10 +57,10 @@ def linattn(
 def retnet(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    chunk: Count = 64,
 ) -> Cell:
     """Multi-scale retention (Sun et al. 2023, equations 6-8): a fixed decay per head, positions as rotations.
 
@@ -83,12 +84,12 @@ def retnet(
 def gla(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    gate_rank: int = 16,
-    temperature: float = 16.0,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    gate_rank: Width = 16,
+    temperature: Positive = 16.0,
+    chunk: Count = 64,
 ) -> Cell:
     """Gated linear attention (Yang et al. 2024, equations 3-4 and section 4.4).
 
@@ -111,11 +112,11 @@ def gla(
 def hgrn2(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    lower_bound: float = 0.0,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    lower_bound: Share = 0.0,
+    chunk: Count = 64,
 ) -> Cell:
     """HGRN2 (Qin et al. 2024, section 3): the key is what the forget gate leaves.
 
@@ -123,8 +124,6 @@ def hgrn2(
     S_t = diag(f_t) S_tm1 + (1 - f_t) i_tᵀ;  y_t = S_tᵀ o_t. lower_bound: γ, which the paper raises from layer to layer.
     Input order per head: o, f, i. Raises ValueError for a lower bound outside [0, 1) too.
     """
-    if not 0.0 <= lower_bound < 1.0:
-        raise ValueError(f"lower_bound={lower_bound} must be in [0, 1)")
     sizes = heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
     def terms(params: Params, u: Any) -> Terms:
@@ -140,12 +139,12 @@ def hgrn2(
 def ssd(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    state_width: int = 64,
-    groups: int = 1,
-    taps: int = 4,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    state_width: Width = 64,
+    groups: Count = 1,
+    taps: Taps = 4,
+    chunk: Count = 64,
 ) -> Cell:
     """Mamba-2 (Dao & Gu 2024, sections 6 and 7): state-space duality with a scalar decay per head.
 
@@ -155,7 +154,7 @@ def ssd(
     Norm and gate are options of `recurrent`, in that order. Input order: x of all heads, B, C of all groups.
     Parameters: decay (A), timescale (b_Δ), scale (D), all [H]. Raises ValueError where `groups` does not divide them.
     """
-    if num_heads < 1 or groups < 1 or num_heads % groups:
+    if num_heads % groups:
         raise ValueError(f"groups={groups} must divide num_heads={num_heads}")
     heads, keys, values = head_sizes(2 * width, num_heads, state_width, head_width)
 
@@ -192,12 +191,12 @@ def ssd(
 def mlstm(
     width: int,
     *,
-    num_heads: int = 4,
-    head_width: int | None = None,
-    key_width: int | None = None,
-    input_bias: float = -5.0,
-    forget_bias: float = 3.0,
-    chunk: int = 64,
+    num_heads: Count = 4,
+    head_width: Width | None = None,
+    key_width: Width | None = None,
+    input_bias: Bias = -5.0,
+    forget_bias: Bias = 3.0,
+    chunk: Count = 64,
 ) -> Cell:
     """mLSTM, the matrix memory of xLSTM (Beck et al. 2024, equations 19-27, stabilised by 15-17).
 
@@ -206,7 +205,6 @@ def mlstm(
     Input order per head: q, k, v (k is divided by sqrt(K)); gates: i, f. input_bias, forget_bias: first values of
     theirs. A low input gate keeps |n·q| below 1, where the quotient is well conditioned (Beck et al. 2025, -10).
     """
-    check_chunk(chunk)
     heads, keys, values = head_sizes(width, num_heads, key_width, head_width)
 
     def init_state(batch_size: int) -> State:

@@ -44,7 +44,6 @@ def make_matrix_cell(
     read: (params, u, S_tᵀ q) -> y [..., H, value_width], N wide by default. enter: applied to S before each step.
     Raises ValueError for chunk < 1.
     """
-    check_chunk(chunk)
     heads, _, width = sizes
     value_width = value_width or width
 
@@ -88,23 +87,13 @@ def head_sizes(
 ) -> tuple[int, int, int]:
     """(H, K, N): head_width (values) is width / num_heads by default, key_width `key_ratio` times head_width.
 
-    Raises ValueError where num_heads does not divide the width and head_width is not given, and for sizes below 1.
+    Raises ValueError where num_heads does not divide the width and head_width is not given.
     """
-    if num_heads < 1:
-        raise ValueError(f"num_heads={num_heads} must be at least 1")
     if head_width is None and width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {width}, or head_width be given")
     head_width = width // num_heads if head_width is None else head_width
     key_width = max(1, int(key_ratio * head_width)) if key_width is None else key_width
-    if min(key_width, head_width) < 1:
-        raise ValueError(f"key_width={key_width} and head_width={head_width} must be at least 1")
     return num_heads, key_width, head_width
-
-
-def check_chunk(chunk: int) -> None:
-    """Raise ValueError for a chunk of less than one token."""
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk} must be at least 1")
 
 
 def unit(x: Array) -> Array:

@@ -4,7 +4,7 @@ Those that are affine in their state scan a whole sequence in parallel.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import keep, linear, window_linear
 from hybrid_flax.ops.broadcast import align
+from hybrid_flax.ranges import Bias, Range, Width
 from hybrid_flax.typing import Array, Cell, Params, State, state_dtype
 
 __all__ = ["indrnn", "mingru", "minlstm", "qrnn", "sru"]
 
 
-def mingru(width: int, *, state_width: int | None = None) -> Cell:
+def mingru(width: int, *, state_width: Width | None = None) -> Cell:
     """minGRU (Feng et al. 2024, section 3.1, with the positive candidate of appendix A).
 
     z_t = σ(W_z x_t + b_z), h̃_t = g(W_h x_t + b_h);  h_t = (1 - z_t) h_tm1 + z_t h̃_t;  y_t = h_t.
@@ -34,7 +35,7 @@ def mingru(width: int, *, state_width: int | None = None) -> Cell:
     return make_affine_cell(linear(width, (2, state_width)), coefficients, (state_width,))
 
 
-def minlstm(width: int, *, state_width: int | None = None) -> Cell:
+def minlstm(width: int, *, state_width: Width | None = None) -> Cell:
     """minLSTM (Feng et al. 2024, section 3.2, with the positive candidate of appendix A).
 
     f_t, i_t = σ(W x_t + b), normalised to f' = f / (f + i), i' = i / (f + i), h̃_t = g(W_h x_t + b_h);
@@ -51,7 +52,9 @@ def minlstm(width: int, *, state_width: int | None = None) -> Cell:
     return make_affine_cell(linear(width, (3, state_width)), coefficients, (state_width,))
 
 
-def qrnn(width: int, *, state_width: int | None = None, taps: int = 2) -> Cell:
+def qrnn(
+    width: int, *, state_width: Width | None = None, taps: Annotated[int, Range(at_least=1, at_most=256)] = 2
+) -> Cell:
     """Quasi-recurrent network with fo-pooling (Bradbury et al. 2017, equations 1-4). Input order: z, f, o.
 
     z, f, o = tanh, σ, σ of W [x_t; x_{t-1}; ...] + b over the last `taps` tokens of the document;
@@ -72,7 +75,7 @@ def qrnn(width: int, *, state_width: int | None = None, taps: int = 2) -> Cell:
     return make_affine_cell(input, coefficients, (state_width,), readout=readout)
 
 
-def sru(width: int, *, state_width: int | None = None, peephole: bool = True, highway_bias: float = 0.0) -> Cell:
+def sru(width: int, *, state_width: Width | None = None, peephole: bool = True, highway_bias: Bias = 0.0) -> Cell:
     """Simple recurrent unit (Lei et al. 2018, equations 1-4). Input order: x̃, f, r, and x' where it is a map of x.
 
     x̃ = W x_t + b;  f, r = σ(W x_t + v ⊙ c_tm1 + b);  c_t = f c_tm1 + (1 - f) x̃;  y_t = r c_t + (1 - r) α x'_t.
@@ -120,7 +123,7 @@ def sru(width: int, *, state_width: int | None = None, peephole: bool = True, hi
     return Cell(input, init, init_state, step, state_width)
 
 
-def indrnn(width: int, *, state_width: int | None = None) -> Cell:
+def indrnn(width: int, *, state_width: Width | None = None) -> Cell:
     """Independently recurrent network (Li et al. 2018, equation 2): h_t = relu(W x_t + b + v ⊙ h_tm1), y_t = h_t.
 
     The parameter scale is v, uniform in [0, 1] at first: no feature grows, and all lengths of memory are there.

@@ -117,15 +117,23 @@ def make_cell_subject(cell: Cell) -> CellSubject:
     return CellSubject(cell, base, run, {form: _pull_cell(cell, form) for form in forms})
 
 
-@functools.cache
 def registered(name: str) -> Subject:
     """The subject of a registered name, its windows and chunks short enough to be reached."""
-    return make_subject(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
+    return _kept(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
+
+
+def registered_cell(name: str) -> CellSubject:
+    """The subject of the cell under a registered name."""
+    return _kept_cell(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
+
+
+_kept = functools.cache(make_subject)
 
 
 @functools.cache
-def registered_cell(name: str) -> CellSubject:
-    """The subject of the cell under a registered name."""
+def _kept_cell(name: str, mixer: Mixer) -> CellSubject:
+    """mixer: of the cell, told apart from one that was registered under this name before."""
+    del mixer
     options = {key.partition(".")[2]: value for key, value in narrowed(name).items()}
     cell = registry.make_cell(name, WIDTH, **options)
     assert cell is not None, f"{name} is no cell"
@@ -134,8 +142,8 @@ def registered_cell(name: str) -> CellSubject:
 
 def forget() -> None:
     """Drop all subjects and compiled programs: a program holds memory maps, of which a process may have but so many."""
-    registered.cache_clear()
-    registered_cell.cache_clear()
+    _kept.cache_clear()
+    _kept_cell.cache_clear()
     jax.clear_caches()
 
 

@@ -1,5 +1,6 @@
 """What is compared: the definition in an experiment file, and the contenders, a row on a task each."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -82,7 +83,7 @@ def make_contenders(definition: Definition, overrides: Sequence[str] = ()) -> It
     _check_definition(definition)
     _check_values({text.partition("=")[0]: None for text in overrides}, "--config", _SOLVED.keys() - {"seed"})
     for name, task in definition.tasks.items():
-        base = apply_overrides(ConfigDict(task.config), overrides)
+        base = apply_overrides(copy.deepcopy(task.config), overrides)
         budget = _budget(task.budget or definition.budget, f"task {name!r}")
         for row, values in {**definition.rows, **task.rows}.items():
             try:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
 
 from hybrid_flax.config import config_hash, experiment_name, flatten, load_config
+from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.jobs.trial import TrialFolder
@@ -33,7 +33,7 @@ from hybrid_flax.train.writers import JsonlWriter, read_jsonl
 
 __all__ = ["Trainer", "main"]
 
-_QUIET = Console(quiet=True)
+_QUIET = make_console(quiet=True)
 
 
 class _Waiting(NamedTuple):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.files import write_json
 from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.units import printable
 
 __all__ = ["Trial", "TrialFolder", "values_text"]
 
@@ -49,9 +50,9 @@ class TrialFolder(RunFolder):
 
 
 def values_text(values: Mapping[str, Any]) -> str:
-    """The values of a trial in one line, as the command line has them."""
+    """The values of a trial in one line, as the command line has them: texts of values that differ do too."""
     return " ".join(f"{key}={_text(value)}" for key, value in values.items()) or "the config as it is"
 
 
 def _text(value):
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return printable(f"{value:.6g}" if isinstance(value, float) and float(f"{value:.6g}") == value else str(value))

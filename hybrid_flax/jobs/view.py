@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from hybrid_flax.console import make_console
 from hybrid_flax.jobs.queue import ENDED, Standing, Ticket
 from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.units import format_clock
@@ -33,7 +34,7 @@ class View:
         console: Console | None = None,
     ):
         self._num_trials, self._slots, self._table, self._best = num_trials, slots, table, best
-        self.console = console or Console(highlight=False)
+        self.console = console or make_console(highlight=False)
         self._live: Live | None = None
         self._seconds: list[float] = []
         self._waits = False

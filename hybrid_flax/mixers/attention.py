@@ -1,6 +1,6 @@
 """Attention primitives: how queries, keys and values are made of tokens, and how they meet."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.rope import rope
+from hybrid_flax.ranges import Count, Positive, Range, Width
 from hybrid_flax.typing import Array, AttentionMask, Heads, Hidden, Mixer, Params, Segments, TokenIds, state_dtype
 
 __all__ = ["POSITIONS", "attention", "sha", "tanhdot"]
@@ -23,21 +24,21 @@ POSITIONS = ("rope", "alibi", "relative", "none")
 def attention(
     width: int,
     *,
-    num_heads: int = 4,
-    num_kv_heads: int | None = None,
-    head_width: int | None = None,
-    window: int | None = None,
-    sinks: int = 0,
-    block: int | None = None,
-    memory_blocks: int = 1,
-    chunk: int | None = None,
-    position: str = "rope",
-    rope_base: float = 10_000.0,
-    rope_fraction: float = 1.0,
+    num_heads: Count = 4,
+    num_kv_heads: Count | None = None,
+    head_width: Width | None = None,
+    window: Count | None = None,
+    sinks: Annotated[int, Range(at_least=0)] = 0,
+    block: Count | None = None,
+    memory_blocks: Count = 1,
+    chunk: Count | None = None,
+    position: Annotated[str, POSITIONS] = "rope",
+    rope_base: Positive = 10_000.0,
+    rope_fraction: Annotated[float, Range(above=0.0, at_most=1.0)] = 1.0,
     qk_norm: bool = False,
-    soft_cap: float | None = None,
+    soft_cap: Positive | None = None,
     causal: bool = True,
-    implementation: str = "auto",
+    implementation: Annotated[str, IMPLEMENTATIONS] = "auto",
 ) -> Mixer:
     """Multi-head attention (Vaswani et al. 2017); fewer key/value heads share them in groups (Ainslie et al. 2023).
 
@@ -52,15 +53,13 @@ def attention(
     Team 2024). implementation: see `ops.attention`.
     Parameters: input.kernel [D, H + 2G, K] (queries, keys, values), output.kernel [H K, D]; for "relative"
     relative.kernel [K, H, K] (cosines, then sines), content.bias (u) and relative.bias (v) [H, K].
-    Raises ValueError for sizes that do not divide, unknown choices and options that do not go together.
+    Raises ValueError for sizes that do not divide and options that do not go together.
     """
     groups = num_kv_heads or num_heads
     if head_width is None and width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {width}, or head_width be given")
     if num_heads % groups:
         raise ValueError(f"num_kv_heads={groups} must divide num_heads={num_heads}")
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation={implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
     head_width = head_width or width // num_heads
     if position in ("rope", "relative") and head_width % 2:
         raise ValueError(f"{position} needs an even head width, got {head_width} (width {width}, {num_heads} heads)")
@@ -125,7 +124,7 @@ def attention(
     return make_attention(init, read, write, shapes, causal=causal, chunk=chunk, **reach)
 
 
-def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") -> Mixer:
+def tanhdot(width: int, *, causal: bool = True, implementation: Annotated[str, IMPLEMENTATIONS] = "auto") -> Mixer:
     """Dot attention with a tanh query: softmax(tanh(x_t W)·x_s) x_s, the tokens their own keys and values.
 
     One head, no scale, no output map: the score of Luong et al. 2015 (section 3.1, "dot") with a nonlinear query.
@@ -155,7 +154,7 @@ def tanhdot(width: int, *, causal: bool = True, implementation: str = "auto") ->
     return make_attention(init, read, write, {"value": (1, width)}, causal=causal)
 
 
-def sha(width: int, *, window: int = 256, implementation: str = "auto") -> Mixer:
+def sha(width: int, *, window: Count = 256, implementation: Annotated[str, IMPLEMENTATIONS] = "auto") -> Mixer:
     """Single-headed attention of SHA-RNN (Merity 2019) over the states that come in, as far as `window`.
 
     q = σ(q_s) ⊙ LN(LN_q(h) W + b), k = σ(k_s) ⊙ LN_m(h), v = v_s' ⊙ LN_m(h), y = softmax(q·k / √D) v. The query alone
@@ -234,11 +233,7 @@ def _relative_key(key: Array, positions: TokenIds, base: float) -> Array:
 def _check_scores(
     position: str, rope_fraction: float, rotated: int, soft_cap: float | None, implementation: str
 ) -> None:
-    if position not in POSITIONS:
-        raise ValueError(f"position={position!r} is none of {', '.join(POSITIONS)}")
-    if not (0 < rope_fraction <= 1 and (position != "rope" or rotated)):
-        raise ValueError(f"rope_fraction={rope_fraction} must be at most 1 and leave at least 2 features to rotate")
-    if soft_cap is not None and soft_cap <= 0:
-        raise ValueError(f"soft_cap={soft_cap} must be positive")
+    if position == "rope" and not rotated:
+        raise ValueError(f"rope_fraction={rope_fraction} must leave at least 2 features to rotate")
     if soft_cap is not None and implementation not in ("auto", "einsum"):
         raise ValueError(f"soft_cap={soft_cap} needs implementation einsum or auto, not {implementation}")

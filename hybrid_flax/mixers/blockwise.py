@@ -1,6 +1,6 @@
 """A recurrence over blocks of positions, whose state is read and written by attention."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import rms_norm
 from hybrid_flax.ops.rope import rope
 from hybrid_flax.ops.segments import in_chunks
+from hybrid_flax.ranges import Count, Range
 from hybrid_flax.typing import (
     Array,
     AttentionMask,
@@ -32,7 +33,14 @@ __all__ = ["blockrec"]
 GATES = {"fixed": 1, "lstm": 3}  # maps of what the states have read
 
 
-def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: int = 4, gate: str = "fixed") -> Mixer:
+def blockrec(
+    width: int,
+    *,
+    num_states: Count = 16,
+    block: Annotated[int, Range(at_least=1, at_most=2**30)] = 64,
+    num_heads: Count = 4,
+    gate: Annotated[str, tuple(GATES)] = "fixed",
+) -> Mixer:
     """Block-recurrent attention (Hutchins et al. 2022, section 3): M state vectors, written once a block of positions.
 
     Block n of a document is its positions n block to (n + 1) block - 1, C_n the states [M, D] before it, C_0 = 0,
@@ -50,10 +58,6 @@ def blockrec(width: int, *, num_states: int = 16, block: int = 64, num_heads: in
     """
     if width % num_heads or width // num_heads % 2:
         raise ValueError(f"num_heads={num_heads} must divide the width {width} into heads of even width")
-    if gate not in GATES:
-        raise ValueError(f"gate={gate!r} is none of {', '.join(GATES)}")
-    if num_states < 1 or block < 1:
-        raise ValueError(f"num_states={num_states} and block={block} must be at least 1")
     head_width = width // num_heads
 
     def init(key: Array) -> Params:

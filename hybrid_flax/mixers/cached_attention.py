@@ -214,10 +214,7 @@ def _chunkwise(mix: Callable[..., Hidden], chunk: int, length: int) -> Callable[
 def _check(
     causal: bool, window: int | None, sinks: int, block: int | None, memory_blocks: int, chunk: int | None
 ) -> None:
-    for name, value in (("window", window), ("block", block), ("memory_blocks", memory_blocks), ("chunk", chunk)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    if sinks < 0 or (sinks and (window is None or not causal)):
-        raise ValueError(f"sinks={sinks} must be 0, or positive beside a window of causal attention")
+    if sinks and (window is None or not causal):
+        raise ValueError(f"sinks={sinks} must be 0, or stand beside a window of causal attention")
     if block is not None and (window is not None or not causal):
         raise ValueError(f"block={block} needs causal attention without a window")

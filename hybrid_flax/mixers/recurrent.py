@@ -1,6 +1,6 @@
 """The recurrent primitive: a cell, its input map before the scan and its output map after it."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,8 @@ def recurrent(
     width: int,
     *,
     form: str = "auto",
-    output_norm: str | None = None,
-    output_gate: str | None = None,
+    output_norm: Annotated[str, NORMS] | None = None,
+    output_gate: Annotated[str, tuple(GATES)] | None = None,
 ) -> Mixer:
     """Unroll `cell` over the tokens of each document; y_t is mapped back to `width`, unless it is one head of it.
 
@@ -45,14 +45,10 @@ def recurrent(
     head of y. output_gate: y ⊙ act(x W_g) with act one of GATES (Dauphin et al. 2017), followed by the output map.
     Documents reset the state to `cell.init_state`; padding leaves it alone and gives zero.
     Parameters: input, cell, norm, gate and output where there is one. State: input, cell, id (last document).
-    Raises ValueError for an unknown form, norm or gate.
+    Raises ValueError for an unknown form.
     """
     if form not in ("auto", "sequential", *cell.forms):
         raise ValueError(f"form={form!r} is none of {', '.join(('auto', 'sequential', *cell.forms))}")
-    if output_gate is not None and output_gate not in GATES:
-        raise ValueError(f"output_gate={output_gate!r} is none of {', '.join(GATES)}")
-    if output_norm is not None and output_norm not in NORMS:
-        raise ValueError(f"output_norm={output_norm!r} is none of {', '.join(NORMS)}")
     has_output = output_gate is not None or cell.width != width or cell.heads > 1
 
     def init(key: Array) -> Params:

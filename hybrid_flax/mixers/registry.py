@@ -6,15 +6,17 @@
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.errors import nearest
+from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.ranges import Range, check_number
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
@@ -53,24 +55,53 @@ class Layer(NamedTuple):
 
 
 class Option(NamedTuple):
-    """One keyword of a builder: its default and its type."""
+    """One keyword of a builder: its default, its type, and where it may stand as `Annotated` says beside it.
+
+    bounds: of a number. choices: of a text, () where any will do.
+    """
 
     default: Any
     type: type
+    bounds: Range = Range()
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError where `value` is no value of the option, which an error calls `name`."""
+        if self.type not in (int, float, str, bool) or (value is None and self.default is None):
+            return
+        wanted = (int, float) if self.type is float else self.type
+        if not isinstance(value, wanted) or isinstance(value, bool) != (self.type is bool):
+            raise ConfigError(f"{name}={value!r} is no {self.type.__name__}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{name}={value!r} is none of {', '.join(self.choices)}")
+        if self.type in (int, float):
+            check_number(name, value, self.bounds)
 
 
 class _Primitive(NamedTuple):
+    """build: (width, **options) -> Mixer. definition: the function that was registered, and what was given with it."""
+
     build: Callable[..., Mixer]
     build_cell: Callable[..., Cell] | None
     options: dict[str, Option]
-    source: str
+    definition: tuple[Any, ...]
+
+    @property
+    def source(self) -> str:
+        return _source(self.definition[0])
 
 
 class _Fusion(NamedTuple):
-    combine: Callable[..., Mixer]
+    """build: (*mixers, width) -> Mixer."""
+
+    build: Callable[..., Mixer]
     num_parts: int
     instances: tuple[str, ...]
-    source: str
+    definition: tuple[Any, ...]
+
+    @property
+    def source(self) -> str:
+        return _source(self.definition[0])
 
 
 _Entry = TypeVar("_Entry", _Primitive, _Fusion)
@@ -83,10 +114,12 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     """Make `name` a primitive: build(width, **options) -> Mixer, options being its keyword-only arguments.
 
     leaves: kinds of parameter names that `typing.LEAF_KINDS` does not know yet. defaults: values that replace
-    those of the builder under this name. Raises ValueError for a name that is taken by something else or that
-    the grammar cannot hold.
+    those of the builder under this name. A name that is registered again stands for the new function from then on, in
+    mixers and models that are made anew; those that were made before stay what they are.
+    Raises ValueError for a name that is taken by something else or that the grammar cannot hold.
     """
-    entry = _Primitive(functools.partial(build, **defaults), None, _options(build, defaults), _source(build))
+    made = functools.partial(build, **defaults)
+    entry = _Primitive(made, None, _options(build, defaults), (build, *sorted(defaults.items())))
     _register(_primitives, name, entry, leaves)
 
 
@@ -108,7 +141,8 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
         values = {key: option.default for key, option in options.items()} | given
         return recurrent(build_cell(width, **given), width, **{key: values[key] for key in unroll_options})
 
-    _register(_primitives, name, _Primitive(build_mixer, build_cell, options, _source(build)), leaves)
+    entry = _Primitive(build_mixer, build_cell, options, (build, *sorted(defaults.items())))
+    _register(_primitives, name, entry, leaves)
 
 
 def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *others: str) -> None:
@@ -117,7 +151,8 @@ def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *o
     canonical: its parts in `registered_mixers`; others: parts over which it is certified as well.
     Raises as `register_mixer`.
     """
-    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), (canonical, *others), _source(combine)), {})
+    instances = (canonical, *others)
+    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), instances, (combine, *instances)), {})
 
 
 def registered_mixers() -> list[str]:
@@ -156,17 +191,18 @@ def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
     return _build(_with_options(read, options), width)
 
 
-@functools.cache
 def _build(layer: Layer, width: int) -> Mixer:
     """The mixer of a layer that carries its options."""
-    if layer.parts:
-        parts = [_build(part, width) for part in layer.parts]
-        mixer = _fusions[layer.name].combine(*parts, width)
-        spec: tuple[Any, ...] = (layer.name, *(part.traits.spec for part in parts))
-    else:
-        mixer = _primitives[layer.name].build(width, **dict(layer.options))
-        spec = (layer.name, width, *layer.options)
-    return mixer._replace(traits=mixer.traits._replace(spec=spec))
+    parts = tuple(_build(part, width) for part in layer.parts)
+    build = (_fusions if parts else _primitives)[layer.name].build
+    return _assemble(layer, width, parts, build)
+
+
+@functools.cache
+def _assemble(layer: Layer, width: int, parts: tuple[Mixer, ...], build: Callable[..., Mixer]) -> Mixer:
+    mixer = build(*parts, width, **dict(layer.options))
+    specs: tuple[Any, ...] = tuple(part.traits.spec for part in parts) if parts else (width, *layer.options)
+    return mixer._replace(traits=mixer.traits._replace(spec=(layer.name, *specs)))
 
 
 def parse_layer(layer: str) -> Layer:
@@ -211,6 +247,7 @@ def _with_options(layer: Layer, options: Mapping[str, Any]) -> Layer:
             value = tuple(value) if isinstance(value, list) else value
             if value != known[option].default:
                 chosen[option] = value
+                known[option].check(f"{layer.name}.{option}", value)
     return layer._replace(options=tuple(sorted(chosen.items())))
 
 
@@ -225,7 +262,7 @@ def _check_option(layer: Layer, key: str) -> None:
 
 
 def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
-    hints = typing.get_type_hints(inspect.unwrap(build))
+    hints = typing.get_type_hints(inspect.unwrap(build), include_extras=True)
     parameters = inspect.signature(build).parameters.values()
     options = {}
     for parameter in parameters:
@@ -234,11 +271,21 @@ def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str
         default = defaults.get(parameter.name, parameter.default)
         if default is inspect.Parameter.empty:
             raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
-        hint = hints.get(parameter.name, type(default))
-        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
-        options[parameter.name] = Option(default, kinds[0])
+        options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
     _check_defaults(build, defaults, options)
     return options
+
+
+def _option(default: Any, hint: Any) -> Option:
+    """From a hint such as int, Annotated[int, Range(at_least=1)] | None, or Annotated[str, ("rms", "layer")]."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is not typing.Annotated:
+        return Option(default, hint)
+    kind, *notes = typing.get_args(hint)
+    bounds = next((note for note in notes if isinstance(note, Range)), Range())
+    choices = next((note for note in notes if isinstance(note, tuple) and not isinstance(note, Range)), ())
+    return Option(default, kind, bounds, choices)
 
 
 def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
@@ -263,9 +310,8 @@ def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mappin
     if taken is not None and taken.source != entry.source:
         raise ValueError(f"{name!r} is already registered for {taken.source}")
     LEAF_KINDS.update(leaves)
-    if name in table:
-        _build.cache_clear()
-    table[name] = entry
+    if taken is None or taken.definition != entry.definition:  # the same again would compile what uses it once more
+        table[name] = entry
 
 
 register_cell("tanh", gated.elman)

@@ -7,7 +7,7 @@ import jax
 
 from hybrid_flax.errors import nearest
 from hybrid_flax.knobs import KNOBS
-from hybrid_flax.mixers.registry import parse_layer, parse_pattern
+from hybrid_flax.mixers.registry import make_mixer, parse_layer, parse_pattern
 from hybrid_flax.models.embedding import SPELLINGS, Spelling
 from hybrid_flax.models.model import NORMS, Design, SequenceModel, layer_mixer
 from hybrid_flax.ops.mlp import MLPS
@@ -58,12 +58,10 @@ def make_model(
             raise ValueError(f"a model has no {field!r}; {nearest(field, FIELDS)}")
     given = FIELDS | fields
     period, layers = parse_pattern(given["pattern"]), parse_pattern(given["pattern"], given["depth"])
-    mixers = {name for layer in period for name in parse_layer(layer).mixers}
     design = Design(
         vocab_size=vocab_size,
         layers=layers,
-        period=min(len(period), len(layers)),
-        options=tuple((key, value) for key, value in options if key.partition(".")[0] in mixers),
+        mixers=tuple(_layer_mixer(layer, given["width"], options) for layer in layers[: len(period)]),
         num_outputs=num_outputs,
         pooling=pooling,
         crf=crf,
@@ -112,6 +110,11 @@ def _make_model(design: Design) -> SequenceModel:
     return SequenceModel(design)
 
 
+def _layer_mixer(layer: str, width: int, options) -> Mixer:
+    names = parse_layer(layer).mixers
+    return make_mixer(layer, width, **{key: value for key, value in options if key.partition(".")[0] in names})
+
+
 def _spelling(kind, alphabet, length, width) -> Spelling | None:
     _check_name("model.characters", kind, SPELLINGS)
     if kind == "rnn" and width % 2:
@@ -131,8 +134,6 @@ def _check(design: Design) -> None:
             "model.tied=true needs embeddings as wide as the model: set model.embedding_width=0, "
             f"not {design.embedding_width}"
         )
-    for layer in dict.fromkeys(design.layers):
-        layer_mixer(design, layer)
 
 
 def _check_name(key, value, known):

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.mixers.registry import make_mixer, parse_layer
 from hybrid_flax.models.embedding import Spelling, embed, init_embedding
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.crf import Transitions
@@ -30,9 +29,9 @@ _MIN_REPEATS = 4  # fewer compile soon enough side by side, and run some 15 % fa
 class Design(NamedTuple):
     """What a model is made of; `models.build.make_model` makes one from names and numbers.
 
-    layers: the layer of every depth; period: after how many they repeat. options: sorted ("name.option", value) pairs
-    for the mixers in the layers. tied: the output layer uses the embedding as its weights. num_outputs: None for one a
-    symbol of the vocabulary. pooling: "none" for outputs [B, T, num_outputs], else one of POOLINGS for
+    layers: the layer of every depth. mixers: those of the first layers, after which they repeat; a model is another one
+    where a name was registered anew. tied: the output layer uses the embedding as its weights. num_outputs: None for
+    one a symbol of the vocabulary. pooling: "none" for outputs [B, T, num_outputs], else one of POOLINGS for
     [B, num_outputs]. crf: outputs are (emissions, `Transitions`). embedding_width: of a token, 0 for the model's.
     spelling: how the characters of a word are read, for tokens [B, T, 1 + W]. dtype: the compute dtype, "float32" or
     "bfloat16"; parameters, states and outputs stay float32. The other fields are knobs, described in `knobs`.
@@ -41,8 +40,7 @@ class Design(NamedTuple):
     vocab_size: int
     width: int
     layers: tuple[str, ...]
-    period: int
-    options: tuple[tuple[str, Any], ...]
+    mixers: tuple[Mixer, ...]
     norm: str
     mlp: str
     mlp_ratio: float
@@ -58,10 +56,11 @@ class Design(NamedTuple):
 
     def sections(self) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
         """(repeats that are scanned, layers of one repeat, layers left over)."""
-        repeats = len(self.layers) // self.period
+        period = len(self.mixers)
+        repeats = len(self.layers) // period
         if not self.scan_layers or repeats < _MIN_REPEATS:
             return 0, (), self.layers
-        return repeats, self.layers[: self.period], self.layers[repeats * self.period :]
+        return repeats, self.layers[:period], self.layers[repeats * period :]
 
 
 class Dropout(NamedTuple):
@@ -277,10 +276,8 @@ class Norm(nn.Module):
 
 
 def layer_mixer(design: Design, layer: str) -> Mixer:
-    """The mixer that stands in a model of this design for `layer`. Raises ValueError as `make_mixer`."""
-    names = parse_layer(layer).mixers
-    options = {key: value for key, value in design.options if key.partition(".")[0] in names}
-    return make_mixer(layer, design.width, **options)
+    """The mixer that stands in a model of this design for `layer`."""
+    return dict(zip(design.layers, design.mixers))[layer]
 
 
 def _init_kernel(key, shape):

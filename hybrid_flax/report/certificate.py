@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.certify import PROPERTIES, Counterexample, Finding, certify
 from hybrid_flax.certify.subjects import forget
+from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import write_json, write_whole
 
@@ -47,7 +47,7 @@ def certify_mixers(names: Sequence[str], cases: int, seed: int, workdir: str | o
     """
     if cases < 1:
         raise ConfigError(f"--cases={cases} must be at least 1")
-    console = Console(width=max(Console().width, _NAME_WIDTH + _CELL_WIDTH * len(PROPERTIES)))
+    console = make_console(width=max(make_console().width, _NAME_WIDTH + _CELL_WIDTH * len(PROPERTIES)))
     since = time.perf_counter()
     print(_LEGEND)
     print("mixer".ljust(_NAME_WIDTH) + "".join(name.rjust(_CELL_WIDTH) for name in PROPERTIES))

@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row, verdicts
+from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.report import page
 from hybrid_flax.report.comparison_tables import (
@@ -145,7 +145,7 @@ def _diagnoses(comparison, workdir) -> Iterator[str]:
     mixed = [row.name for row in comparison.rows if not row.single]
     found = [comparison.entry(name, column.task) for column in _begun(comparison) for name in mixed]
     found = [entry for entry in found if entry.folders]
-    for entry in track(found, "Diagnosing fusions", console=Console(stderr=True), transient=True):
+    for entry in track(found, "Diagnosing fusions", console=make_console(stderr=True), transient=True):
         try:
             diagnosis = saved_diagnosis(workdir / entry.folders[0])
         except ConfigError as error:

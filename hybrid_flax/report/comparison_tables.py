@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from hybrid_flax.compare.definition import Contender
 from hybrid_flax.compare.protocol import num_runs
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, best_rows, mean_interval, reference_row, verdicts
+from hybrid_flax.console import make_console
 from hybrid_flax.files import write_whole
 from hybrid_flax.report.page import Field
 from hybrid_flax.units import format_count, markdown_table
@@ -88,14 +88,14 @@ def print_contenders(title: str, contenders: Sequence[Contender]) -> None:
         counts = (f"{cost.parameters:,}", format_count(cost.flops_per_token), format_count(cost.state_bytes))
         names = (one.column.task, one.row, model.pattern, str(model.width))
         table.add_row(*map(Text, (*names, *counts, str(one.column.steps), str(num_runs(one)))))
-    console = Console()
+    console = make_console()
     console.print(table)
     console.print(f"{len(contenders)} rows on tasks, {sum(map(num_runs, contenders))} runs")
 
 
 def print_results(comparison: Comparison, workdir: str | os.PathLike) -> None:
     """The tables, and where they are."""
-    console = Console()
+    console = make_console()
     console.print(Markdown(markdown(comparison)))
     files = ", ".join(str(Path(workdir) / f"compare.{kind}") for kind in ("json", "csv", "md"))
     console.print(Text(files), soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid_flax.report.page import letters
 from hybrid_flax.tasks.base import Metric
 
 TRAIN, EVAL, RATE = "#3b6fb6", "#d1495b", "#8a8f98"
@@ -45,7 +46,7 @@ def plot_loss_curve(
 
     axes.set(xlabel="step", ylabel="loss (nats)")
     if title:
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(letters(title), loc="left", fontsize=11)
     _set_limits(axes, train, evaluation, rate)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.grid(alpha=0.25, linewidth=0.6)

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, reading, write_json
 from hybrid_flax.models.model import SequenceModel, layer_mixer
@@ -169,7 +170,7 @@ def saved_diagnosis(workdir: str | os.PathLike) -> Diagnosis:
 
 def print_diagnosis(diagnosis: Diagnosis, title: str, console: Console | None = None) -> None:
     """The parts as a table, and the gradient norms below it."""
-    console = console or Console()
+    console = console or make_console()
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.config import ConfigError, flatten
+from hybrid_flax.console import make_console
 from hybrid_flax.files import read_json
+from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
 
@@ -33,7 +35,7 @@ def diff_runs(one: str | os.PathLike, other: str | os.PathLike) -> dict[str, lis
 
 def print_diff(one: str | os.PathLike, other: str | os.PathLike, console: Console | None = None) -> None:
     """The rows of `diff_runs` as tables; metrics with the difference."""
-    console = console or Console(highlight=False)
+    console = console or make_console(highlight=False)
     for part, rows in diff_runs(one, other).items():
         if not rows:
             console.print(f"{part}: the same" if part != "metrics" else "metrics: none")
@@ -43,7 +45,10 @@ def print_diff(one: str | os.PathLike, other: str | os.PathLike, console: Consol
         for name in (one, other, *(["difference"] if part == "metrics" else [])):
             table.add_column(str(name), overflow="fold", justify="right" if part == "metrics" else "left")
         for name, a, b in rows:
-            table.add_row(name, _text(a), _text(b), *([_difference(a, b)] if part == "metrics" else []))
+            if part == "metrics":
+                table.add_row(name, _figure(a), _figure(b), _difference(a, b))
+            else:
+                table.add_row(name, _text(a), _text(b))
         console.print(table)
 
 
@@ -66,7 +71,11 @@ def _metrics(folder):
 
 
 def _text(value):
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "" if value is None else values_text({"": value})[1:]
+
+
+def _figure(value):
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)
 
 
 def _difference(a, b):

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row
-from hybrid_flax.report.page import INK, new_figure
+from hybrid_flax.report.page import INK, letters, new_figure
 from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
@@ -43,10 +43,10 @@ def draw_intervals(comparison: Comparison, column: Column) -> Drawing:
     if reference in rows:
         middle = scale * np.mean(comparison.entry(reference, column.task).test)
         axes.axvline(middle, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [f"{row} †" if row == reference else row for row in rows])
+    axes.set_yticks(range(len(rows)), [letters(f"{row} †" if row == reference else row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel=_label(column))
-    axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    axes.set_title(letters(column.task), loc="left", color=INK, fontsize=10.5, fontweight="bold")
     alt = f"{column.task}: mean test {column.metric.name} of {len(rows)} rows with {LEVEL:.0%} intervals"
     return Drawing(figure, f"{alt}; the table has them")
 
@@ -61,10 +61,10 @@ def draw_curves(comparison: Comparison, column: Column, workdir: Path) -> Drawin
         if not len(steps):
             continue
         mark = style | ({"markersize": 3.5} if len(steps) < 30 else {"marker": ""})
-        axes.plot(steps, scale * mean, linewidth=1.5, label=row, **mark)
+        axes.plot(steps, scale * mean, linewidth=1.5, label=letters(row), **mark)
         axes.fill_between(steps, scale * low, scale * high, color=style["color"], alpha=0.14, linewidth=0)
     axes.set(xlabel="step", ylabel=_label(column, "validation"))
-    axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    axes.set_title(letters(column.task), loc="left", color=INK, fontsize=10.5, fontweight="bold")
     _legend(figure, axes)
     return Drawing(
         figure, f"{column.task}: validation {column.metric.name} of every row over {column.steps} training steps"
@@ -83,12 +83,12 @@ def draw_costs(comparison: Comparison, column: Column) -> Drawing:
         mean, half = mean_interval([scale * value for value in entry.test])
         style = {name: styles[entry.row][name] for name in ("color", "marker")}
         axes.errorbar(cost, mean, yerr=0.0 if math.isnan(half) else half, capsize=3, linestyle="none", **style)
-        axes.plot([], [], linestyle="none", label=entry.row, **style)
+        axes.plot([], [], linestyle="none", label=letters(entry.row), **style)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     label = "microseconds of training a token" if timed else "forward FLOPs a token"
     axes.set(xlabel=label, ylabel=_label(column))
-    axes.set_title(column.task, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    axes.set_title(letters(column.task), loc="left", color=INK, fontsize=10.5, fontweight="bold")
     _legend(figure, axes)
     return Drawing(figure, f"{column.task}: test {column.metric.name} of every row against {label}")
 
@@ -145,8 +145,8 @@ def _legend(figure, axes):
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7.5)
-        for letters in legend.get_texts():
-            letters.set_color(INK)
+        for words in legend.get_texts():
+            words.set_color(INK)
 
 
 def _plain_ticks(axis):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from hybrid_flax.config import ConfigError, few_of
+from hybrid_flax.console import make_console
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
@@ -98,4 +98,4 @@ def print_classes(sums: Mapping[str, Any], names: Sequence[str]) -> None:
         scores = (f"{100 * share[place]:.2f}" for share in shares)
         cells = (f"{count:.0f}" for count in sums["confusion"][place]) if matrix else ()
         table.add_row(name, f"{actual[place]:.0f}", *scores, *cells)
-    Console().print(table)
+    make_console().print(table)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hybrid_flax.files import write_whole
+from hybrid_flax.units import printable
 
 __all__ = [
     "INK",
@@ -22,6 +23,7 @@ __all__ = [
     "figure",
     "folded",
     "grid",
+    "letters",
     "new_figure",
     "preformatted",
     "subheading",
@@ -118,6 +120,11 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
     for label in (axes.title, axes.xaxis.label, axes.yaxis.label):
         label.set(color=INK, fontsize=9.5)
     return drawn, axes
+
+
+def letters(text: str) -> str:
+    """A text of the user's for matplotlib, which would take what stands between dollar signs for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def grid(*blocks: Html) -> Html:

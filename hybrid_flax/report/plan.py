@@ -1,6 +1,6 @@
 """What a setup will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.cost import flops, residual_bytes, tree_bytes, tree_size
+from hybrid_flax.console import make_console
+from hybrid_flax.cost import flops, peak_bytes, tree_bytes, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
 from hybrid_flax.models.model import Block, layer_mixer
+from hybrid_flax.train.devices import device_memory
 from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
 from hybrid_flax.units import format_bytes, format_count
 
-__all__ = ["LayerCost", "ModelPlan", "make_plan", "print_plan"]
+__all__ = ["LayerCost", "ModelPlan", "make_plan", "memory_warning", "print_plan", "step_arguments"]
 
 
 class LayerCost(NamedTuple):
@@ -39,8 +41,9 @@ class ModelPlan(NamedTuple):
     """layers: every layer, then what is left; parameters and train_flops (per token, with the update) of the whole.
 
     optimizer_bytes: parameters, their average and optimizer state. gradient_bytes: of the gradients that a step makes.
-    activation_bytes: kept for the backward pass of one device's rows. What the compiled step needs besides, to work in,
-    is XLA's choice and not in the plan. length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
+    activation_bytes: what else is alive at the worst moment of the forward and backward pass of one device's rows, by
+    `peak_bytes`: what is kept for the backward pass, and what that works in, copies of the logits above all.
+    length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
     """
 
     layers: tuple[LayerCost, ...]
@@ -54,38 +57,62 @@ class ModelPlan(NamedTuple):
     tokens_per_step: int
     num_steps: int
 
+    @property
+    def device_bytes(self) -> int:
+        """What training holds on one device."""
+        return self.optimizer_bytes + self.gradient_bytes + self.activation_bytes
+
 
 def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
     """The plan of a setup; nothing is compiled or run."""
     model, task, traits = setup.model, setup.task, setup.traits
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, traits, jax.random.key(0)), params)
     rows = setup.batch_size // setup.parallel.num_devices
     length = setup.batches.tokens_per_step // setup.batch_size
-    part_rows = rows // traits.accumulate
-
-    def carry(num_rows):
-        return jax.eval_shape(lambda: model.init_state(num_rows, CARRIED_CAPACITY)) if setup.carried else ()
-
+    state, *data = step_arguments(setup, rows)
+    params = state.params
+    gradient = jax.value_and_grad(_loss(model, task))
+    peak = peak_bytes(gradient, params, *step_arguments(setup, rows // traits.accumulate)[1:])
     layers = _layer_costs(model, params, length)
     step = make_train_step(model, task, traits, None)
     return ModelPlan(
         layers=layers,
         parameters=tree_size(params),
         forward_flops=sum(row.forward_flops for row in layers),
-        train_flops=flops(step, state, carry(rows), _batch(setup, rows)) / (rows * length),
+        train_flops=flops(step, state, *data) / (rows * length),
         optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
         gradient_bytes=tree_bytes(params),
-        activation_bytes=residual_bytes(_loss(model, task), params, carry(part_rows), _batch(setup, part_rows)),
+        activation_bytes=max(peak - tree_bytes(params), 0),
         length=length,
         tokens_per_step=setup.batches.tokens_per_step,
         num_steps=num_steps,
     )
 
 
+def step_arguments(setup: Setup, rows: int) -> tuple[Any, Any, Any]:
+    """State, carry and batch of a train step of `rows` rows, as shapes: nothing is computed or held."""
+    model = setup.model
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, setup.traits, jax.random.key(0)), params)
+    carry = jax.eval_shape(lambda: model.init_state(rows, CARRIED_CAPACITY)) if setup.carried else ()
+    row = setup.batches.batch(0, slice(0, 1))
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), row)
+    return state, carry, batch
+
+
+def memory_warning(plan: ModelPlan, available: int) -> str | None:
+    """What to say where training holds more than the `available` bytes of a device; None where it does not."""
+    if plan.device_bytes <= available:
+        return None
+    return (
+        f"warning: about {format_bytes(plan.device_bytes)} are needed on a device, which has "
+        f"{format_bytes(available)}: lower data.batch_size, data.length or model.width, raise optim.accumulate, or set "
+        "model.remat=true"
+    )
+
+
 def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
-    """The plan as a table and the totals below it."""
-    console = console or Console()
+    """The plan as a table and the totals below it, with a warning where a device has too little memory for it."""
+    console = console or make_console()
     table = Table(title=f"Plan for sequences of {plan.length} tokens", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for name in ("parameters", "FLOPs/token", "decoding", "state", "cache"):
@@ -113,9 +140,12 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
     console.print(f"train FLOPs in all    {format_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
     console.print(f"parameters and optim  {format_bytes(plan.optimizer_bytes)}")
     console.print(f"gradients             {format_bytes(plan.gradient_bytes)}")
-    console.print(f"activations           {format_bytes(plan.activation_bytes)} per device, kept for the backward pass")
-    console.print("                      (XLA needs more than all this to work in, for copies of the logits above all)")
+    console.print(
+        f"activations           {format_bytes(plan.activation_bytes)} per device, at the worst moment of a step"
+    )
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
+    if warning := memory_warning(plan, device_memory()):
+        console.print(warning, soft_wrap=True)
 
 
 def _layer_costs(model, params, length):
@@ -123,8 +153,8 @@ def _layer_costs(model, params, length):
     design = model.design
     x = jax.ShapeDtypeStruct((1, length, design.width), jnp.dtype(design.dtype))
     token = jax.ShapeDtypeStruct((1, 1, design.width), jnp.dtype(design.dtype))
-    rows = []
-    for index, layer in enumerate(design.layers):
+    costs = {}
+    for layer in dict.fromkeys(design.layers):
         block, mixer = Block(design, layer), layer_mixer(design, layer)
         block_params = jax.eval_shape(block.init, jax.random.key(0), x, Segments.single(1, length))["params"]
         state, fixed = _state(mixer, length), tree_bytes(_state(mixer, 0))
@@ -135,7 +165,8 @@ def _layer_costs(model, params, length):
             for rest in ((x, *_segments(1, length), None), (token, *_segments(1, 1), state))
         )
         sizes = (fixed, tree_bytes(state) - fixed)
-        rows.append(LayerCost(f"{index} {layer}", tree_size(block_params), forward / length, decode, *sizes))
+        costs[layer] = LayerCost(layer, tree_size(block_params), forward / length, decode, *sizes)
+    rows = [costs[layer]._replace(name=f"{index} {layer}") for index, layer in enumerate(design.layers)]
     whole = _state(model, length) if model_is_causal(model) else None
     forward = flops(_forward(model), params, _tokens(model, length), *_segments(1, length), None) / length
     decode = flops(_forward(model), params, _tokens(model, 1), *_segments(1, 1), whole)
@@ -182,7 +213,3 @@ def _ids(rows, length):
 
 def _segments(rows, length):
     return _ids(rows, length), _ids(rows, length)
-
-
-def _batch(setup, rows):
-    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, setup.batches.batch(0, slice(0, rows))))

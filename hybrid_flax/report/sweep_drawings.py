@@ -10,7 +10,7 @@ import numpy as np
 
 from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report.drawings import Drawing, metric_label
-from hybrid_flax.report.page import INK, PAPER, new_figure
+from hybrid_flax.report.page import INK, PAPER, letters, new_figure
 from hybrid_flax.sweep.importance import is_log, is_numeric
 from hybrid_flax.sweep.tables import best_of, short_names
 from hybrid_flax.tasks.base import Metric
@@ -86,7 +86,9 @@ def draw_parallel(ranking: Ranking) -> Drawing:
     places = [_places(lines, key) for key in ranking.keys]
     for x, (name, (_, ticks)) in enumerate(zip(names, [*places, (None, ())])):
         axes.plot([x, x], [0, 1], color=INK, linewidth=0.9, zorder=3)
-        axes.text(x, 1.07, short(name, 30), ha="center", va="bottom", color=INK, fontsize=8.5, fontweight="bold")
+        axes.text(
+            x, 1.07, letters(short(name, 30)), ha="center", va="bottom", color=INK, fontsize=8.5, fontweight="bold"
+        )
         for y, label in ticks:
             _label_tick(axes, x, y, label)
     for value in _round_values(ranking.scale * low, ranking.scale * high):
@@ -143,7 +145,7 @@ def draw_importances(importances: Mapping[str, float]) -> Drawing:
     axes.barh(range(len(shares)), shares, color=DONE, height=0.62)
     for place, share in enumerate(shares):
         axes.text(share + 1, place, f"{share:.0f} %", va="center", color=INK, fontsize=8.5)
-    axes.set_yticks(range(len(shares)), [short(name, 32) for name in short_names(list(importances))])
+    axes.set_yticks(range(len(shares)), [letters(short(name, 32)) for name in short_names(list(importances))])
     axes.set(ylim=(len(shares) - 0.5, -0.5), xlim=(0, max(shares) * 1.12 + 1), xlabel="share (%)")
     axes.grid(axis="y", visible=False)
     words = ", ".join(f"{key} {share:.0f} %" for key, share in zip(importances, shares))
@@ -167,7 +169,7 @@ def _draw_numbers(ranking, key):
         axes.set_xticks([], minor=True)
     _set_limits(axes.set_ylim, ranking.scale * low, ranking.scale * high)
     axes.set(ylabel=metric_label(ranking.metric, "validation"))
-    axes.set_title(short(key, 48), loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    axes.set_title(letters(short(key, 48)), loc="left", color=INK, fontsize=10.5, fontweight="bold")
     return figure
 
 
@@ -188,13 +190,13 @@ def _draw_options(ranking, key):
             x = [_shown(ranking, one, low, high) for one in chosen]
             y = [place + 0.3 * (one.number * 0.618 % 1 - 0.5) for one in chosen]
             axes.plot(x, y, linestyle="none", clip_on=False, **marks)
-    axes.set_yticks(range(len(shown)), [short(option, 26) for option, _ in shown])
+    axes.set_yticks(range(len(shown)), [letters(short(option, 26)) for option, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     _set_limits(axes.set_xlim, ranking.scale * low, ranking.scale * high)
     axes.set(xlabel=metric_label(ranking.metric, "validation"))
     more = f" (the best {_OPTIONS} of {len(groups)} options)" if len(groups) > _OPTIONS else ""
-    axes.set_title(short(key, 48) + more, loc="left", color=INK, fontsize=10.5, fontweight="bold")
+    axes.set_title(letters(short(key, 48)) + more, loc="left", color=INK, fontsize=10.5, fontweight="bold")
     return figure
 
 
@@ -294,7 +296,7 @@ def _any_unset(ranking):
 def _label_tick(axes, x, y, label):
     box = {"boxstyle": "round,pad=0.12", "facecolor": PAPER, "alpha": 0.8, "linewidth": 0}
     axes.plot([x - 0.015, x + 0.015], [y, y], color=INK, linewidth=0.9, zorder=3)
-    axes.text(x - 0.03, y, label, ha="right", va="center", color=INK, fontsize=7.5, zorder=5, bbox=box)
+    axes.text(x - 0.03, y, letters(label), ha="right", va="center", color=INK, fontsize=7.5, zorder=5, bbox=box)
 
 
 def _ribbon(heights, **style):
@@ -321,5 +323,5 @@ def _curve(ranking, folder):
 def _legend(axes):
     handles, labels = axes.get_legend_handles_labels()
     legend = axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8)
-    for letters in legend.get_texts():
-        letters.set_color(INK)
+    for words in legend.get_texts():
+        words.set_color(INK)

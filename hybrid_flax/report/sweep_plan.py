@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hybrid_flax.console import make_console
 from hybrid_flax.cost import flops, tree_size
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import Trial, values_text
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
+from hybrid_flax.report.plan import step_arguments
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import check_config
 from hybrid_flax.train.pace import measure_pace, start_seconds
 from hybrid_flax.train.setup import Setup, step_program
-from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.train.step import make_train_step
 from hybrid_flax.units import format_duration
 
 __all__ = ["Group", "group_trials", "print_sweep_plan", "space_text"]
@@ -52,7 +52,7 @@ def group_trials(sweep: Sweep, steps_done: Mapping[str, int]) -> list[Group]:
     programs = []
     for setup, trials in groups.values():
         left = [trial.config.train.steps - steps_done.get(trial.name, 0) for trial in trials]
-        arguments = _arguments(setup)
+        arguments = step_arguments(setup, setup.batch_size)
         cost = tree_size(arguments[0].params), flops(_step(setup), *arguments)
         programs.append(Group(setup, trials, *cost, sum(left), sum(steps > 0 for steps in left)))
     return programs
@@ -63,7 +63,7 @@ def print_sweep_plan(sweep: Sweep, workdir: Path, jobs: int, on_cpu: bool, conso
 
     on_cpu: whether the trials run on the kind of device that a probe here measures.
     """
-    console = console or Console(highlight=False)
+    console = console or make_console(highlight=False)
     if sweep.space is not None:
         _print_space(sweep, console)
         return
@@ -137,13 +137,3 @@ def _print_space(sweep, console):
 
 def _step(setup):
     return make_train_step(setup.model, setup.task, setup.traits, None)
-
-
-def _arguments(setup):
-    """Abstract state, carry and batch of a step."""
-    params = jax.eval_shape(lambda: init_params(setup.model, jax.random.key(0)))
-    state = jax.eval_shape(lambda p: init_train_state(p, setup.hparams, setup.traits, jax.random.key(0)), params)
-    rows = setup.batch_size
-    carry = jax.eval_shape(lambda: setup.model.init_state(rows, CARRIED_CAPACITY)) if setup.carried else ()
-    batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, setup.batches.batch(0, slice(0, rows))))
-    return state, carry, batch

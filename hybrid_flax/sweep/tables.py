@@ -131,7 +131,8 @@ def write_tables(standings: Sequence[Standing], workdir: str | os.PathLike, metr
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_whole(Path(workdir) / "sweep.csv", text.getvalue())
-    tables = [markdown_table([header, *rows])]
+    texts = [row[:5] + [values_text({"": cell})[1:] for cell in row[5:-1]] + row[-1:] for row in rows]
+    tables = [markdown_table([header, *texts])]
     if groups := by_repeats(standings):
         tables.append(
             markdown_table([["setting", "runs", f"mean {metric.name}", "standard deviation"], *_means(groups, metric)])

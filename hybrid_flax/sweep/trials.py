@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import config_hash, flatten, value_at, with_values
+from hybrid_flax.config import config_hash, value_at, with_values
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.trial import Trial, values_text
 from hybrid_flax.sweep.space import Setting, draw, has_spaces
@@ -20,17 +20,14 @@ __all__ = [
 ]
 
 
-def make_trial(base: ConfigDict, values: Setting, label: str = "trial", flat: Setting | None = None) -> Trial:
-    """The trial of a setting. Raises ConfigError that names it for keys and values that the config cannot hold.
-
-    flat: `base` flattened, where there are many.
-    """
+def make_trial(base: ConfigDict, values: Setting, label: str = "trial") -> Trial:
+    """The trial of a setting. Raises ConfigError that names it for keys and values that the config cannot hold."""
     try:
         config = with_values(base, values)
     except ConfigError as error:
         raise ConfigError(f"{label} ({values_text(values)}): {error}") from error
     values = {key: value_at(config, key) for key in values}
-    return Trial(config_hash({**(flat or flatten(base)), **values}), values, config)
+    return Trial(config_hash(config), values, config)
 
 
 def make_trials(base: ConfigDict, settings: Sequence[Setting], given: Iterable[str] = ()) -> list[Trial]:
@@ -41,11 +38,10 @@ def make_trials(base: ConfigDict, settings: Sequence[Setting], given: Iterable[s
     """
     trials: list[Trial] = []
     first: dict[str, int] = {}
-    flat = flatten(base)
     for number, values in enumerate(settings):
         label = f"trial {number}"
         _check_given(values, given, label)
-        trial = make_trial(base, values, label, flat)
+        trial = make_trial(base, values, label)
         if trial.name in first:
             raise ConfigError(f"trials {first[trial.name]} and {number} ({values_text(values)}) are the same run")
         first[trial.name] = number

@@ -8,7 +8,7 @@ import jax
 
 from hybrid_flax.errors import ConfigError, one_line
 
-__all__ = ["leave", "set_up_jax"]
+__all__ = ["device_memory", "leave", "set_up_jax"]
 
 
 def set_up_jax(
@@ -33,6 +33,12 @@ def set_up_jax(
             jax.distributed.initialize(coordinator, num_processes, process_id)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"--coordinator={coordinator}: the processes do not meet: {one_line(error)}") from error
+
+
+def device_memory() -> int:
+    """Bytes of memory that one device has: an accelerator's own, else that of this machine."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def leave(code: int) -> None:

@@ -39,7 +39,9 @@ def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> op
     Weight decay is decoupled, of one strength for matrices and another for tables of embeddings; vectors have none,
     and nothing has under "adam". "sgd" has momentum, Nesterov's if asked.
     "muon" (Jordan et al. 2024) orthogonalises every matrix, its size matched to Adam's (Liu et al. 2025,
-    equation 4), and gives the rest to Adam. Raises ValueError for an unknown name.
+    equation 4), and gives the rest to Adam, under `nesterov` to NAdam (Dozat 2016). Its Nesterov step is NAdam's too:
+    b m_t / (1 - b^(t+1)) + (1 - b) g_t / (1 - b^t), t = 1, 2, ...; Jordan et al. have no such corrections, which soon
+    are 1. Raises ValueError for an unknown name.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optim.name={name!r} is none of {', '.join(OPTIMIZERS)}")
@@ -64,8 +66,8 @@ def make_unit_schedule(
 
     constant; exponential: decay_rate^(t / decay_every); step: the same in jumps; linear and cosine: down to
     final_fraction; wsd: constant, then linear to final_fraction over the last `decay_fraction` of all steps;
-    rsqrt: sqrt(warmup / step) (Vaswani et al. 2017, equation 3). Raises ValueError for an unknown name and for a
-    warm-up that leaves no step.
+    rsqrt: sqrt(warmup / step), steps counted from 1 (Vaswani et al. 2017, equation 3).
+    Raises ValueError for an unknown name and for a warm-up that leaves no step.
     """
     if not 0 <= warmup_steps < max(num_steps, 1):
         raise ValueError(f"schedule.warmup_steps={warmup_steps} must be in [0, {num_steps}), the number of steps")
@@ -186,8 +188,7 @@ def _wsd(course):
 
 
 def _rsqrt(course):
-    warmup_steps = max(course.warmup_steps, 1)
-    return lambda count: jnp.sqrt(warmup_steps / (count + warmup_steps))
+    return lambda count: jnp.sqrt(max(course.warmup_steps, 1) / (count + course.warmup_steps + 1))
 
 
 # What follows the warm-up, by steps after it.

@@ -12,6 +12,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import track as rich_track
 from rich.text import Text
 
+from hybrid_flax.console import make_console
 from hybrid_flax.train.writers import as_number
 from hybrid_flax.units import format_clock, format_count
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
     """The items; how many of `total` are done stands on stderr while they come, where that is a terminal."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     return rich_track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -48,7 +49,7 @@ class Progress:
         metric: str = "loss",
     ):
         self._total, self._step = total_steps, initial_step
-        self._console = console or Console(highlight=False)
+        self._console = console or make_console(highlight=False)
         self._pause = seconds_between_lines
         self._metrics: dict[str, float] = {}
         self._evaluations = dict.fromkeys(("eval/loss", f"eval/{metric}"))

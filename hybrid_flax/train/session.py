@@ -205,6 +205,8 @@ class Session:
         checkpoints.set_aside(self.folder.damaged)
         if news:
             self.progress.message(news)
+        for note in self.setup.notes:
+            self.progress.message(note)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
 

@@ -36,6 +36,7 @@ class Setup(NamedTuple):
     """Everything that a config determines.
 
     metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
+    notes: what to tell whoever trains it.
     """
 
     source: Source
@@ -48,6 +49,7 @@ class Setup(NamedTuple):
     batches: Batches
     batch_size: int
     carried: bool
+    notes: tuple[str, ...] = ()
 
 
 def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Setup:
@@ -61,6 +63,7 @@ def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[st
         source = read_source(config, tokenizer, labels)
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
+        notes = _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
         traits = _step_traits(config, source.tokenizer)
@@ -82,7 +85,7 @@ def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[st
         metric = find_metric(task, config.eval.metric)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried)
+    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes)
 
 
 def step_program(setup: Setup, config: Any) -> Hashable:
@@ -206,6 +209,19 @@ def _hparams(config) -> Hparams:
         label_smoothing=config.loss.label_smoothing,
         z_loss=config.loss.z_loss,
     )
+
+
+def _check_prompt(config, tokenizer):
+    """What to say of the prompt. Raises ValueError for one without a token."""
+    if config.task.name != "lm":
+        return ()
+    prompt = config.sample.prompt
+    tokens = tokenizer.encode(prompt).tolist()
+    if not tokens:
+        raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
+    if tokenizer.unknown_id not in tokens:
+        return ()
+    return (f"note: sample.prompt={prompt!r} has tokens that are not in the training data: they are read as unknown",)
 
 
 def _check_model(model, task, carried):

@@ -30,6 +30,7 @@ from hybrid_flax.cells.minimal import indrnn, mingru, minlstm, qrnn, sru
 from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import noise, normal
 from hybrid_flax.mixers.recurrent import run_cell
+from hybrid_flax.mixers.registry import make_mixer
 from hybrid_flax.typing import Segments
 
 STATE, PROJECTION, BLOCKS, HEADS, TAPS = 8, 5, 2, 2, 4
@@ -390,12 +391,12 @@ def test_initial_decay_of_rglru_lies_in_its_interval():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: rglru(WIDTH, blocks=4),
-        lambda: conv(WIDTH, taps=1),
-        lambda: qrnn(WIDTH, taps=0),
-        lambda: slstm(WIDTH, num_heads=4),
-        lambda: slstm(WIDTH, num_heads=1, forget_gate="relu"),
-        lambda: elman(WIDTH, activation="sine"),
+        lambda: make_mixer("rglru", WIDTH, blocks=4),
+        lambda: make_mixer("conv", WIDTH, taps=1),
+        lambda: make_mixer("qrnn", WIDTH, taps=0),
+        lambda: make_mixer("slstm", WIDTH, num_heads=4),
+        lambda: make_mixer("slstm", WIDTH, num_heads=1, forget_gate="relu"),
+        lambda: make_mixer("tanh", WIDTH, activation="sine"),
     ],
 )
 def test_wrong_options_are_refused(build):

@@ -6,6 +6,7 @@ import pytest
 from cells.oracle import WIDTH, Oracle, check_gradients, check_values, gates_of, sigmoid, silu, softplus
 
 from hybrid_flax.cells.diagonal import hgrn, lru, s5, s6
+from hybrid_flax.mixers.registry import make_mixer
 
 STATE, STATE_SIZE, TAPS, RANK = 4, 3, 2, 2
 
@@ -143,13 +144,13 @@ def test_s6_starts_with_real_s4d_decays_and_small_steps():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: hgrn(WIDTH, lower_bound=1.0),
-        lambda: lru(WIDTH, min_radius=0.9, max_radius=0.8),
-        lambda: lru(WIDTH, max_phase=0.0),
-        lambda: s5(WIDTH, state_width=STATE, blocks=3),
-        lambda: s5(WIDTH, min_step=0.0),
-        lambda: s6(WIDTH, state_size=0),
-        lambda: s6(WIDTH, chunk=0),
+        lambda: make_mixer("hgrn", WIDTH, lower_bound=1.0),
+        lambda: make_mixer("lru", WIDTH, min_radius=0.9, max_radius=0.8),
+        lambda: make_mixer("lru", WIDTH, max_phase=0.0),
+        lambda: make_mixer("s5", WIDTH, state_width=STATE, blocks=3),
+        lambda: make_mixer("s5", WIDTH, min_step=0.0),
+        lambda: make_mixer("s6", WIDTH, state_size=0),
+        lambda: make_mixer("s6", WIDTH, chunk=0),
     ],
     ids=["bound", "radii", "phase", "blocks", "steps", "sizes", "chunk"],
 )

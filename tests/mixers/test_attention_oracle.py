@@ -9,6 +9,7 @@ from sampling import sampled
 from hybrid_flax.certify.checks import check_close, check_same
 from hybrid_flax.certify.subjects import cut, noise, normal, segments_of
 from hybrid_flax.mixers.attention import attention, sha, tanhdot
+from hybrid_flax.mixers.registry import make_mixer
 
 LENGTH, WIDTH = 9, 16
 ROWS = ["....n....", "pp.p...p.", "........."]
@@ -277,7 +278,7 @@ def test_a_state_needs_causality(causal):
 )
 def test_wrong_choices_are_refused(options):
     with pytest.raises(ValueError) as caught:
-        attention(WIDTH, **options)
+        make_mixer("attn", WIDTH, **options)
     message = str(caught.value)
     assert "\n" not in message and str(next(iter(options.values()))) in message
 

@@ -10,6 +10,7 @@ from hybrid_flax.certify.checks import check_close
 from hybrid_flax.certify.mixer_properties import any_split, causality, packing
 from hybrid_flax.certify.subjects import make_subject, noise, normal, segments_of
 from hybrid_flax.mixers.blockwise import blockrec
+from hybrid_flax.mixers.registry import make_mixer
 
 LENGTH, WIDTH, HEADS, STATES = 16, 8, 2, 3
 ROWS = ["..n..p..p.n....p", "pp.........n....", "................"]
@@ -130,6 +131,6 @@ def test_the_other_gate_has_the_certificate():
 )
 def test_wrong_choices_are_refused(options):
     with pytest.raises(ValueError) as caught:
-        blockrec(WIDTH, **options)
+        make_mixer("blockrec", WIDTH, **options)
     message = str(caught.value)
     assert "\n" not in message and str(next(iter(options.values()))) in message

@@ -1,5 +1,8 @@
 """The grammar of layers, the options of names, and mixers that a user brings."""
 
+import math
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +23,10 @@ from hybrid_flax.cells.affine import make_affine_cell
 from hybrid_flax.cells.inputs import linear
 from hybrid_flax.certify.mixer_properties import any_split, causality, initial_parameters, packing
 from hybrid_flax.certify.subjects import make_subject
+from hybrid_flax.config import base_config, validate
 from hybrid_flax.mixers import registry
 from hybrid_flax.mixers.registry import Layer, mixer_options, parse_layer
+from hybrid_flax.ranges import Range
 from hybrid_flax.typing import LEAF_KINDS, Segments
 
 WIDTH = 16
@@ -155,11 +160,63 @@ def test_equal_arguments_give_the_identical_object():
 
 def test_options_know_their_default_and_type():
     options = mixer_options()
-    assert options["swa"]["window"] == (64, int)
-    assert options["attn"]["window"] == (None, int)
-    assert options["rglru"]["output_gate"] == ("gelu", str)
-    assert options["relu"]["activation"] == ("relu", str)
-    assert options["lstm"]["forget_bias"] == (1.0, float)
+    assert options["swa"]["window"][:2] == (64, int)
+    assert options["attn"]["window"][:2] == (None, int)
+    assert options["rglru"]["output_gate"][:2] == ("gelu", str)
+    assert options["relu"]["activation"][:2] == ("relu", str)
+    assert options["lstm"]["forget_bias"][:2] == (1.0, float)
+
+
+NASTY = {int: (-1, 10**12, 2**63), float: (math.nan, math.inf, -math.inf, 1e39), str: ("", "nosuch"), bool: ()}
+WRONG = {int: (1.5, "1"), float: ("1",), str: (3,), bool: ("true", 2)}
+
+
+@pytest.mark.parametrize("name", mixer_options())
+def test_every_option_of_the_package_has_a_range(name):
+    """In mixers that are made, and in configs, whether the pattern has the mixer or not."""
+    config = base_config()
+    for key, option in mixer_options()[name].items():
+        option.check(key, option.default)
+        for value in WRONG[option.type]:
+            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(name, WIDTH, **{k: v}))
+        for value in NASTY[option.type] if key != "form" else ():  # a cell has forms of its own
+            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(name, WIDTH, **{k: v}))
+            config.mixers[name][key] = value
+            assert f"mixers.{name}.{key}={value!r}" in message_of(lambda: validate(config))
+        config.mixers[name][key] = option.default
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "rule"),
+    [
+        ("attn", "num_heads", 0, "at least 1"),
+        ("swa", "window", -3, "at least 1"),
+        ("attn", "rope_base", math.nan, "above 0.0"),
+        ("attn", "soft_cap", 0.0, "above 0.0"),
+        ("attn", "rope_fraction", 1.5, "in (0.0, 1.0]"),
+        ("lstm", "state_width", -1, "in [1, 1048576]"),
+        ("rglru", "blocks", 0, "at least 1"),
+        ("rglru", "taps", 1, "in [2, 256]"),
+        ("lru", "max_radius", 1.0, "in [0.0, 1.0)"),
+        ("lstm", "forget_bias", 1e30, "in [-80.0, 80.0]"),
+        ("attn", "chunk", 10**12, "at most 2147483647"),
+        ("attn", "soft_cap", math.inf, "finite in float32"),
+        ("attn", "position", "rop", "none of rope, alibi, relative, none"),
+    ],
+)
+def test_ranges_of_options(name, option, value, rule):
+    assert message_of(lambda: make_mixer(name, WIDTH, **{option: value})).endswith(
+        f"must be {rule}".replace("must be none", "is none")
+    )
+
+
+def test_a_user_gives_a_range_to_an_option(scratch):
+    def build(width: int, *, factor: Annotated[float, Range(above=0.0, below=2.0)] | None = None) -> Mixer:
+        return scaled(width)
+
+    register_mixer("bounded", build, leaves={"gain": "vector"})
+    assert message_of(lambda: make_mixer("bounded", WIDTH, factor=2.0)) == "bounded.factor=2.0 must be in (0.0, 2.0)"
+    assert make_mixer("bounded", WIDTH) is make_mixer("bounded", WIDTH, factor=None)
 
 
 def test_the_spec_says_how_a_mixer_was_made():
@@ -171,7 +228,7 @@ def test_the_spec_says_how_a_mixer_was_made():
 def test_a_user_cell_has_the_certificate(scratch):
     register_cell("decaying", decaying)
     assert "decaying" in registered_mixers()
-    assert mixer_options()["decaying"]["memory"] == (0.5, float)
+    assert mixer_options()["decaying"]["memory"][:2] == (0.5, float)
     subject = make_subject("decaying", make_mixer("decaying", WIDTH, state_width=8))
     rows = ["..n..p..p.n....p", "pp.........n....", "................"]
     any_split(subject, rows, (8, 1, 3, 3, 1), 0)

@@ -221,7 +221,8 @@ def test_equal_arguments_give_the_identical_model():
 def test_what_is_not_given_is_as_the_knobs_have_it():
     design = make_model(vocab_size=V).design
     layers = ("cascade:lstm+attn",) * 2
-    assert (design.width, design.layers, design.period, design.tied, design.mlp_ratio) == (128, layers, 1, False, 4.0)
+    assert (design.width, design.layers, design.tied, design.mlp_ratio) == (128, layers, False, 4.0)
+    assert len(design.mixers) == 1
     assert (design.num_outputs, design.pooling, design.crf, design.spelling) == (None, "none", False, None)
 
 

@@ -97,6 +97,22 @@ def test_decoding_costs_do_not_depend_on_the_length_where_the_state_does_not(tex
     assert long.forward_flops > short.forward_flops
 
 
+def test_too_little_memory_is_a_warning_in_one_line(text, monkeypatch, capsys):
+    found = make_plan(make_setup(tiny.tiny_config(text)), 6)
+    assert found.device_bytes == found.optimizer_bytes + found.gradient_bytes + found.activation_bytes
+    for available, warns in ((found.device_bytes, 0), (found.device_bytes - 1, 1)):
+        monkeypatch.setattr("hybrid_flax.report.plan.device_memory", lambda available=available: available)
+        print_plan(found)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+        assert len(lines) == warns and all("data.batch_size" in line for line in lines)
+
+
+def test_a_plan_of_more_than_there_is_holds_nothing(text):
+    """A batch of gigabytes is planned from its shapes."""
+    config = tiny.tiny_config(text, data__batch_size=2**19, model__width=2**14, model__pattern="gru", model__depth=3)
+    assert make_plan(make_setup(config), 6).device_bytes > 2**40
+
+
 def test_accumulation_keeps_fewer_activations(text):
     plans = [make_plan(make_setup(tiny.tiny_config(text, optim__accumulate=k)), 10) for k in (1, 4)]
     assert plans[1].activation_bytes < 0.5 * plans[0].activation_bytes

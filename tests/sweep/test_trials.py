@@ -1,12 +1,15 @@
 """What a sweep may not be: every wrong definition is one line that names the trial, before anything trains."""
 
+import copy
+import json
+import math
 import random
 import time
 
 import pytest
 import tiny
 
-from hybrid_flax.config import ConfigError, config_hash, flatten, load_config
+from hybrid_flax.config import ConfigError, apply_overrides, config_hash, flatten, load_config, with_values
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder, values_text
 from hybrid_flax.locks import FileLock
@@ -119,6 +122,49 @@ def test_a_trial_is_the_config_with_its_values(text):
     assert flatten(trial.config) == expected and flatten(base) != expected
     assert trial.name == config_hash(trial.config) == make_trial(base, values | {"optim.clip_norm": 2.0}).name
     assert values_text(trial.values) == "mixers.swa.window=6 optim.clip_norm=2 model.pattern=lstm"
+
+
+def test_references_follow_a_value_whoever_sets_it(text, tmp_path):
+    """On the command line, by a trial, and by a trial of a trial, as compare makes them."""
+    base = tiny.tiny_config(text, train__steps=100)
+    base.schedule.warmup_steps = base.train.get_ref("steps") // 10
+    by_flag = apply_overrides(copy.deepcopy(base), ["train.steps=40"])
+    trial = make_trial(base, {"train.steps": 40})
+    again = with_values(with_values(base, {"seed": 1}), {"train.steps": 40, "seed": 0})
+    assert flatten(by_flag) == flatten(trial.config) == flatten(again)
+    assert by_flag.schedule.warmup_steps == 4 and base.schedule.warmup_steps == 10
+    assert trial.name == config_hash(by_flag)
+    folder = TrialFolder(tmp_path / "trial")
+    folder.prepare(trial, "x.py")
+    assert json.loads(folder.trial.read_text())["config"]["schedule"]["warmup_steps"] == 4
+
+
+def test_values_that_differ_print_apart(text):
+    base = tiny.tiny_config(text)
+    rates = (0.3, 0.1 + 0.2, 1e-3, math.nextafter(1e-3, 1), 2.0, 1 / 3)
+    trials = make_trials(base, axis("optim.learning_rate", rates))
+    texts = {values_text(trial.values) for trial in trials}
+    assert len(texts) == len(rates) and {"optim.learning_rate=0.3", "optim.learning_rate=2"} < texts
+    for trial in trials:
+        made = apply_overrides(copy.deepcopy(base), values_text(trial.values).split())
+        assert config_hash(made) == trial.name
+    assert values_text({"sample.prompt": "a\nb\u2028"}) == "sample.prompt=a\\nb\\u2028"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sample.prompt": ""}, "sample.prompt='' is empty"),
+        ({"sample.top_p": 0.0}, r"sample.top_p=0.0 must be in \(0.0, 1.0\]"),
+        ({"optim.clip_norm": 0.0}, "optim.clip_norm=0.0 must be above 0.0"),
+        ({"model.depth": 10**12}, r"model.depth=1000000000000 must be in \[1, 10000\]"),
+        ({"train.steps": 10**12}, "train.steps=1000000000000 must be at most 2147483647"),
+        ({"seed": 2**63}, r"seed=9223372036854775808 must be in \[0, 9223372036854775808\)"),
+    ],
+)
+def test_what_would_be_found_late_or_never_is_refused_first(text, values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trials(tiny.tiny_config(text), [values])
 
 
 def test_names_follow_values(text):

@@ -1,10 +1,16 @@
 """Hyperparameters are data: another value of them, or a model built again, compiles nothing."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
+from hybrid_flax import Mixer, Traits, register_mixer
+from hybrid_flax.certify import certify
+from hybrid_flax.generate import generate
+from hybrid_flax.mixers import registry
 from hybrid_flax.models.build import init_params
+from hybrid_flax.runs import load_run
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import evaluate_split
 from hybrid_flax.train.setup import make_setup
@@ -66,3 +72,51 @@ def test_a_model_compiles_one_step_and_one_evaluation_for_languages_of_all_lengt
 
     assert run("parity") == [1, 1, 0]
     assert run("even_pairs") == [0, 0, 0]
+
+
+def gain(power, leak=0):
+    """A builder of y_t = gain^power x_(t + leak): a user's mixer, changed from one registration to the next."""
+
+    def build(width: int) -> Mixer:
+        def apply(params, x, segments, state=None):
+            y = jnp.square(x) if power == 2 else jnp.roll(x, -leak, axis=1)
+            return jnp.where((segments.ids > 0)[..., None], params["scale"][None, None] * y, 0), state
+
+        return Mixer(lambda key: {"scale": jnp.ones(width)}, lambda batch, capacity: {}, apply, Traits())
+
+    return build
+
+
+def test_a_mixer_registered_again_is_the_new_one_everywhere(text, tmp_path, monkeypatch):
+    """In the train step, evaluations, samples and the certificate; the same function again compiles nothing."""
+    monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
+
+    def outcome(name, folder):
+        values = {"model__pattern": name, "eval__every": 3, "train__steps": 3, "optim__learning_rate": 0.1}
+        train(tiny.tiny_config(text, **values), tmp_path / folder)
+        run = load_run(tmp_path / folder)
+        sample = "".join(generate(run, "a", num_tokens=20, seed=1))
+        rows = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        return rows, sample, jax.tree.leaves(jax.device_get(run.params))
+
+    def same(one, other):
+        return one[:2] == other[:2] and all((a == b).all() for a, b in zip(one[2], other[2], strict=True))
+
+    def certified(name):
+        ((finding,),) = certify([name], cases=1, properties=["causal"])
+        return finding.counterexample is None
+
+    first, second = gain(1), gain(2)
+    register_mixer("mine", first)
+    before = outcome("mine", "before")
+    assert certified("mine")
+    register_mixer("mine", second)
+    register_mixer("other", second)
+    after = outcome("mine", "after")
+    assert same(after, outcome("other", "other")) and not same(after, before)
+    register_mixer("mine", second)
+    assert num_compilations(lambda: outcome("mine", "again")) == 0
+    register_mixer("mine", gain(1, leak=1))
+    assert not certified("mine")
+    register_mixer("mine", first)
+    assert certified("mine")

@@ -214,6 +214,30 @@ def test_muon_orthogonalises_every_gate_of_every_layer_alone(scanned_params):
         assert np.max(np.abs(found[name] + update)) <= 1e-5 * np.max(np.abs(update)), name
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_step_of_muon_is_what_its_docstring_says(nesterov):
+    """Oracle: the momentum in float64, orthogonalised once more by optax; vectors and tables by Adam or NAdam."""
+    params, gradients = random_tree(0), [random_tree(seed) for seed in range(1, 4)]
+    optimizer = make_optimizer("muon", hparams(), nesterov=nesterov)
+    rest = (optax.nadamw if nesterov else optax.adamw)(1.0, b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.0)
+    state, rest_state = optimizer.init(params), rest.init(params)
+    momentum, b = np.zeros((5, 4)), 0.7
+    for t, grads in enumerate(gradients, start=1):
+        updates, state = optimizer.update(grads, state, params)
+        with optax_alone():
+            others, rest_state = rest.update(grads, rest_state, params)
+        assert_near(updates["norm"], jax.tree.map(jnp.negative, others["norm"]), 1e-5)
+        assert_near(updates["embed"], jax.tree.map(jnp.negative, others["embed"]), 1e-5)
+        g = np.asarray(grads["output"]["kernel"], float)
+        momentum = b * momentum + (1 - b) * g
+        looked = b * momentum / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t) if nesterov else momentum
+        once = contrib.muon(1.0, beta=0.0, nesterov=False, consistent_rms=0.2, eps=1e-6)
+        looked = jnp.asarray(looked, jnp.float32)
+        with optax_alone():
+            wanted, _ = once.update(looked, once.init(looked), looked)
+        assert_near(updates["output"]["kernel"], -wanted, 1e-3)
+
+
 @pytest.mark.parametrize("clip_norm", [0.5, 3.0, 1e6, math.inf])
 def test_clipping(clip_norm):
     params, grads = random_tree(0), random_tree(1)
@@ -247,7 +271,7 @@ def multiplier(name, step, warmup):
         decay_steps = round(FRACTION * STEPS)
         return 1.0 - (1.0 - FINAL) * max(0, t - (rest - decay_steps)) / decay_steps
     if name == "rsqrt":
-        return math.sqrt(max(warmup, 1) / (t + max(warmup, 1)))
+        return math.sqrt(max(warmup, 1) / (step + 1))
     return 1.0
 
 
@@ -266,6 +290,8 @@ def test_schedules(name, warmup):
     found = [float(schedule(jnp.asarray(step))) for step in range(STEPS)]
     np.testing.assert_allclose(found, [multiplier(name, step, warmup) for step in range(STEPS)], rtol=2e-6, atol=1e-7)
     assert max(found) <= 1.0
+    as_logged = [float(schedule(step)) for step in range(STEPS)]  # by a Python number, outside of a trace
+    np.testing.assert_allclose(as_logged, found, rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("warmup", [-1, 5, 6])
