@@ -1,0 +1,78 @@
+"""A process for cases, watched: one that hangs or dies is started again after the case that it was at."""
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fuzz.case import Case, Outcome
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Runs cases one by one. command: of the process, by default `worker.py`. most: cases before a fresh one."""
+
+    def __init__(self, room: Path, limit: float, command: list[str] | None = None, most: int = 300):
+        self._room, self._limit, self._most = room, limit, most
+        self._command = command or [sys.executable, str(Path(__file__).with_name("worker.py")), str(room), str(limit)]
+        self._process: subprocess.Popen | None = None
+        self._log: Any = None
+        self._count = 0
+
+    def run(self, case: Case) -> Outcome:
+        """The outcome of a case, whatever it does to the process."""
+        if self._process is None or self._count == self._most:
+            self._start()
+        self._count += 1
+        process = self._process
+        process.stdin.write(json.dumps(case) + "\n")
+        process.stdin.flush()
+        # a process that just started imports first
+        until = time.monotonic() + self._limit + 15 + (90 if self._count == 1 else 0)
+        ready, _, _ = select.select([process.stdout], [], [], until - time.monotonic())
+        line = process.stdout.readline() if ready else ""
+        if line:
+            return Outcome(*json.loads(line))
+        self.close()
+        self._log.seek(0)
+        log = self._log.read()
+        last = re.findall(r'File ".*/(hybrid_flax/\S+)", line \d+ in (\w+)', log)
+        place = " ".join(last[0]) if last else "no line of the package"
+        if not ready or "Timeout" in log:
+            return Outcome("without end", f"deaf to signals in {place}", log[-3000:])
+        return Outcome("traceback", f"the process died ({process.returncode}) in {place}", log[-3000:])
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> None:
+        self.close()
+        self._count = 0
+        self._log = tempfile.TemporaryFile("w+")
+        root = Path(__file__).parents[2]
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "MPLBACKEND": "agg",
+            "PYTHONUTF8": "1",
+            "PYTHONPATH": str(root),
+            "JAX_COMPILATION_CACHE_DIR": str(self._room / "compiled"),
+        }
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
