@@ -14,11 +14,13 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -33,7 +35,15 @@ from rich.table import Table
 from hybrid_flax.train.progress import track
 
 ENDINGS = ("refused", "accepted", *FAILURES)
-Found = tuple[int, Case, Outcome]
+
+
+class Found(NamedTuple):
+    """A case, and how it ended after how long."""
+
+    number: int
+    case: Case
+    outcome: Outcome
+    seconds: float
 
 
 def main() -> None:
@@ -54,14 +64,14 @@ def main() -> None:
             cases = [(number, make_case(options.seed, number, kinds)) for number in numbers]
             found = list(track(run_all(cases, workers), "cases", total=len(cases)))
             if options.case is not None:
-                _, case, outcome = found[0]
+                ((_, case, outcome, _),) = found
                 print(f"{case}\n\n{outcome.ending}: {outcome.place}\n{outcome.output}")
             else:
                 report(found, workers[0])
         finally:
             for worker in workers:
                 worker.close()
-    sys.exit(any(outcome.failed for *_, outcome in found))
+    sys.exit(any(one.outcome.failed for one in found))
 
 
 def run_all(cases: Sequence[tuple[int, Case]], workers: Sequence[Worker]) -> Iterator[Found]:
@@ -71,9 +81,10 @@ def run_all(cases: Sequence[tuple[int, Case]], workers: Sequence[Worker]) -> Ite
         free.put(worker)
 
     def run(numbered: tuple[int, Case]) -> Found:
-        worker = free.get()
+        worker, since = free.get(), time.monotonic()
         try:
-            return *numbered, worker.run(numbered[1])
+            outcome = worker.run(numbered[1])
+            return Found(*numbered, outcome, time.monotonic() - since)
         finally:
             free.put(worker)
 
@@ -85,19 +96,22 @@ def report(found: Sequence[Found], worker: Worker) -> None:
     """Counts by kind, and the smallest case of every fault."""
     console = Console(markup=False, highlight=False, soft_wrap=True, width=120)
     table = Table("kind", *ENDINGS, "cases", "seconds")
-    counts = Counter((case.kind, outcome.ending) for _, case, outcome in found)
+    counts = Counter((one.case.kind, one.outcome.ending) for one in found)
+    seconds: Counter[str] = Counter()
+    for one in found:
+        seconds[one.case.kind] += one.seconds
     for kind in STRATEGIES:
         row = [counts[kind, ending] for ending in ENDINGS]
         if any(row):
-            table.add_row(kind, *map(str, row), str(sum(row)))
+            table.add_row(kind, *map(str, row), str(sum(row)), f"{seconds[kind]:.0f}")
     total = [sum(counts[kind, ending] for kind in STRATEGIES) for ending in ENDINGS]
-    table.add_row("all", *map(str, total), str(len(found)))
+    table.add_row("all", *map(str, total), str(len(found)), f"{sum(seconds.values()):.0f}")
     faults: dict[tuple[str, str, str], list[Found]] = {}
     for one in found:
-        if one[2].failed:
-            faults.setdefault((one[1].kind, one[2].ending, one[2].place), []).append(one)
+        if one.outcome.failed:
+            faults.setdefault((one.case.kind, *one.outcome[:2]), []).append(one)
     for (_, ending, place), these in track(sorted(faults.items()), "shrinking", total=len(faults)):
-        number, case, outcome = min(these, key=lambda one: len(str(one[1])))
+        number, case, outcome, _ = min(these, key=lambda one: len(str(one.case)))
         if ending != "without end":  # each try would take as long
 
             def fails(candidate: Case, ending: str = ending, place: str = place) -> bool:

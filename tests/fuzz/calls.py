@@ -97,7 +97,22 @@ def _make(rng) -> Case:
         flag = rng.choice([word for word in frame if word.startswith("--")])
         return Case("calls", frame, (nonsense("again", flag),))
     if form == 2:
-        word = rng.choice(("--frobnicate=1", "-x", "---", "--", "--=", "--config.=1", "--config.a.b", "--Workdir=x", "--é=1", "=", "\x00", "[/x]"))
+        word = rng.choice(
+            (
+                "--frobnicate=1",
+                "-x",
+                "---",
+                "--",
+                "--=",
+                "--config.=1",
+                "--config.a.b",
+                "--Workdir=x",
+                "--é=1",
+                "=",
+                "\x00",
+                "[/x]",
+            )
+        )
         return Case("calls", frame, (unknown("flag", word) if word == "--" else nonsense("flag", word),))
     if odd and form < 5:
         return Case("calls", frame, (unknown("flag", rng.choice(odd)),))
@@ -105,7 +120,9 @@ def _make(rng) -> Case:
 
 
 def _spoilt_verb(rng, verb: str) -> Part:
-    return nonsense("verb", rng.choice((verb[:-1], verb.upper(), verb + "x", "", " ", "[/x]", "日本", "train train", "\x00")))
+    return nonsense(
+        "verb", rng.choice((verb[:-1], verb.upper(), verb + "x", "", " ", "[/x]", "日本", "train train", "\x00"))
+    )
 
 
 def _actions(case, here, room) -> list[Action]:

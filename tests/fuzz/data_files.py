@@ -64,7 +64,19 @@ _BYTES = (
     unknown("bytes", "00 00"),
     unknown("bytes", "utf-8 twice"),
 )
-_PLACES = ("folder", "pipe", "zero", "null", "nowhere", "broken link", "loop", "empty", "blanks", "no permission", "socket")
+_PLACES = (
+    "folder",
+    "pipe",
+    "zero",
+    "null",
+    "nowhere",
+    "broken link",
+    "loop",
+    "empty",
+    "blanks",
+    "no permission",
+    "socket",
+)
 _HEADS = {"csv": "text,label", "tsv": "text\tlabel"}
 _TASKS = {"jsonl": "classify", "csv": "classify", "tsv": "classify", "conll": "tag", "txt": "lm"}
 _TREES = (
@@ -78,7 +90,10 @@ _TREES = (
     valid("tree", "splits"),
 )
 _PARQUET = (
-    *(nonsense("parquet", name) for name in ("no parquet", "cut", "null", "nan label", "no column", "no rows", "objects")),
+    *(
+        nonsense("parquet", name)
+        for name in ("no parquet", "cut", "null", "nan label", "no column", "no rows", "objects")
+    ),
     valid("parquet", "whole"),
 )
 _INPUTS = (
@@ -86,7 +101,10 @@ _INPUTS = (
     valid("input", "\ufeffa good film\r\na bad one"),
     nonsense("input", ""),
     nonsense("input", " \n\t\n"),
-    *(unknown("input", text) for text in ("\n\n", "a\u2028b\n", "a\x0cb\x85c\n", "\x00\n", "x " * 5000, "a\n\nb\n", "[/x]")),
+    *(
+        unknown("input", text)
+        for text in ("\n\n", "a\u2028b\n", "a\x0cb\x85c\n", "\x00\n", "x " * 5000, "a\n\nb\n", "[/x]")
+    ),
     *(nonsense("place", place) for place in _PLACES),
     nonsense("bytes", "ff fe 41"),
     nonsense("bytes", "utf-16"),
@@ -105,9 +123,27 @@ def _make(rng) -> Case:
     if form == "place":
         return Case("data_files", (ending,), (nonsense("place", rng.choice(_PLACES)),))
     if form == "pairs":
-        return Case("data_files", ("pairs",), (nonsense("pairs", rng.choice(
-            ("a=nowhere.txt,b=nowhere.txt", "a=,b=", "=x", "a={here}/folder,b={here}/folder", "a=/dev/zero,b=/dev/zero", "a={here}/pipe,b={here}/pipe", ",,", "a=b=c"),
-        )),))
+        return Case(
+            "data_files",
+            ("pairs",),
+            (
+                nonsense(
+                    "pairs",
+                    rng.choice(
+                        (
+                            "a=nowhere.txt,b=nowhere.txt",
+                            "a=,b=",
+                            "=x",
+                            "a={here}/folder,b={here}/folder",
+                            "a=/dev/zero,b=/dev/zero",
+                            "a={here}/pipe,b={here}/pipe",
+                            ",,",
+                            "a=b=c",
+                        ),
+                    ),
+                ),
+            ),
+        )
     right, wrong, odd = _LINES[ending]
     parts = []
     made, texts = rng.choices(((valid, right), (nonsense, wrong), (unknown, odd)), (1, 6, 3))[0]
@@ -159,7 +195,7 @@ def _content(case, ending: str) -> bytes:
     else:
         right = [line for line in _LINES[ending][0] if line or ending in ("txt", "conll")] * 12
         odd = [part.text for part in case.parts if part.name == "line"]
-        lines = [*([_HEADS[ending]] if ending in _HEADS else []), *right, *odd, *right]
+        lines = [*([_HEADS[ending]] if ending in _HEADS else []), *right, *odd * 4, *right]  # some for every split
         body = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
     for part in case.parts:
         if part.name == "bytes":
@@ -232,7 +268,11 @@ def _grow(tree: Path, how: str) -> None:
                 (folder / name / f"{number}.txt").write_text(f"a {name} film")
 
     if how in ("splits", "no train", "two trains"):
-        names = {"splits": ("train", "valid"), "no train": ("valid", "test"), "two trains": ("train", "training", "valid")}
+        names = {
+            "splits": ("train", "valid"),
+            "no train": ("valid", "test"),
+            "two trains": ("train", "training", "valid"),
+        }
         for name in names[how]:
             (tree / f"{name}.csv").write_text(lines)
     elif how == "unlike labels":

@@ -54,16 +54,15 @@ def judge(case: Case, actions: Callable[[Case, Path, Path], list[Action]], room:
     back = os.getcwd()
     os.chdir(here)
     previous = signal.signal(signal.SIGALRM, _no_end)
-    signal.setitimer(signal.ITIMER_REAL, limit)
+    outcome = Outcome("accepted")
     try:
+        signal.setitimer(signal.ITIMER_REAL, limit)
         for action in actions(case, here, room):
             outcome = _run(case, action)
             if outcome.ending != "accepted":
                 break
-        else:
-            # what is nonsense must have been refused by one of the actions
-            if case.verdict == "nonsense":
-                outcome = Outcome("nonsense accepted", _blamed(case), outcome.output)
+        if outcome.ending == "accepted" and case.verdict == "nonsense":
+            outcome = Outcome("nonsense accepted", _blamed(case), outcome.output)
         return outcome._replace(output=outcome.output.replace(str(here), "HERE").replace(str(room), "ROOM"))
     except NoEnd:
         return Outcome("without end", _blamed(case), f"no end within {limit:.0f} s, before anything ran")

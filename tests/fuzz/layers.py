@@ -5,13 +5,72 @@ from fuzz.judge import Action, Strategy
 
 __all__ = ["LAYERS"]
 
-_NAMES = (
-    "tanh relu lstm lstmp gru mgu slstm mingru minlstm qrnn sru indrnn rglru hgrn lru s5 s6 linattn retnet gla hgrn2 "
-    "ssd mlstm deltanet gdn rwkv7 conv attn swa tanhdot sink alibi chunked sha blockrec xl"
-).split()
+_NAMES = [
+    "tanh",
+    "relu",
+    "lstm",
+    "lstmp",
+    "gru",
+    "mgu",
+    "slstm",
+    "mingru",
+    "minlstm",
+    "qrnn",
+    "sru",
+    "indrnn",
+    "rglru",
+    "hgrn",
+    "lru",
+    "s5",
+    "s6",
+    "linattn",
+    "retnet",
+    "gla",
+    "hgrn2",
+    "ssd",
+    "mlstm",
+    "deltanet",
+    "gdn",
+    "rwkv7",
+    "conv",
+    "attn",
+    "swa",
+    "tanhdot",
+    "sink",
+    "alibi",
+    "chunked",
+    "sha",
+    "blockrec",
+    "xl",
+]
 _FUSIONS = {"cascade": 2, "add": 2, "gate": 2, "concat": 2, "context": 2, "parallel": 2, "feed": 2, "sharnn": 1}
-_WHOLE = ("cascade:lstm+attn", "add:gru+swa", "gate:rglru+swa", "concat:gru+attn", "context:lstm+tanhdot", "feed:attn+lstm")
-_SPOILT = ("", "+", ":", ",", "++", "::", "lsmt", "LSTM", "ｌstm", "lst m", "\x00", "attn.", "lstm=1", "[/x]", "$", "é", "\n")
+_WHOLE = (
+    "cascade:lstm+attn",
+    "add:gru+swa",
+    "gate:rglru+swa",
+    "concat:gru+attn",
+    "context:lstm+tanhdot",
+    "feed:attn+lstm",
+)
+_SPOILT = (
+    "",
+    "+",
+    ":",
+    ",",
+    "++",
+    "::",
+    "lsmt",
+    "LSTM",
+    "ｌstm",
+    "lst m",
+    "\x00",
+    "attn.",
+    "lstm=1",
+    "[/x]",
+    "$",
+    "é",
+    "\n",
+)
 
 
 def _make(rng) -> Case:
@@ -33,7 +92,9 @@ def _layer(rng):
     if form == 3:
         return unknown("layer", f"{fusion}:{'+'.join(names)}")
     if form == 4:
-        return nonsense("layer", f"{fusion}:{'+'.join(rng.choices(_NAMES, k=_FUSIONS[fusion] + rng.choice((-1, 1, 5))))}")
+        return nonsense(
+            "layer", f"{fusion}:{'+'.join(rng.choices(_NAMES, k=_FUSIONS[fusion] + rng.choice((-1, 1, 5))))}"
+        )
     if form == 5:
         return nonsense("layer", f"{fusion}:{fusion}:{'+'.join(names)}")
     if form == 6:

@@ -1,10 +1,13 @@
 """What all cases share: a text, sentences with labels, experiments, and runs that are finished or were stopped."""
 
+import contextlib
 import csv
 import random
+import signal
 from pathlib import Path
 
 import tiny
+from fuzz.run_folders import EXPERIMENTS, write_sound
 
 __all__ = ["make_room"]
 
@@ -55,19 +58,15 @@ def _train_runs(folder: Path) -> None:
     from hybrid_flax.train.signals import Interrupt, Interrupted
 
     class At(Interrupt):
-        def __init__(self, last: int):
+        def __init__(self, last: int | None):
             self.last = last
 
         def at(self, step):
-            return 15 if step == self.last else None
+            return signal.SIGTERM if step == self.last else None
 
-    for name, experiment, interrupt in (
-        ("finished", "stopped.py", At(99)),
-        ("stopped", "stopped.py", At(5)),
-        ("labelled", "labelled.py", At(99)),
-    ):
+    for name, experiment in EXPERIMENTS.items():
         path = folder / experiment
-        try:
-            train(load_config(str(path)), folder / "runs" / name, str(path), Console(quiet=True), interrupt)
-        except Interrupted:
-            pass
+        with contextlib.suppress(Interrupted):
+            stop = At(5 if name == "stopped" else None)
+            train(load_config(str(path)), folder / "runs" / name, str(path), Console(quiet=True), stop)
+    write_sound(folder)
