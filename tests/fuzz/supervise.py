@@ -1,5 +1,6 @@
 """A process for cases, watched: one that hangs or dies is started again after the case that it was at."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,7 +8,6 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Runs cases one by one. command: of the process, by default `worker.py`. most: cases before a fresh one."""
+    """Runs cases one by one. limit: seconds a case. command: of the process, by default `worker.py`. grace: seconds
+    beyond the limit after which it is ended from outside. most: cases before a fresh process, which frees memory."""
 
-    def __init__(self, room: Path, limit: float, command: list[str] | None = None, most: int = 300):
-        self._room, self._limit, self._most = room, limit, most
+    def __init__(
+        self, room: Path, limit: float, command: list[str] | None = None, grace: float = 15.0, most: int = 300
+    ):
+        self._room, self._limit, self._grace, self._most = room, limit, grace, most
         self._command = command or [sys.executable, str(Path(__file__).with_name("worker.py")), str(room), str(limit)]
         self._process: subprocess.Popen | None = None
         self._log: Any = None
@@ -34,31 +37,37 @@ class Worker:
         process = self._process
         process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
-        # a process that just started imports first
-        until = time.monotonic() + self._limit + 15 + (90 if self._count == 1 else 0)
-        ready, _, _ = select.select([process.stdout], [], [], until - time.monotonic())
+        starting = 8 * self._grace if self._count == 1 else 0.0  # it imports first
+        ready, _, _ = select.select([process.stdout], [], [], self._limit + self._grace + starting)
         line = process.stdout.readline() if ready else ""
         if line:
             return Outcome(*json.loads(line))
-        self.close()
+        process.kill()
+        process.wait()
         self._log.seek(0)
         log = self._log.read()
         last = re.findall(r'File ".*/(hybrid_flax/\S+)", line \d+ in (\w+)', log)
         place = " ".join(last[0]) if last else "no line of the package"
+        self.close()
         if not ready or "Timeout" in log:
             return Outcome("without end", f"deaf to signals in {place}", log[-3000:])
-        return Outcome("traceback", f"the process died ({process.returncode}) in {place}", log[-3000:])
+        return Outcome("traceback", f"the process died (exit {process.returncode}) in {place}", log[-3000:])
 
     def close(self) -> None:
+        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            for file in (self._process.stdout, self._log):
+                file.close()
+            with contextlib.suppress(BrokenPipeError):  # of what it did not read any more
+                self._process.stdin.close()
             self._process = None
 
     def _start(self) -> None:
         self.close()
         self._count = 0
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         root = Path(__file__).parents[2]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",

@@ -108,7 +108,7 @@ _BODIES = (
     valid("sweep", "yield {}"),
     unknown("sweep", "yield {'seed': 1}; yield {'seed': 1}"),
 )
-_FOLDERS = (valid("workdir", "{here}/[/x]"), valid("workdir", "{here}/$x$"), nonsense("workdir", "{room}/text.txt"))
+_FOLDERS = (valid("workdir", "{here}/[/x]"), valid("workdir", "{here}/$x$"))
 _TEXTS = (*MARKUP, "[/]", "[link=x]", "\x1b[31m", r"\[", "x" * 300, "$$", r"$\undefined$", "_", "^", "\\", "\t")
 
 
