@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a case ended. ending: "refused", "accepted", or one of FAILURES. place: what was at fault. output: all said."""
+    """How a case ended. ending: "refused", "accepted" or one of FAILURES. place: the fault. output: what it printed."""
 
     ending: str
     place: str = ""
@@ -83,10 +83,8 @@ def shrink(case: Case, fails: Callable[[Case], bool], most: int = 40) -> Case:
 
 def _smaller(case: Case) -> Iterator[Case]:
     """The case without one of its parts, and with half of a text, of which nothing is known then."""
-    for place, part in enumerate(case.parts):
-        before, after = case.parts[:place], case.parts[place + 1 :]
-        if len(case.parts) > 1:
-            yield case._replace(parts=before + after)
+    for place in range(len(case.parts) if len(case.parts) > 1 else 0):
+        yield case._replace(parts=case.parts[:place] + case.parts[place + 1 :])
     for place, part in enumerate(case.parts):
         middle = len(part.text) // 2 if part.name in _TEXTS else 0
         for text in (part.text[:middle], part.text[middle:]) if middle else ():

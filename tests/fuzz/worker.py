@@ -1,4 +1,4 @@
-"""The process that runs cases: one JSON line a case from stdin, one an outcome to stdout. `python worker.py ROOM LIMIT`.
+"""`python worker.py ROOM LIMIT`: the process that runs cases, a JSON line each from stdin, outcomes to stdout.
 
 It is meant to be killed: a case that hangs where no signal is heard is ended from outside, or by faulthandler, which
 says where.
