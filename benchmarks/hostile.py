@@ -94,7 +94,7 @@ def run_all(cases: Sequence[tuple[int, Case]], workers: Sequence[Worker]) -> Ite
 
 def report(found: Sequence[Found], worker: Worker) -> None:
     """Counts by kind, and the smallest case of every fault."""
-    console = Console(markup=False, highlight=False, soft_wrap=True, width=120)
+    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True, width=120)
     table = Table("kind", *ENDINGS, "cases", "seconds")
     counts = Counter((one.case.kind, one.outcome.ending) for one in found)
     seconds: Counter[str] = Counter()

@@ -205,9 +205,9 @@ def _make(rng) -> Case:
     form = rng.randrange(10)
     if form == 0:
         return Case("calls", frame[:1], (_spoilt_verb(rng, frame[0]),))
-    if form == 1 and any(word.startswith("--") for word in frame):
-        flag = rng.choice([word for word in frame if word.startswith("--")])
-        return Case("calls", frame, (nonsense("again", flag),))
+    flags = [word for word in frame if word.startswith("--") and not word.startswith("--config.")]
+    if form == 1 and flags:
+        return Case("calls", frame, (nonsense("again", rng.choice(flags)),))
     if form == 2:
         word = rng.choice(
             (

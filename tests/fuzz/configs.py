@@ -19,7 +19,7 @@ _SENSES = {
     "word_dropout recurrent_dropout lower_bound",
     "share": "final_fraction decay_fraction rope_fraction",
     "at least 0": "init_scale learning_rate weight_decay table_decay epsilon z_loss",
-    "above 0": "mlp_ratio decay_rate top_p rope_base soft_cap min_step max_step max_radius",
+    "above 0": "mlp_ratio decay_rate top_p rope_base soft_cap min_step max_step max_radius max_phase",
     "finite": "forget_bias input_bias highway_bias",
     "at most inf": "clip_norm",
     "truth": "crf lowercase tied scan_layers remat nesterov locked_dropout best tensorboard qk_norm causal peephole "
@@ -89,19 +89,22 @@ def sense_of(key: str) -> str | None:
 
 
 def _make(rng) -> Case:
-    form = rng.choices(("knob", "option", "cross", "typed"), (40, 35, 15, 10))[0]
+    form = rng.choices(("knob", "option", "cross", "typed"), (30, 50, 12, 8))[0]
     verb = rng.choices(("plan", "preview", "train"), (7, 1, 1))[0]
     if form == "cross":
         parts = [nonsense(*text.split("=", 1)) for text in rng.choice(_CROSS)]
         return Case("config", ("plan", "flags"), tuple(parts))
     if form == "option":
         name = rng.choice(sorted(mixer_options()))
-        options = mixer_options()[name]
-        key = f"mixers.{name}.{rng.choice(sorted(options))}"
+        options = sorted(mixer_options()[name].items())
+        numbers = [4 if option.type in (int, float) else 1 for _, option in options]
+        key = f"mixers.{name}.{rng.choices([key for key, _ in options], numbers)[0]}"
         layer = rng.choice((name, name, f"cascade:lstm+{name}", f"add:{name}+gru"))
         part = _right_in_itself(draw_value(rng, key, sense_of(key) or "finite", (0, 7, 3)), sense_of(key))
         return Case("config", ("plan", "flags"), (valid("model.pattern", layer), part))
-    keys = rng.sample([key for key in KNOBS if key != "model.pattern"], rng.choice((1, 1, 1, 2, 3)))
+    known = [key for key in KNOBS if key != "model.pattern"]
+    numbers = [2 if isinstance(KNOBS[key].default, int | float) else 1 for key in known]
+    keys = list(dict.fromkeys(rng.choices(known, numbers, k=rng.choice((1, 1, 1, 2, 3)))))
     if form == "typed":
         odd = Part("unknown", keys[0], rng.choice(_WRONG_TYPES))
         return Case("config", (verb, "file"), (odd,))
@@ -112,7 +115,9 @@ def _make(rng) -> Case:
 
 
 def _right_in_itself(part: Part, sense: str | None) -> Part:
-    """Of several right values nobody knows here whether they go together; the rest is as it is."""
+    """Of several right values nobody knows here whether they go together, and of a value without a sense nothing."""
+    if sense is None:
+        return part._replace(verdict="unknown")
     alone = sense in ("truth", "count", "count or 0", "share", "finite", "share below 1", "encoding", "file", None)
     return part._replace(verdict="unknown") if part.verdict == "valid" and (alone or part.name in _TOO_MUCH) else part
 
@@ -131,4 +136,4 @@ def _actions(case, here, room) -> list[Action]:
     return [Action([verb, f"--config={config}", *workdir, *changes])]
 
 
-CONFIGS = Strategy(28, _make, _actions)
+CONFIGS = Strategy(32, _make, _actions)

@@ -238,8 +238,8 @@ def _preview(path, task: str, tokenizer: str, room: Path, denied: Path | None = 
 def _content(case, ending: str) -> bytes:
     """The good lines of a format, many times, with the case's lines in between."""
     if ending == "input":
-        text = "".join(part.text for part in case.parts if part.name == "input") or "a film\n"
-        body = text.encode("utf-8", "surrogatepass")
+        given = [part.text for part in case.parts if part.name == "input"]
+        body = (given or ["a film\na good one\n"])[0].encode("utf-8", "surrogatepass")
     else:
         right = [line for line in _LINES[ending][0] if line or ending in ("txt", "conll")] * 12
         odd = [part.text for part in case.parts if part.name == "line"]

@@ -66,7 +66,8 @@ def _actions(case, here, room) -> list[Action]:
 
     def check(code: int, output: str) -> str:
         said = _plain(output)
-        if said == sound or any(_TOLD.search(line) for line in said if line not in sound):
+        figures = -3 if verb == "train" else 0  # training says more where it has more to do: what it wrote counts
+        if said[figures:] == sound[figures:] or any(_TOLD.search(line) for line in said if line not in sound):
             return ""
         part = case.parts[0]
         return f"{part.name} {part.text.split()[0]}, {verb}: not a word"
