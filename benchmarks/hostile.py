@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 from fuzz.case import FAILURES, Case, Outcome, shrink
@@ -58,6 +59,7 @@ def main() -> None:
     kinds = options.kind.split(",")
     numbers = range(options.cases) if options.case is None else [options.case]
     with tempfile.TemporaryDirectory(prefix="hostile") as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / "compiled")  # of all processes
         workers = [Worker(Path(folder), options.limit) for _ in range(min(options.jobs, len(numbers)))]
         try:
             make_room(Path(folder), runs=bool({*kinds} & {"run_folders", "data_files", "calls"}))

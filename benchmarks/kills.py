@@ -127,7 +127,7 @@ def make_jobs(folder: Path, names: Sequence[str] = ()) -> list[Job]:
         "def get_compare(arg=''):\n"
         "    rows = {name: {'model.pattern': name} for name in ('lstm', 'gru')}\n"
         "    tasks = {'text': ComparedTask(get_config())}\n"
-        "    return Definition('Killed', rows, tasks, {'parameters': 3000}, (1e-2,), 1)"
+        "    return Definition('Killed', rows, tasks, {'parameters': 12000}, (1e-2,), 1)"
     )
     heads = {"lanes": sweep, "sweep": sweep, "compare": compare}
     words = {"lanes": ("sweep", "--executor=lanes"), "sweep": ("sweep", "--jobs=1"), "compare": ("compare", "--jobs=1")}

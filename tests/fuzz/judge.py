@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from fuzz.case import Case, Outcome
 
+import hybrid_flax
 from hybrid_flax.cli import main
 
 __all__ = ["Action", "NoEnd", "Strategy", "captured", "judge"]
 
+_PACKAGE = Path(hybrid_flax.__file__).parent
 _PAGES = re.compile(
     r"Traceback \(most recent call last\)|^\S+:\d+: \w*Warning: |^WARNING:|^[WEF]\d{4} [\d:.]+ |^Exception ignored",
     re.MULTILINE,
@@ -86,12 +88,13 @@ def _run(case: Case, action: Action) -> Outcome:
         output = text()
     page = _PAGES.search(output)
     if page:
-        return Outcome("traceback", f"page on the screen: {output[page.start() :].splitlines()[0][:60]}", output)
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    if code and len(errors) != 1:
-        return Outcome("traceback", f"exit {code} with {len(errors)} error lines", output)
+        said = re.sub(r"^\S*/", "", output[page.start() :].splitlines()[0])[:80]
+        return Outcome("traceback", f"page on the screen: {said}", output)
+    lines = output.rstrip("\n").split("\n")
+    if code and (sum(line.startswith("error: ") for line in lines) != 1 or not lines[-1].startswith("error: ")):
+        return Outcome("traceback", f"exit {code}, not in one line of error", output)
     if code and case.verdict == "valid":
-        return Outcome("sense refused", re.sub(r"[\d/'\"].*", "", errors[0])[:60], output)
+        return Outcome("sense refused", re.sub(r"[\d/'\"].*", "", lines[-1])[:60], output)
     if code:
         return Outcome("refused", "", output)
     wrong = action.check(code, output)
@@ -135,10 +138,10 @@ def _blamed(case: Case) -> str:
 
 def _place(error: BaseException, what: str) -> str:
     """What was raised, and the innermost line of the package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/hybrid_flax/" in frame.filename]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(frame.filename).parents]
     if not frames:
         return what
-    return f"{what} in {frames[-1].filename.rpartition('/hybrid_flax/')[2]}, {frames[-1].name}"
+    return f"{what} in {Path(frames[-1].filename).relative_to(_PACKAGE)}, {frames[-1].name}"
 
 
 def _shown(error: BaseException) -> str:

@@ -23,7 +23,7 @@ class Worker:
     def __init__(
         self, room: Path, limit: float, command: list[str] | None = None, grace: float = 15.0, most: int = 300
     ):
-        self._room, self._limit, self._grace, self._most = room, limit, grace, most
+        self._limit, self._grace, self._most = limit, grace, most
         self._command = command or [sys.executable, str(Path(__file__).with_name("worker.py")), str(room), str(limit)]
         self._process: subprocess.Popen | None = None
         self._log: Any = None
@@ -74,7 +74,6 @@ class Worker:
             "MPLBACKEND": "agg",
             "PYTHONUTF8": "1",
             "PYTHONPATH": str(root),
-            "JAX_COMPILATION_CACHE_DIR": str(self._room / "compiled"),
         }
         self._process = subprocess.Popen(
             self._command,
