@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", default=",".join(STRATEGIES), help=", ".join(STRATEGIES))
     parser.add_argument("--case", type=int, help="number of the one case to run again")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds after which a case is without end")
+    parser.add_argument(
+        "--limit", type=float, default=20.0, help="seconds, of an idle machine, until a case is without end"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args()
     kinds = options.kind.split(",")

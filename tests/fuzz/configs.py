@@ -97,10 +97,10 @@ def _make(rng) -> Case:
     if form == "option":
         name = rng.choice(sorted(mixer_options()))
         options = sorted(mixer_options()[name].items())
-        numbers = [4 if option.type in (int, float) else 1 for _, option in options]
+        numbers = [8 if option.type in (int, float) else 1 for _, option in options]
         key = f"mixers.{name}.{rng.choices([key for key, _ in options], numbers)[0]}"
         layer = rng.choice((name, name, f"cascade:lstm+{name}", f"add:{name}+gru"))
-        part = _right_in_itself(draw_value(rng, key, sense_of(key) or "finite", (0, 7, 3)), sense_of(key))
+        part = _right_in_itself(draw_value(rng, key, sense_of(key) or "finite", (0, 8, 2)), sense_of(key))
         return Case("config", ("plan", "flags"), (valid("model.pattern", layer), part))
     known = [key for key in KNOBS if key != "model.pattern"]
     numbers = [2 if isinstance(KNOBS[key].default, int | float) else 1 for key in known]
@@ -136,4 +136,4 @@ def _actions(case, here, room) -> list[Action]:
     return [Action([verb, f"--config={config}", *workdir, *changes])]
 
 
-CONFIGS = Strategy(32, _make, _actions)
+CONFIGS = Strategy(40, _make, _actions)

@@ -13,7 +13,12 @@ from typing import Any
 
 from fuzz.case import Case, Outcome
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "stretched"]
+
+
+def stretched(seconds: float) -> float:
+    """So many seconds of a machine with nothing else to do, by the clock of one that is as busy as this one now."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Worker:
@@ -38,7 +43,7 @@ class Worker:
         process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
         starting = 8 * self._grace if self._count == 1 else 0.0  # it imports first
-        ready, _, _ = select.select([process.stdout], [], [], self._limit + self._grace + starting)
+        ready, _, _ = select.select([process.stdout], [], [], stretched(self._limit + starting) + self._grace)
         line = process.stdout.readline() if ready else ""
         if line:
             return Outcome(*json.loads(line))

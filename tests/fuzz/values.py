@@ -17,8 +17,8 @@ _NO_CHOICE = ("batch?", "None", "naïve", "adam adam", "0", "true", "a\nb")
 
 # sense: (texts that are right, texts that are nonsense, texts of which nothing is known); _WORDS are nonsense besides
 SENSES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "count": (("1", "2"), ("0", "0", "-1", "-3", *_NOT_WHOLE), (*_HUGE, "1e0", "１", "1_0", " 2 ", "+1", "True")),
-    "count or 0": (("0",), ("-1", "-3", *_NOT_WHOLE), (*_HUGE, "-0", "１", "true")),
+    "count": (("1", "2"), ("0", "-1", "-3") * 4 + _NOT_WHOLE, (*_HUGE, "1e0", "１", "1_0", " 2 ", "+1", "True")),
+    "count or 0": (("0",), ("-1", "-3") * 4 + _NOT_WHOLE, (*_HUGE, "-0", "１", "true")),
     "seed": (("0", "1", "7"), (*_NOT_WHOLE, str(2**63), str(10**30), "9" * 5000), (str(2**32), str(2**63 - 1))),
     "share below 1": (
         ("0.0", "0.1", "0.25"),

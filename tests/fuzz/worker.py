@@ -26,6 +26,7 @@ def main(room: Path, limit: float) -> None:
     import jax.numpy as jnp
     from fuzz.case import Case, Part
     from fuzz.strategies import run_case
+    from fuzz.supervise import stretched
 
     jnp.zeros(1).block_until_ready()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -33,8 +34,9 @@ def main(room: Path, limit: float) -> None:
     for line in questions:
         kind, frame, parts = json.loads(line)
         case = Case(kind, tuple(frame), tuple(Part(*part) for part in parts))
-        faulthandler.dump_traceback_later(limit + 5, exit=True, file=log)
-        outcome = run_case(case, room, limit)
+        seconds = stretched(limit)
+        faulthandler.dump_traceback_later(seconds + 5, exit=True, file=log)
+        outcome = run_case(case, room, seconds)
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps(outcome), file=answers, flush=True)
 
