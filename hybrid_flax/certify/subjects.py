@@ -27,6 +27,7 @@ __all__ = [
     "WINDOW",
     "CellSubject",
     "Subject",
+    "cell_subject_of",
     "cut",
     "draw",
     "forget",
@@ -40,6 +41,7 @@ __all__ = [
     "registered",
     "registered_cell",
     "segments_of",
+    "subject_of",
 ]
 
 BATCH, LENGTH, WIDTH, WINDOW = 3, 16, 16, 5
@@ -119,19 +121,19 @@ def make_cell_subject(cell: Cell) -> CellSubject:
 
 def registered(name: str) -> Subject:
     """The subject of a registered name, its windows and chunks short enough to be reached."""
-    return _kept(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
+    return subject_of(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
 
 
 def registered_cell(name: str) -> CellSubject:
     """The subject of the cell under a registered name."""
-    return _kept_cell(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
+    return cell_subject_of(name, registry.make_mixer(name, WIDTH, **narrowed(name)))
 
 
-_kept = functools.cache(make_subject)
+subject_of = functools.cache(make_subject)
 
 
 @functools.cache
-def _kept_cell(name: str, mixer: Mixer) -> CellSubject:
+def cell_subject_of(name: str, mixer: Mixer) -> CellSubject:
     """mixer: of the cell, told apart from one that was registered under this name before."""
     del mixer
     options = {key.partition(".")[2]: value for key, value in narrowed(name).items()}
@@ -142,8 +144,8 @@ def _kept_cell(name: str, mixer: Mixer) -> CellSubject:
 
 def forget() -> None:
     """Drop all subjects and compiled programs: a program holds memory maps, of which a process may have but so many."""
-    _kept.cache_clear()
-    _kept_cell.cache_clear()
+    subject_of.cache_clear()
+    cell_subject_of.cache_clear()
     jax.clear_caches()
 
 

@@ -28,8 +28,8 @@ VARIANTS = {
 def _programs_of_a_mixer_are_dropped():
     """Only those: the single operations of mixers that are run eagerly are shared by all, and stay compiled."""
     yield
-    subjects.registered.cache_clear()
-    subjects.registered_cell.cache_clear()
+    subjects.subject_of.cache_clear()
+    subjects.cell_subject_of.cache_clear()
 
 
 @pytest.mark.parametrize("name", sampled(registered_instances(), FAMILIES))
