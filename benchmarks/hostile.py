@@ -2,7 +2,7 @@
 
     python benchmarks/hostile.py --cases=2000 --seed=0              # all kinds, about ten minutes on two cores
     python benchmarks/hostile.py --cases=300 --kind=config,layers   # some kinds
-    python benchmarks/hostile.py --seed=0 --case=17                 # one again, with its whole input
+    python benchmarks/hostile.py --seed=0 --case=17                # one again, with its input (of the same --kind)
 
 What is wrong must be refused in one line, what is right must be accepted, nothing may end in a traceback, print a page
 or go on without end; a run folder that was damaged must never give other figures without a word. Each case knows by how

@@ -233,12 +233,16 @@ def read_figures(folder: Path, params_of: Callable[[Path], Mapping[str, str]]) -
 
 
 def read_params(run: Path) -> dict[str, str]:
-    """A hash of every parameter that a run ended with."""
+    """A hash of every parameter that a run ended with; why, where it cannot be loaded any more."""
     import jax
 
+    from hybrid_flax.errors import ConfigError
     from hybrid_flax.runs import load_run
 
-    leaves = jax.tree_util.tree_leaves_with_path(load_run(run).params)
+    try:
+        leaves = jax.tree_util.tree_leaves_with_path(load_run(run).params)
+    except ConfigError as error:
+        return {f"not loaded ({error})": ""}
     return {jax.tree_util.keystr(path): _hash(jax.device_get(leaf).tobytes()) for path, leaf in leaves}
 
 
