@@ -39,6 +39,8 @@ def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
 def read_json(path: str | os.PathLike, kind: type[T]) -> T:
     """The value in a JSON file; raises ConfigError in one line where it cannot be read or is no `kind`."""
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is a folder or a device")
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error

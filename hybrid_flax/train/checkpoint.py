@@ -38,6 +38,7 @@ class SaveFailed(OSError):
 class _Record(NamedTuple):
     """What stands beside the arrays. checksums: by path; None for those of version 0.1. best: (score, -step)."""
 
+    step: int
     checksums: dict[str, int] | None
     metrics: dict[str, float] | None
     best: tuple[float, int] | None
@@ -77,7 +78,7 @@ class Checkpoints:
             raise RuntimeError(f"a checkpoint of step {step} already exists in {self._directory}")
         if metrics is not None:
             self._best = max(filter(None, (self._best, (self._sign * metrics[self._metric], -step))))
-        record = _Record(_checksums(tree), metrics, self._best)
+        record = _Record(step, _checksums(tree), metrics, self._best)
         try:
             if self._checkpointer is None:
                 self._checkpointer = self._open_checkpointer()
@@ -166,10 +167,12 @@ class Checkpoints:
         saved = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())["custom_metadata"]
         if saved:
             best = saved["best"] and (float(saved["best"][0]), int(saved["best"][1]))
-            return _Record(dict(saved["checksums"]), saved["metrics"], best)
+            if saved["step"] != step:
+                raise ValueError(f"it is that of step {saved['step']}")
+            return _Record(step, dict(saved["checksums"]), saved["metrics"], best)
         file = path / "metrics" / "metrics"  # of version 0.1
         metrics = json.loads(file.read_bytes()) if file.exists() else None
-        return _Record(None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step))
+        return _Record(step, None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step))
 
     def _load(self, step, path, like, target):
         name = f"checkpoint {self._directory}/{step}"

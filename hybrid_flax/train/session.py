@@ -85,6 +85,12 @@ class Session:
             self.folder.check_checkpoints()
             self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
             self._stack.callback(self._close_checkpoints)
+            rows = read_jsonl(self.folder.metrics)
+            for step in self._checkpoints.steps():
+                if lost := self._lost_rows(step, rows):
+                    where = f"checkpoint {self.folder.checkpoints}/{step}"
+                    reason = f"{self.folder.metrics} has lost the row of step {lost[0]}"
+                    self._checkpoints.leave_out(step, f"{where} cannot be gone on from: {reason}")
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
@@ -209,6 +215,18 @@ class Session:
             self.progress.message(note)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
+
+    def _lost_rows(self, step, rows):
+        """The steps up to `step` that were logged or evaluated, and whose rows are not there."""
+        train, every = self.config.train, self.config.eval.every
+        logged = {row["step"] for row in rows if "train/loss" in row}
+        evaluated = {row["step"] for row in rows if "eval/loss" in row}
+        owed = [step] if self.owes_evaluation(step) else []
+        last = [step] if step == train.steps else []
+        lost = {*range(train.log_every, step + 1, train.log_every), *last} - logged
+        if every:
+            lost |= {*range(every, step + 1, every), *last} - evaluated - {*owed}
+        return sorted(lost)
 
     def _save(self, step, position, metrics=None):
         carry = self.setup.parallel.get_rows(position.carry)

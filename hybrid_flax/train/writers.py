@@ -130,6 +130,8 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """(line as it stands in the file, row) for every whole line; only the last one may be torn."""
     if not path.exists():
         return
+    if not path.is_file():
+        raise ConfigError(f"{path} cannot be read: it is a folder or a device")
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:

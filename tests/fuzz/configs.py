@@ -95,7 +95,7 @@ def _make(rng) -> Case:
         parts = [nonsense(*text.split("=", 1)) for text in rng.choice(_CROSS)]
         return Case("config", ("plan", "flags"), tuple(parts))
     if form == "option":
-        name = rng.choice(sorted(mixer_options()))
+        name = rng.choice([name for name, options in sorted(mixer_options().items()) if options])
         options = sorted(mixer_options()[name].items())
         numbers = [8 if option.type in (int, float) else 1 for _, option in options]
         key = f"mixers.{name}.{rng.choices([key for key, _ in options], numbers)[0]}"

@@ -242,7 +242,7 @@ def test_a_changed_array_is_named(config, finished, monkeypatch):
         load_run(finished)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "empty", "later", "record", "shape"])
+@pytest.mark.parametrize("damage", ["flipped", "empty", "later", "renamed", "rows", "record", "shape"])
 def test_damage_of_the_latest_checkpoint(damage, copy, finished, config, capsys):
     """Training goes on from the one before, says so, and ends where it ended."""
     latest = copy / "checkpoints" / "8"
@@ -256,15 +256,24 @@ def test_damage_of_the_latest_checkpoint(damage, copy, finished, config, capsys)
     elif damage == "later":
         name = "9"
         (copy / "checkpoints" / name).mkdir()
+    elif damage == "renamed":
+        name = "9"
+        latest.rename(copy / "checkpoints" / name)
+    elif damage == "rows":
+        rows = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        (copy / "metrics.jsonl").write_bytes(b"".join(rows[:-2]))
+        name = "8"
     elif damage == "record":
         (latest / "_CHECKPOINT_METADATA").write_text("[1]")
     else:
         (latest / "_CHECKPOINT_METADATA").write_text('{"custom_metadata": {"checksums": 1}}')
-    run = load_run(copy, "latest")
-    err = capsys.readouterr().err
-    assert run.step == (8 if name == "9" else 6) and f"checkpoints/{name} " in err and err.count("\n") == 1
+    if damage != "rows":  # which who reads does not need
+        run = load_run(copy, "latest")
+        err = capsys.readouterr().err
+        assert run.step == (8 if damage == "later" else 6) and f"checkpoints/{name} " in err and err.count("\n") == 1
     train(config, copy)
-    assert f"set aside in {copy / 'damaged'}" in " ".join(capsys.readouterr().out.split()) or name == "9"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"checkpoints/{name} c" in shown and f"set aside in {copy / 'damaged'}" in shown or damage == "later"
     assert_same(finished, copy)
 
 
