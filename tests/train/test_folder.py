@@ -273,7 +273,7 @@ def test_damage_of_the_latest_checkpoint(damage, copy, finished, config, capsys)
         assert run.step == (8 if damage == "later" else 6) and f"checkpoints/{name} " in err and err.count("\n") == 1
     train(config, copy)
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"checkpoints/{name} c" in shown and f"set aside in {copy / 'damaged'}" in shown or damage == "later"
+    assert (f"checkpoints/{name} " in shown and f"set aside in {copy / 'damaged'}" in shown) or damage == "later"
     assert_same(finished, copy)
 
 
