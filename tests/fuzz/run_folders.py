@@ -97,7 +97,7 @@ def _act(verb: str, run: str, room: Path) -> int:
         "generate": [f"--workdir={folder}", "--tokens=4", "--temperature=0"],
         "predict": [f"--workdir={folder}", "--text=a good film"],
         "diff": [str(room / "runs" / "finished"), str(folder)],
-        "reproduce": [str(folder)],
+        "reproduce": [str(folder), f"--config={room / EXPERIMENTS[run]}"],
     }
     code = _print_params(folder) if verb == "load_run" else main([verb, *words[verb]])
     if verb == "train" and code == 0:
