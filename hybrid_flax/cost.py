@@ -1,4 +1,4 @@
-"""What a function costs, read off its jaxpr: floating-point operations, kept residuals, bytes, elements.
+"""What a function costs, read off its jaxpr: floating-point operations, bytes alive, elements.
 
 One walker for every model. XLA's own `cost_analysis` counts the body of a loop once whatever its length, so
 it cannot price a recurrence; here a `scan` costs its length times its body, and nothing knows which cell is
@@ -56,24 +56,6 @@ def declare_flops(name: str, rule: FlopRule) -> None:
     declaration wins.
     """
     _DECLARED[name] = rule
-
-
-def residual_bytes(loss_fn: Callable, params: Any, *args: Any) -> int:
-    """Bytes kept from the forward pass of `loss_fn(params, *args)` for its gradient with respect to `params`.
-
-    These are the leaves of the closure that `jax.vjp` returns, each buffer once (a reshaped or transposed one
-    is the same buffer), without those that are `params`, `args` or constants. It is what JAX asks to keep;
-    XLA may recompute or fuse some of it. `loss_fn` returns the loss alone: auxiliary outputs would be
-    differentiated too. Arguments may be `ShapeDtypeStruct`s; nothing is computed.
-    """
-
-    def residuals(params, *args):
-        return jax.tree.leaves(jax.vjp(lambda p: loss_fn(p, *args), params)[1])
-
-    jaxpr = jax.make_jaxpr(residuals)(params, *args).jaxpr
-    sources = {_source(v, jaxpr) for v in jaxpr.outvars if not isinstance(v, Literal)}
-    outside = {*jaxpr.invars, *jaxpr.constvars}
-    return sum(_aval_bytes(v.aval) for v in sources if v is not None and v not in outside)
 
 
 def peak_bytes(fn: Callable, *args: Any) -> int:
@@ -222,28 +204,6 @@ def _carry_step(body: Jaxpr, num_consts: int, carry: int) -> Any | None:
             if right is before and isinstance(left, Literal) and eqn.primitive.name == "add":
                 return left.val
     return None
-
-
-def _source(var: Var, jaxpr: Jaxpr) -> Var | None:
-    """The variable whose buffer `var` is, seen through aliases and calls; None for a constant inside a call."""
-    eqn = next((e for e in jaxpr.eqns if var in e.outvars), None)
-    if eqn is None:
-        return var
-    if eqn.primitive.name in _ALIASES:
-        origin = eqn.invars[eqn.outvars.index(var)]
-        return None if isinstance(origin, Literal) else _source(origin, jaxpr)
-    inner = _jaxprs_in(eqn.params)
-    if eqn.primitive.name in _CALLS and len(inner) == 1:
-        body = inner[0].jaxpr if isinstance(inner[0], ClosedJaxpr) else inner[0]
-        at = body.outvars[eqn.outvars.index(var)]
-        if isinstance(at, Literal):
-            return None
-        source = _source(at, body)
-        if source is not None and source in body.invars:
-            outer = eqn.invars[body.invars.index(source)]
-            return None if isinstance(outer, Literal) else _source(outer, jaxpr)
-        return None if source in body.constvars else source
-    return var
 
 
 # --- What is alive ---

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from hybrid_flax import cost
 from hybrid_flax.config import apply_overrides, base_config
-from hybrid_flax.cost import declare_flops, flops, peak_bytes, residual_bytes, tree_bytes, tree_size
+from hybrid_flax.cost import declare_flops, flops, peak_bytes, tree_bytes, tree_size
 from hybrid_flax.report import plan
 from hybrid_flax.report.plan import step_arguments
 from hybrid_flax.train.setup import make_setup
@@ -271,24 +271,6 @@ def test_masked_attention_gradient_within_five_percent(length):
         assert flops(fn, spec(2, length, D)) == pytest.approx(xla_flops(fn, spec(2, length, D)), rel=0.05)
 
 
-def test_residuals_are_what_backward_needs_and_not_its_inputs():
-    def loss(params, x):
-        return jnp.sum(jnp.sin(x @ params["kernel"]))
-
-    params, x = {"kernel": spec(D, D)}, spec(32, D)
-    # Kept: cos(x @ kernel). x and kernel are there anyway.
-    assert residual_bytes(loss, params, x) == 32 * D * 4
-    # The same through a call, where x comes back as an output of the call.
-    assert residual_bytes(jax.jit(loss), params, x) == 32 * D * 4
-
-    def tied(params, x):
-        return jnp.sum(x @ params["kernel"] @ params["kernel"].T)
-
-    # The transposed kernel is the kernel, also as an output of a call.
-    assert residual_bytes(tied, params, x) == residual_bytes(jax.jit(tied), params, x) == 32 * D * 4
-    assert residual_bytes(lambda p, x: jnp.sum(x @ p["kernel"]), params, x) == 0
-
-
 def test_the_most_that_is_alive_at_one_time():
     x, w = jax.ShapeDtypeStruct((8, 100), jnp.float32), jax.ShapeDtypeStruct((100, 100), jnp.float32)
     size = 8 * 100 * 4
@@ -342,31 +324,6 @@ def test_what_is_alive_is_near_what_xla_reserves(overrides):
     memory = compiled.memory_analysis()
     reserved = memory.temp_size_in_bytes + memory.output_size_in_bytes
     assert 0.7 * reserved < peak_bytes(gradient, state.params, carry, batch) < 1.4 * reserved
-
-
-def test_residuals_kept_once():
-    def loss(params, x):
-        h = jnp.exp(x * params[None])
-        return jnp.sum(h * h * h)  # h three times over, and h * h
-
-    assert residual_bytes(loss, spec(D), spec(32, D)) == 2 * 32 * D * 4
-
-    def gram(params, x):
-        h = jnp.exp(x * params[None])
-        return jnp.sum(h @ h.T)  # h, and h transposed
-
-    assert residual_bytes(gram, spec(D), spec(32, D)) == 32 * D * 4
-
-
-@pytest.mark.parametrize("length", [8, 64])
-def test_residuals_of_a_scan_grow_with_length_and_remat_drops_them(length):
-    def loss(w, xs, wrap=lambda f: f):
-        return jax.lax.scan(wrap(lambda h, x: (jnp.sin(jnp.cos(h @ w + x)), None)), xs[0], xs)[0].sum()
-
-    args = spec(D, D), spec(length, 2, D)
-    step = 2 * D * 4
-    assert residual_bytes(loss, *args) == 3 * length * step  # h, sin of the inner, cos of the outer
-    assert residual_bytes(lambda w, xs: loss(w, xs, jax.checkpoint), *args) == length * step  # h alone
 
 
 def test_trees_of_arrays_specs_keys_and_numbers():
