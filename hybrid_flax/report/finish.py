@@ -23,11 +23,15 @@ def finish_run(workdir: str | os.PathLike, run: Run, results: dict[str, dict[str
     folder = RunFolder(workdir)
     task = make_task(run.config, run.labels)
     metric = find_metric(task, run.config.eval.metric)
-    plot_loss_curve(read_jsonl(folder.metrics), folder.plot, metric, title=run.config.model.pattern)
-    files = [folder.plot, folder.metrics]
-    if task.generates:
-        print(f"--- sample ---\n{write_sample(folder, run).strip()}")
-        files.append(folder.sample)
+    files = [folder.metrics]
+    if os.access(folder.path, os.W_OK):
+        plot_loss_curve(read_jsonl(folder.metrics), folder.plot, metric, title=run.config.model.pattern)
+        files.insert(0, folder.plot)
+        if task.generates:
+            print(f"--- sample ---\n{write_sample(folder, run).strip()}")
+            files.append(folder.sample)
+    else:
+        print(f"{folder.path} cannot be written: no plot and no sample are made")
     most = run.config.eval.final_batches
     print(f"--- after {run.step} steps, every row from nothing{f', eval.final_batches={most}' if most else ''} ---")
     for split, metrics in results.items():

@@ -56,6 +56,7 @@ class Checkpoints:
         self._metric, self._sign = f"eval/{metric.name}", -1 if metric.lower_is_better else 1
         self._directory = Path(directory).absolute()
         self._checkpointer: ocp.training.Checkpointer | None = None
+        self._last: int | None = None  # that was saved here
         self.damaged: dict[int, str] = {}
         self._records: dict[int, _Record] = {}
         for path in self._directory.glob("[0-9]*"):
@@ -79,6 +80,8 @@ class Checkpoints:
         if metrics is not None:
             self._best = max(filter(None, (self._best, (self._sign * metrics[self._metric], -step))))
         record = _Record(step, _checksums(tree), metrics, self._best)
+        self.wait()
+        self._last = step
         try:
             if self._checkpointer is None:
                 self._checkpointer = self._open_checkpointer()
@@ -141,7 +144,7 @@ class Checkpoints:
             if self._checkpointer is not None:
                 self._checkpointer.wait()
         except Exception as error:
-            raise SaveFailed(f"the last checkpoint was not saved: {_reason(error)}") from error
+            raise SaveFailed(f"the checkpoint of step {self._last} was not saved: {_reason(error)}") from error
 
     def close(self) -> None:
         """Wait, and let go of the folder. Raises SaveFailed."""
@@ -253,8 +256,8 @@ def _free_name(path):
 
 @functools.cache
 def _quieten():
-    """Keep Orbax's tracebacks off the screen: where one array cannot be read, it leaves one for every other array."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Keep Orbax's tracebacks off the screen: it logs what it raises, and leaves one for every other array."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 

@@ -19,6 +19,7 @@ from hybrid_flax import cli
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.locks import FileLock
 from hybrid_flax.report.evaluation import evaluate_run
+from hybrid_flax.report.finish import finish_run
 from hybrid_flax.runs import load_run
 from hybrid_flax.train import checkpoint, evaluate, loop, session
 from hybrid_flax.train.folder import RunFolder
@@ -191,10 +192,16 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint(config, finished, tm
     assert_same(finished, tmp_path / "run")
 
 
-def test_a_finished_run_in_a_folder_that_cannot_be_written(copy, config, monkeypatch):
+def test_a_finished_run_in_a_folder_that_cannot_be_written(copy, config, monkeypatch, capsys):
+    """It is shown again, and nothing is written."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(FileLock, "acquire", lambda self, wait: pytest.fail("it would write"))
-    assert train(config, copy)[1] == RunFolder(copy).read_results()
+    run, results = train(config, copy)
+    assert results == RunFolder(copy).read_results()
+    before = sorted(copy.rglob("*"))
+    finish_run(copy, run, results)
+    assert f"{copy} cannot be written: no plot" in " ".join(capsys.readouterr().out.split())
+    assert sorted(copy.rglob("*")) == before
 
 
 # ---- damage is found and survived ----
