@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from hybrid_flax.errors import one_line
 from hybrid_flax.tasks.base import Metric
+from hybrid_flax.train.writers import Mark
 from hybrid_flax.typing import PyTree
 
 __all__ = ["Checkpoints", "Damaged", "SaveFailed"]
@@ -36,10 +37,14 @@ class SaveFailed(OSError):
 
 
 class _Record(NamedTuple):
-    """What stands beside the arrays. checksums: by path; None for those of version 0.1. best: (score, -step)."""
+    """What stands beside the arrays; checksums (by path) and rows are None for those of version 0.1.
+
+    rows: what metrics.jsonl held. best: (score, -step).
+    """
 
     step: int
     checksums: dict[str, int] | None
+    rows: Mark | None
     metrics: dict[str, float] | None
     best: tuple[float, int] | None
 
@@ -68,8 +73,8 @@ class Checkpoints:
                     self.damaged[step] = f"checkpoint {path} cannot be read: {one_line(error)}"
         self._best = self._find_best()
 
-    def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
-        """Start saving; returns once the arrays have been copied off the device.
+    def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None, rows: Mark | None = None) -> None:
+        """Start saving; returns once the arrays have been copied off the device. rows: what metrics.jsonl holds.
 
         What was saved at the step without metrics is replaced by what has some. Raises SaveFailed, also where the save
         before this one failed, and RuntimeError where the step is already saved.
@@ -79,7 +84,7 @@ class Checkpoints:
             raise RuntimeError(f"a checkpoint of step {step} already exists in {self._directory}")
         if metrics is not None:
             self._best = max(filter(None, (self._best, (self._sign * metrics[self._metric], -step))))
-        record = _Record(step, _checksums(tree), metrics, self._best)
+        record = _Record(step, _checksums(tree), rows, metrics, self._best)
         self.wait()
         self._last = step
         try:
@@ -124,6 +129,10 @@ class Checkpoints:
     def metrics(self, step: int) -> dict[str, float] | None:
         """The metrics of the evaluation at a saved step; None where there was none."""
         return self._records[step].metrics
+
+    def rows(self, step: int) -> Mark | None:
+        """What metrics.jsonl held at a saved step; None where the checkpoint does not say."""
+        return self._records[step].rows
 
     def leave_out(self, step: int, reason: str) -> None:
         """Count a checkpoint as damaged from now on."""
@@ -172,10 +181,13 @@ class Checkpoints:
             best = saved["best"] and (float(saved["best"][0]), int(saved["best"][1]))
             if saved["step"] != step:
                 raise ValueError(f"it is that of step {saved['step']}")
-            return _Record(step, dict(saved["checksums"]), saved["metrics"], best)
+            rows = saved["rows"] and Mark(*map(int, saved["rows"]))
+            return _Record(step, dict(saved["checksums"]), rows, saved["metrics"], best)
         file = path / "metrics" / "metrics"  # of version 0.1
         metrics = json.loads(file.read_bytes()) if file.exists() else None
-        return _Record(step, None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step))
+        return _Record(
+            step, None, None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step)
+        )
 
     def _load(self, step, path, like, target):
         name = f"checkpoint {self._directory}/{step}"

@@ -26,7 +26,16 @@ from hybrid_flax.train.progress import Progress
 from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
-from hybrid_flax.train.writers import JsonlWriter, TensorBoardWriter, as_number, read_jsonl, truncate_jsonl
+from hybrid_flax.train.writers import (
+    JsonlWriter,
+    Mark,
+    TensorBoardWriter,
+    as_number,
+    cut_to_mark,
+    holds_mark,
+    read_jsonl,
+    truncate_jsonl,
+)
 from hybrid_flax.typing import Batch, Params, PyTree
 
 __all__ = [
@@ -85,12 +94,7 @@ class Session:
             self.folder.check_checkpoints()
             self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
             self._stack.callback(self._close_checkpoints)
-            rows = read_jsonl(self.folder.metrics)
-            for step in self._checkpoints.steps():
-                if lost := self._lost_rows(step, rows):
-                    where = f"checkpoint {self.folder.checkpoints}/{step}"
-                    reason = f"{self.folder.metrics} has lost the row of step {lost[0]}"
-                    self._checkpoints.leave_out(step, f"{where} cannot be gone on from: {reason}")
+            self._leave_out_lost_rows()
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
@@ -203,7 +207,8 @@ class Session:
                 f"{self.folder.checkpoints}/{best}, the best checkpoint, which eval.best=true goes by, is "
                 f"{checkpoints.damaged.get(best, 'missing')}: put it back, or use another --workdir"
             )
-        self._writers = _open_writers(self.folder, self.config, self.start, self._stack)
+        rows = checkpoints.rows(self.start) if self.start else None
+        self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
         self._stack.enter_context(self.progress)
         for reason in checkpoints.damaged.values():
@@ -216,22 +221,19 @@ class Session:
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
 
-    def _lost_rows(self, step, rows):
-        """The steps up to `step` that were logged or evaluated, and whose rows are not there."""
-        train, every = self.config.train, self.config.eval.every
-        logged = {row["step"] for row in rows if "train/loss" in row}
-        evaluated = {row["step"] for row in rows if "eval/loss" in row}
-        owed = [step] if self.owes_evaluation(step) else []
-        last = [step] if step == train.steps else []
-        lost = {*range(train.log_every, step + 1, train.log_every), *last} - logged
-        if every:
-            lost |= {*range(every, step + 1, every), *last} - evaluated - {*owed}
-        return sorted(lost)
+    def _leave_out_lost_rows(self):
+        """A checkpoint counts as damaged where metrics.jsonl does not hold what it held then."""
+        for step in self._checkpoints.steps():
+            rows = self._checkpoints.rows(step)
+            if rows is not None and not holds_mark(self.folder.metrics, rows):
+                where = f"checkpoint {self.folder.checkpoints}/{step}"
+                reason = f"the rows of {self.folder.metrics} up to there are not as they were"
+                self._checkpoints.leave_out(step, f"{where} cannot be gone on from: {reason}")
 
     def _save(self, step, position, metrics=None):
         carry = self.setup.parallel.get_rows(position.carry)
         with self._saving():
-            self._checkpoints.save(step, Position(position.state, carry), metrics)
+            self._checkpoints.save(step, Position(position.state, carry), metrics, self._writers.mark())
 
     def _close_checkpoints(self):
         with self._saving():
@@ -413,13 +415,20 @@ class _Writers(NamedTuple):
         if self.tensorboard is not None:
             self.tensorboard.write(row | (perf or {}))
 
+    def mark(self) -> Mark | None:
+        """What metrics.jsonl holds."""
+        return None if self.metrics is None else self.metrics.mark()
 
-def _open_writers(folder, config, start, stack) -> _Writers:
+
+def _open_writers(folder, config, start, rows, stack) -> _Writers:
     """Writers of the first process, cut back to the step that the run goes on from."""
     if jax.process_index() != 0:
         return _Writers(None, None, None)
-    for path in (folder.metrics, folder.perf):
-        truncate_jsonl(path, start)
+    truncate_jsonl(folder.perf, start)
+    if rows is None:
+        truncate_jsonl(folder.metrics, start)
+    else:
+        cut_to_mark(folder.metrics, rows)
     metrics = stack.enter_context(JsonlWriter(folder.metrics))
     perf = stack.enter_context(JsonlWriter(folder.perf))
     board = None

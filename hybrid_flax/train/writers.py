@@ -8,14 +8,31 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import write_whole
 
-__all__ = ["JsonlWriter", "TensorBoardWriter", "as_number", "read_jsonl", "truncate_jsonl"]
+__all__ = [
+    "JsonlWriter",
+    "Mark",
+    "TensorBoardWriter",
+    "as_number",
+    "cut_to_mark",
+    "holds_mark",
+    "read_jsonl",
+    "truncate_jsonl",
+]
+
+
+class Mark(NamedTuple):
+    """What a file held at some time: its bytes, and their CRC-32."""
+
+    size: int
+    checksum: int
 
 
 class JsonlWriter:
@@ -30,11 +47,18 @@ class JsonlWriter:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab")
+        self._mark = _mark(path.read_bytes())
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({k: _plain(v) for k, v in row.items()}, allow_nan=False) + "\n")
+        line = json.dumps({k: _plain(v) for k, v in row.items()}, allow_nan=False).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
+        self._mark = Mark(self._mark.size + len(line), zlib.crc32(line, self._mark.checksum))
+
+    def mark(self) -> Mark:
+        """What the file holds now."""
+        return self._mark
 
     def close(self) -> None:
         self._file.close()
@@ -52,6 +76,18 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     A missing file has no rows. ConfigError names the line if any line but the last is not a JSON object.
     """
     return [row for _, row in _rows(Path(path))]
+
+
+def cut_to_mark(path: str | os.PathLike, mark: Mark) -> None:
+    """Cut a file back to what it held, which it must still hold (`holds_mark`). No JsonlWriter may have it open."""
+    if mark.size or Path(path).exists():
+        os.truncate(path, mark.size)
+
+
+def holds_mark(path: str | os.PathLike, mark: Mark) -> bool:
+    """Whether a file still begins with what it held."""
+    path = Path(path)
+    return _mark(path.read_bytes()[: mark.size] if path.is_file() else b"") == mark
 
 
 def truncate_jsonl(path: str | os.PathLike, step: int) -> None:
@@ -115,6 +151,10 @@ class TensorBoardWriter:
 
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _mark(content: bytes) -> Mark:
+    return Mark(len(content), zlib.crc32(content))
 
 
 def _plain(value: Any) -> Any:

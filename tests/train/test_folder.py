@@ -249,7 +249,7 @@ def test_a_changed_array_is_named(config, finished, monkeypatch):
         load_run(finished)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "empty", "later", "renamed", "rows", "record", "shape"])
+@pytest.mark.parametrize("damage", ["flipped", "empty", "later", "renamed", "rows", "digit", "record", "shape"])
 def test_damage_of_the_latest_checkpoint(damage, copy, finished, config, capsys):
     """Training goes on from the one before, says so, and ends where it ended."""
     latest = copy / "checkpoints" / "8"
@@ -269,12 +269,14 @@ def test_damage_of_the_latest_checkpoint(damage, copy, finished, config, capsys)
     elif damage == "rows":
         rows = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
         (copy / "metrics.jsonl").write_bytes(b"".join(rows[:-2]))
-        name = "8"
+    elif damage == "digit":
+        rows = (copy / "metrics.jsonl").read_bytes()
+        (copy / "metrics.jsonl").write_bytes(rows[:-10] + bytes([rows[-10] ^ 1]) + rows[-9:])
     elif damage == "record":
         (latest / "_CHECKPOINT_METADATA").write_text("[1]")
     else:
         (latest / "_CHECKPOINT_METADATA").write_text('{"custom_metadata": {"checksums": 1}}')
-    if damage != "rows":  # which who reads does not need
+    if damage not in ("rows", "digit"):  # which who reads does not need
         run = load_run(copy, "latest")
         err = capsys.readouterr().err
         assert run.step == (8 if damage == "later" else 6) and f"checkpoints/{name} " in err and err.count("\n") == 1
