@@ -8,9 +8,7 @@ import json
 import math
 import re
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
@@ -18,9 +16,9 @@ from typing import Any, TypeAlias, TypeVar
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.errors import ConfigError, running
 from hybrid_flax.files import read_json
-from hybrid_flax.knobs import KNOBS, check_range
+from hybrid_flax.knobs import KNOBS, check_range, fits
 from hybrid_flax.mixers.registry import mixer_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_whole
 
@@ -111,7 +109,7 @@ def load_module(experiment: str) -> tuple[ModuleType, str]:
     module = ModuleType(f"experiment_{path.stem}")
     known = sys.modules.get(module.__name__)
     module.__file__ = str(path)
-    with _saying(path, "does not load"):
+    with running(path, "does not load"):
         vars(module)["__source__"] = source = path.read_bytes()
         if known is not None and known.__file__ == module.__file__ and vars(known).get("__source__") == source:
             return known, arg
@@ -145,7 +143,7 @@ def call_experiment(module: ModuleType, function: str, arg: str, kind: type[T]) 
     name = module.__file__
     if not hasattr(module, function):
         raise ConfigError(f"config file {name!r} has no {function}(arg='')")
-    with _saying(name, f"fails in {function}"):
+    with running(str(name), f"fails in {function}"):
         made = getattr(module, function)(arg)
     if not isinstance(made, kind):
         raise ConfigError(f"config file {name!r}, {function}: returned {type(made).__name__}, not a {kind.__name__}")
@@ -293,18 +291,12 @@ def _merge_saved(saved, path):
         merged = dict(base)
         for key, value in saved.items():
             old = base.get(key)
-            if old is not None and not _fits(value, old):
+            if old is not None and not fits(value, old):
                 raise ConfigError(f"{path} is damaged: {prefix}{key}={value!r} is no {type(old).__name__}")
             merged[key] = merge(old or {}, value, f"{prefix}{key}.") if isinstance(value, dict) else value
         return merged
 
     return ConfigDict(merge(base_config().to_dict(), saved))
-
-
-def _fits(value, old):
-    """Whether JSON may hold `value` where the default is `old`."""
-    kinds = {float: (float, int), tuple: (list, tuple)}.get(type(old), (type(old),))
-    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(old, bool)
 
 
 def _is_new(key, value):
@@ -317,21 +309,6 @@ def _read_saved(path):
     if not isinstance(saved.get("experiment"), str) or not isinstance(saved.get("config"), dict):
         raise ConfigError(f"config file {path!r} is no trial: it wants an experiment and a config")
     return saved
-
-
-@contextmanager
-def _saying(path, what):
-    """Whatever goes wrong in the experiment file `path` as a ConfigError of one line, with the number of its line."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
-        words = error.msg if isinstance(error, SyntaxError) else one_line(error)
-        if isinstance(error, SystemExit):
-            words = f"it calls sys.exit({error.code!r}), and must return"
-        where = f", line {lines[-1]}" if lines and lines[-1] else ""
-        raise ConfigError(f"config file {str(path)!r} {what}{where}: {one_line(ValueError(words))}") from error
 
 
 def _nearest_files(path):
@@ -376,7 +353,7 @@ def _cast(key, value, kind, old):
     if value is None and old is None:
         return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 2**1023 else math.inf
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(value)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):

@@ -1,9 +1,12 @@
 """What is said where something of the user's is wrong."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["ConfigError", "nearest", "one_line"]
+__all__ = ["ConfigError", "nearest", "one_line", "running"]
 
 
 class ConfigError(ValueError):
@@ -23,3 +26,18 @@ def one_line(error: BaseException) -> str:
     while isinstance(text, KeyError | AttributeError) and text.args:
         text = text.args[0]  # their own text is a quoted one
     return " ".join(str(text).split()) or type(error).__name__
+
+
+@contextmanager
+def running(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Whatever goes wrong in the experiment file `path` as a ConfigError of one line, with the number of its line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
+        words = error.msg if isinstance(error, SyntaxError) else one_line(error)
+        if isinstance(error, SystemExit):
+            words = f"it calls sys.exit({error.code!r}), and must return"
+        where = f", line {lines[-1]}" if lines and lines[-1] else ""
+        raise ConfigError(f"config file {str(path)!r} {what}{where}: {one_line(ValueError(words))}") from error

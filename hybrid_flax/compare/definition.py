@@ -68,6 +68,7 @@ class Contender(NamedTuple):
     cost: Cost
 
 
+_MOST_SEEDS = 1000
 _SOLVED = {
     "model.width": "the budget gives the width",
     "optim.learning_rate": "the search gives the learning rate",
@@ -84,7 +85,7 @@ def make_contenders(definition: Definition, overrides: Sequence[str] = ()) -> It
     _check_values({text.partition("=")[0]: None for text in overrides}, "--config", _SOLVED.keys() - {"seed"})
     for name, task in definition.tasks.items():
         base = apply_overrides(copy.deepcopy(task.config), overrides)
-        budget = _budget(task.budget or definition.budget, f"task {name!r}")
+        budget = _budget(definition.budget if task.budget is None else task.budget, f"task {name!r}")
         for row, values in {**definition.rows, **task.rows}.items():
             try:
                 yield _make_contender(definition, row, values, name, base, budget)
@@ -139,8 +140,8 @@ def _check_definition(definition):
     good = [isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates]
     if not good or not all(good) or len(set(rates)) < len(good):
         raise ConfigError(f"comparison: learning_rates={rates!r} must be different numbers above 0, at least one")
-    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-        raise ConfigError(f"comparison: seeds={seeds!r} must be a number of runs, at least 1")
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= _MOST_SEEDS:
+        raise ConfigError(f"comparison: seeds={seeds!r} must be a number of runs in [1, {_MOST_SEEDS}]")
     for name, values in definition.rows.items():
         _check_values(values, f"row {name!r}", _SOLVED)
     for name, task in definition.tasks.items():
@@ -153,9 +154,9 @@ def _check_definition(definition):
                 raise ConfigError(f"task {name!r}: {row!r} is none of the rows {', '.join(definition.rows)}")
             _check_values(values, f"row {row!r} of task {name!r}", _SOLVED)
     names = [name for field in (definition.rows, definition.tasks) for name in field]
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"comparison: {name!r} is no name for a row or a task")
+    for name in (definition.title, *names):
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ConfigError(f"comparison: {name!r} is no name of a comparison, a row or a task: want a line of text")
 
 
 def _check_values(values, where, refused):

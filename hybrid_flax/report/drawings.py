@@ -1,6 +1,7 @@
 """The pictures of a comparison: intervals, learning curves, cost against quality; one figure a task."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +98,9 @@ def write_pngs(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Write every drawing as a PNG under its name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
-        drawing.figure.savefig(folder / f"{name}.png", facecolor="white")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a box stands for the letter
+            drawing.figure.savefig(folder / f"{name}.png", facecolor="white")
         drawing.figure.set_layout_engine("none")  # it is laid out now, and to do so again takes as long as to draw
 
 

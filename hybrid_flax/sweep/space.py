@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from hybrid_flax.errors import ConfigError, one_line
+from hybrid_flax.errors import ConfigError, running
 
 __all__ = [
     "MAX_TRIALS",
@@ -220,10 +220,8 @@ def read_settings(module: ModuleType, names: Sequence[str]) -> list[Setting]:
             listed = ", ".join(name.removeprefix("sweep_") for name in known if name != "sweep")
             have = "sweep() without --sweep" if "sweep" in known else "no sweep()"
             raise ConfigError(f"{where}: there is none; the file has {have}, and --sweep={listed or '(none)'}")
-        try:
+        with running(str(module.__file__), f"fails in {function}"):
             settings += itertools.islice(getattr(module, function)(), MAX_TRIALS + 1)
-        except Exception as error:
-            raise ConfigError(f"{where}: {one_line(error)}") from error
         if len(settings) > MAX_TRIALS:
             raise ConfigError(f"{where}: more than {MAX_TRIALS:,} trials; take a `sample` of them, or --search=random")
         for number, setting in enumerate(settings):

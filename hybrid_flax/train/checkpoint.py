@@ -274,7 +274,9 @@ def _quieten():
     show = sys.unraisablehook
 
     def show_others(event):
-        if not (isinstance(event.exc_value, RuntimeError) and "Event loop is closed" in str(event.exc_value)):
+        code = getattr(event.object, "cr_code", None)  # of a coroutine
+        closed = isinstance(event.exc_value, RuntimeError) and "Event loop is closed" in str(event.exc_value)
+        if not closed and "orbax" not in getattr(code, "co_filename", ""):
             show(event)
 
     sys.unraisablehook = show_others

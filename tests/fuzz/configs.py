@@ -72,7 +72,6 @@ _CROSS = (
     ("model.characters=cnn",),
     ("eval.metric=f1",),
     ("sample.prompt=",),
-    ("sample.prompt=ÿ",),
     ("data.path=hub:",),
     ("data.path=synthetic:", "task.name=answer"),
     ("data.path=synthetic:mqar,pairs=-1", "task.name=answer", "data.mode=padded"),
