@@ -10,7 +10,8 @@ row of metrics.jsonl, results.json, the tables and the final parameters must be 
 SIGKILL, SIGTERM: the signal, to the process that was started. full disk: from the moment on no file of any of its
 processes can grow, and it ends by itself (RLIMIT_FSIZE, so the error is EFBIG and not ENOSPC, and empty files, folders
 and renames still succeed). damage: SIGKILL, then a bit of a random file of the folder is flipped or its end is cut off;
-here a refusal in one line that names the file is right as well. second writer: the same command while the first runs
+here a refusal in one line that names the file is right as well, and so is a line that says which checkpoint of a
+finished run is damaged. second writer: the same command while the first runs
 must be refused in one line (but workers of a sweep or a comparison may share a folder), then SIGKILL to the first.
 
 Prints a table by job and kind; the exit code is 1 if a row was lost, a figure differs, or there was a traceback.
@@ -43,7 +44,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 KINDS = ("SIGKILL", "SIGTERM", "full disk", "damage", "second writer")
 FAILED = ("lost", "traceback")
-ENDINGS = ("identical", "refused", *FAILED)
+ENDINGS = ("identical", "refused", "told", *FAILED)
 LONGEST = 300.0  # seconds after which a process counts as hung
 FIGURES = ("metrics.jsonl", "results.json", "*.csv")
 CLOCK = re.compile(r"second|tokens_per|peak_")  # columns that are never the same
@@ -217,6 +218,9 @@ def disturb_job(
     if last.code is None:
         return Result(job.name, kind, "lost", f"{what}: no end within {LONGEST:.0f} s")
     found = read_figures(folder, params_of)
+    told = [name.removesuffix("told") for name in found if name.endswith("/told")]
+    if told and all(any(name.startswith(run) for run in told) for name in _differing(sound, found)):
+        return Result(job.name, kind, "told", what)
     if sound != found:
         return Result(job.name, kind, "lost", f"{what}: {', '.join(_differing(sound, found))} differ")
     return Result(job.name, kind, "identical")
@@ -233,17 +237,22 @@ def read_figures(folder: Path, params_of: Callable[[Path], Mapping[str, str]]) -
 
 
 def read_params(run: Path) -> dict[str, str]:
-    """A hash of every parameter that a run ended with; why, where it cannot be loaded any more."""
+    """A hash of every parameter that a run ended with; why, where it cannot be loaded any more.
+
+    "told" where a checkpoint was damaged after training had ended, and a line says that an earlier one is taken.
+    """
     import jax
 
     from hybrid_flax.errors import ConfigError
     from hybrid_flax.runs import load_run
 
     try:
-        leaves = jax.tree_util.tree_leaves_with_path(load_run(run).params)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            leaves = jax.tree_util.tree_leaves_with_path(load_run(run).params)
     except ConfigError as error:
         return {f"not loaded ({error})": ""}
-    return {jax.tree_util.keystr(path): _hash(jax.device_get(leaf).tobytes()) for path, leaf in leaves}
+    told = {"told": ""} if "is taken instead" in said.getvalue() else {}
+    return told | {jax.tree_util.keystr(path): _hash(jax.device_get(leaf).tobytes()) for path, leaf in leaves}
 
 
 def print_table(results: Sequence[Result]) -> None:

@@ -1,7 +1,6 @@
 """The command line: words to a verb and its options, and each verb as the calls that it is. No logic of its own."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import hybrid_flax
 from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.flags import answer, parse
-from hybrid_flax.train.signals import Terminated, end_on_sigterm, stopped_by
+from hybrid_flax.train.signals import Terminated, end_on_signals, stopped_by
 from hybrid_flax.verbs import VERBS
 
 __all__ = ["main", "run"]
@@ -26,15 +25,16 @@ def main(argv: Sequence[str]) -> int:
             print(text)
             return 0
         verb, options = parse(VERBS, argv)
-        with end_on_sigterm():
+        with end_on_signals():
             return _RUN[verb](options)
     except ConfigError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        print(stopped_by(number), file=sys.stderr)
-        return 128 + number
+    except Terminated as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:  # a second one, while what the first one asked for was done
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush into the pipe
         return 0

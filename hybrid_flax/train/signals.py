@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Interrupt", "Interrupted", "Terminated", "end_on_sigterm", "stop_on_signals", "stopped_by"]
+__all__ = ["Interrupt", "Interrupted", "Terminated", "end_on_signals", "stop_on_signals", "stopped_by"]
 
 
 class Interrupt:
@@ -28,7 +28,11 @@ class Interrupted(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM where there is nothing to save: like Ctrl-C no Exception, so that nobody takes it for a fault."""
+    """SIGTERM or Ctrl-C where there is nothing to save. No Exception, so that nobody takes it for a fault."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(stopped_by(signal_number))
+        self.signal_number = signal_number
 
 
 def stopped_by(signal_number: int) -> str:
@@ -37,20 +41,24 @@ def stopped_by(signal_number: int) -> str:
 
 
 @contextmanager
-def end_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise Terminated where it comes, as Ctrl-C raises KeyboardInterrupt."""
+def end_on_signals() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C raise Terminated where they come.
+
+    Whatever is raised after that is taken for it: a library whose import is cut short says that it is broken.
+    """
+    came: list[int] = []
 
     def end(number, frame):
-        raise Terminated
+        came.append(number)
+        raise Terminated(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, end)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        with _handled_by(end):
+            yield
+    except BaseException as error:
+        if came and not isinstance(error, Terminated):
+            raise Terminated(came[0]) from error
+        raise
 
 
 @contextmanager
@@ -67,12 +75,19 @@ def stop_on_signals() -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         stop.number = stop.number or number
 
+    with _handled_by(note):
+        yield stop
+
+
+@contextmanager
+def _handled_by(handler):
+    """SIGTERM and Ctrl-C are the handler's, in the main thread: Python gives signals to no other."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from hybrid_flax.train.signals import stop_on_signals
+from hybrid_flax.train.signals import Terminated, end_on_signals, stop_on_signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
@@ -65,3 +65,18 @@ def test_another_thread_catches_nothing():
     thread.start()
     thread.join()
     assert seen == [before, None]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_where_there_is_nothing_to_save_a_signal_ends_at_once(number):
+    """Also where a library makes an error of its own of it, as one does whose import is cut short."""
+    before = handlers()
+    for error in (None, ImportError):
+        with pytest.raises(Terminated, match=f"stopped by {number.name}") as stop, end_on_signals():
+            try:
+                send(number)
+            except KeyboardInterrupt:
+                if error is None:
+                    raise
+                raise error("the extension is broken") from None
+        assert stop.value.signal_number == number and handlers() == before
