@@ -104,7 +104,7 @@ def finished(workdir: Path) -> list[Run]:
     for path in workdir.glob("*/trial.json"):
         status = read_status(path.parent, "loss")
         if status.state == "done":
-            runs.append(Run(read_json(path)["values"], status.value))
+            runs.append(Run(read_json(path, dict)["values"], status.value))
     return sorted(runs, key=lambda run: run.loss)
 
 

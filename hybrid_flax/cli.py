@@ -70,8 +70,9 @@ def _train(options) -> int:
         if options.coordinator is None and not isinstance(failure, TrainingFailed):
             raise
         print(f"error: {one_line(failure)[:500]}", file=sys.stderr)
-        leave(getattr(failure, "exit_code", 1))
-        return getattr(failure, "exit_code", 1)
+        code = 2 if isinstance(failure, ConfigError) else getattr(failure, "exit_code", 1)
+        leave(code)
+        return code
     finish_run(workdir, run, results)
     return 0
 

@@ -19,7 +19,7 @@ from ml_collections.config_dict import placeholder
 from hybrid_flax.errors import ConfigError, running
 from hybrid_flax.files import read_json
 from hybrid_flax.knobs import KNOBS, check_range, fits
-from hybrid_flax.mixers.registry import mixer_options
+from hybrid_flax.mixers.registry import known_fusions, mixer_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_whole
 
 __all__ = [
@@ -130,10 +130,11 @@ def check_trust(what: str, file: str, trust: bool) -> None:
 
 
 def unknown_mixers(saved: Mapping[str, Any]) -> list[str]:
-    """The mixers of a saved config's pattern that are not registered in this process."""
+    """The mixers and fusions of a saved config's pattern that are not registered in this process."""
     try:
-        pattern, options = saved["model"]["pattern"], saved["mixers"]
-        return sorted(set(re.findall(r"\w+", pattern)) & options.keys() - mixer_options().keys())
+        words = set(re.findall(r"[^\W\d]\w*", saved["model"]["pattern"]))
+        fusions = {word for word in words if f"{word}:" in saved["model"]["pattern"]} - set(known_fusions())
+        return sorted((words & saved["mixers"].keys() - mixer_options().keys()) | fusions)
     except (KeyError, TypeError, AttributeError):
         return []  # whoever reads the config says what is wrong with it
 

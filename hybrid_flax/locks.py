@@ -59,15 +59,15 @@ def is_locked(path: str | os.PathLike) -> bool:
         return False
     file = os.open(path, os.O_RDONLY)
     try:
-        return not _take(file)
+        return not _take(file, fcntl.LOCK_SH)  # which takes no write access, and no turn of another that asks
     finally:
         os.close(file)
 
 
-def _take(file):
+def _take(file, kind=fcntl.LOCK_EX):
     """Whether the lock of an open file is this one's now."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

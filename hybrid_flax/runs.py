@@ -81,8 +81,9 @@ def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = Non
 def _restore_whole(checkpoints, wanted, path, like):
     """The step and the subtree of `wanted`, or of the newest checkpoint that is whole: then a line says so."""
     others = [step for step in checkpoints.steps() if step != wanted]
-    reasons = list(checkpoints.damaged.values())
-    for step in others if wanted is None else [wanted, *others]:
+    newer = [step for step in checkpoints.damaged if wanted is None or step > wanted]
+    reasons = [checkpoints.damaged[step] for step in ([wanted] if wanted in checkpoints.damaged else newer)]
+    for step in others if wanted not in checkpoints.steps() else [wanted, *others]:
         try:
             part = checkpoints.restore_part(step, path, like)
         except Damaged as error:

@@ -20,7 +20,7 @@ import jax
 from hybrid_flax.config import config_hash, experiment_name, flatten, load_config
 from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
+from hybrid_flax.jobs.lanes import FAULTS, open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.locks import FileLock
 from hybrid_flax.train.diagnose import TrainingFailed
@@ -76,7 +76,7 @@ class Trainer:
             self._begin(waiting)
             try:
                 session = open_session(waiting.setup, waiting.config, waiting.folder.path, waiting.name, _QUIET)
-            except ConfigError as error:
+            except FAULTS as error:
                 self._end(waiting.folder, error)
                 continue
             if session.ended:
@@ -113,7 +113,7 @@ class Trainer:
         wish = _Wish(self, waiting, until)
         try:
             train(waiting.config, waiting.folder.path, waiting.name, _QUIET, wish)
-        except (ConfigError, TrainingFailed) as error:
+        except FAULTS as error:
             self._end(waiting.folder, error)
         except Interrupted as error:
             if wish.is_cancelled():
@@ -220,6 +220,9 @@ class _Wish(Interrupt):
     def is_cancelled(self) -> bool:
         self._trainer._receive()
         return self._trainer._is_cancelled(str(self._waiting.folder.path))
+
+    def now(self) -> int | None:
+        return signal.SIGTERM if self.is_cancelled() else None
 
     def at(self, step: int) -> int | None:
         stands = step % (self._waiting.config.eval.every or 1) == 0

@@ -6,6 +6,7 @@ then share the lanes where a single run would share its rows. What a lane comput
 
 import signal
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -25,7 +26,7 @@ from hybrid_flax.train.signals import Interrupted
 from hybrid_flax.train.step import make_train_step
 from hybrid_flax.typing import Batch, PyTree
 
-__all__ = ["Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]
+__all__ = ["FAULTS", "Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]
 
 
 @runtime_checkable
@@ -54,15 +55,21 @@ def program_of(setup: Setup, config: Any) -> Hashable:
     return step_program(setup, config), id(setup.source), tuple(sorted(config.eval.items()))
 
 
+FAULTS = (TrainingFailed, ConfigError, OSError)  # of one run, that do not end the others
+
+
 def open_session(setup: Setup, *args: Any, **kwargs: Any) -> Session:
     """A session for a lane: its rows are not split over devices, and no evaluation is owed."""
     session = Session(setup._replace(parallel=make_parallel("jit")), *args, **kwargs)
-    config, position = session.config, session.position
-    if session.owes_evaluation(session.start):
+    config, position, start = session.config, session.position, session.start
+    if not session.ended and session.owes_evaluation(start):
         most, params = config.eval.max_batches, eval_params(position.state)
-        session.evaluate(
-            session.start, position, lambda: evaluate_split(session.setup, config, params, "valid", max_batches=most)
-        )
+        try:
+            measure = partial(evaluate_split, session.setup, config, params, "valid", max_batches=most)
+            session.evaluate(start, position, measure)
+        except BaseException:
+            session.__exit__()
+            raise
     return session
 
 
@@ -228,7 +235,7 @@ def _look(lanes, position, runs, feed):
         try:
             here = lanes.take(position, index)
             run.session.after_step(run.step, here, entry, lambda index=index: metrics[index])
-        except TrainingFailed as error:
+        except FAULTS as error:
             runs[index] = _close(run, feed, error)
 
 
@@ -242,7 +249,7 @@ def _finish(lanes, position, runs, feed):
         here = lanes.take(position, index)
         try:
             judged[index] = run.session.judged_state(here)
-        except ConfigError as error:
+        except FAULTS as error:
             errors[index] = error
             continue
         if judged[index] is not here.state:
@@ -257,7 +264,10 @@ def _finish(lanes, position, runs, feed):
     for index, run in over.items():
         if index in judged:
             mine = {split: metrics[index] for split, metrics in results.items()}
-            run.session.finish(run.step, judged[index], mine)
+            try:
+                run.session.finish(run.step, judged[index], mine)
+            except FAULTS as error:
+                errors[index] = error
         runs[index] = _close(run, feed, errors.get(index))
 
 
@@ -267,12 +277,14 @@ def _interrupt(lanes, position, index, run, feed):
     if run.step > session.start and not session.due(run.step).saves:
         try:
             session.after_step(run.step, lanes.take(position, index), Due(False, False, True), dict)
-        except TrainingFailed as error:
+        except FAULTS as error:
             return _close(run, feed, error)
-    session.wait()
     return _close(run, feed, Interrupted(run.step, signal.SIGTERM))
 
 
 def _close(run, feed, error):
-    run.session.__exit__()
+    try:
+        run.session.__exit__()  # which waits for what is being saved
+    except FAULTS as fault:
+        error = fault if error is None or isinstance(error, Interrupted) else error
     feed.ended(run.session, error)

@@ -173,6 +173,11 @@ def make_cell(name: str, width: int, **options: Any) -> Cell | None:
     return None if build_cell is None else build_cell(width, **options)
 
 
+def known_fusions() -> list[str]:
+    """The names of all fusions, and of what stands before one mixer, as `bi`."""
+    return sorted(_fusions)
+
+
 def mixer_options() -> dict[str, dict[str, Option]]:
     """The options of every primitive, by name."""
     return {name: dict(entry.options) for name, entry in sorted(_primitives.items())}

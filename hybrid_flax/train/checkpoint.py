@@ -94,6 +94,8 @@ class Checkpoints:
         except Exception as error:
             raise SaveFailed(f"the checkpoint of step {step} was not saved: {_reason(error)}") from error
         self._records[step] = record
+        kept = {*sorted(self._records)[-2:], self.best()}
+        self._records = {step: record for step, record in self._records.items() if step in kept}
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """The tree of `step` in the structure, shapes, dtypes and shardings of `like` (arrays or abstract ones).

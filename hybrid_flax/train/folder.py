@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, and whether it is the same run."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ from hybrid_flax.typing import Params
 
 __all__ = ["FORMAT", "Run", "RunFolder", "default_folder"]
 
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without them
 _PATIENCE = 5.0  # seconds that a killed process may take to end
 FORMAT = 1  # of a run folder, in its run.json; that of version 0.1 has none and is read as it is
 
@@ -82,7 +84,14 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}") from error
         lock = FileLock(self.lock)
-        if not lock.acquire(wait=_PATIENCE):
+        try:
+            held = lock.acquire(wait=_PATIENCE)
+        except ConfigError as error:
+            if getattr(error.__cause__, "errno", None) not in _NO_LOCKS:
+                raise
+            print(f"{error}: nothing keeps another process from training in this folder")
+            held = True
+        if not held:
             raise ConfigError(f"{lock.holder()} trains in {self.path}: wait for it to end, or use another --workdir")
         try:
             yield
@@ -93,8 +102,9 @@ class RunFolder:
         """Write what the run is, or check that the folder holds the same config and data; what to say of new data.
 
         changed_data: whether other data than the run began with are let pass. Raises ConfigError in one line that says
-        what differs.
+        what differs, and where the checkpoints or the config are gone.
         """
+        self._check_whole()
         new = config.to_dict()
         if not self.config.exists():
             if jax.process_index() == 0:
@@ -113,16 +123,19 @@ class RunFolder:
                 f"{self.path} was trained on other data: {few_of(changes)}; restore them, use another --workdir, or go "
                 "on all the same with --changed_data, which keeps the tokenizer and the labels of the run"
             )
-        if jax.process_index() == 0:
-            about = self.read_about()
-            earlier = [*about.get("earlier_data", []), about["data"]]
-            write_json(self.about, about | {"data": source.contents(), "earlier_data": earlier})
         return f"going on with other data: {few_of(changes)}"
 
-    def check_checkpoints(self) -> None:
-        """Raises ConfigError where the run has got further than its checkpoints, which are gone."""
+    def note_data(self, source: Source) -> None:
+        """Note that the run goes on with `source`, and what it was trained on before."""
+        about = self.read_about()
+        earlier = [*about.get("earlier_data", []), about.get("data", "unknown")]
+        write_json(self.about, about | {"data": source.contents(), "earlier_data": earlier})
+
+    def _check_whole(self):
         rows = read_jsonl(self.metrics)
         saved = any(path.name.isdecimal() for path in self.checkpoints.glob("*"))
+        if saved and not self.config.exists():
+            raise ConfigError(f"{self.path} has checkpoints and no config.json: put it back, or use another --workdir")
         if not saved and (self.results.exists() or (rows and not self.checkpoints.is_dir())):
             step = rows[-1].get("step", 0) if rows else 0
             raise ConfigError(
@@ -151,13 +164,11 @@ class RunFolder:
     def data_changes(self, source: Source) -> list[str]:
         """What differs between `source` and the data that the run was last trained on, a line each.
 
-        None where run.json does not say what those were, as that of version 0.1.
+        Tokenizer and labels alone where run.json does not say what those were, as that of version 0.1.
         """
         saved = self.read_about().get("data") if self.about.exists() else None
-        if not isinstance(saved, dict):
-            return []
         tokenizer, labels = self.read_vocabulary()
-        changes = config_diff(saved, source.contents())
+        changes = config_diff(saved, source.contents()) if isinstance(saved, dict) else []
         if tokenizer != source.tokenizer:
             changes.insert(0, "another tokenizer comes of them")
         if labels != source.labels:

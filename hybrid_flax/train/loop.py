@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from rich.console import Console
 
 from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.parallel import any_process
 from hybrid_flax.train.session import Position, Session, eval_params, evaluate_split
 from hybrid_flax.train.setup import make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted, stop_on_signals
@@ -77,6 +76,7 @@ def _run_steps(session, stop) -> Position:
 
     if session.owes_evaluation(step):
         session.evaluate(step, Position(state, carry), measure)
+        _end_where_cut_off(session, step, stop)
     while not session.is_over(step):
         batch = parallel.put_rows(setup.batches.batch(step, rows))
         state, carry, _ = step_fn(state, carry, batch)
@@ -84,24 +84,26 @@ def _run_steps(session, stop) -> Position:
         if parallel.blocking:
             jax.block_until_ready(state.step)
         number = stop.at(step)
-        stops = _agree_to_stop(number is not None, session.due(step).logs)
+        # Processes of one run must save together; they ask each other at log steps.
+        stops = (jax.process_count() == 1 or session.due(step).logs) and any_process(number is not None)
         session.after_step(step, Position(state, carry), session.due(step, stops), measure)
-        if (stops and step < config.train.steps) or session.owes_evaluation(step):
+        _end_where_cut_off(session, step, stop)
+        if stops and step < config.train.steps:
             session.wait()
-            raise Interrupted(step, number or stop.number or signal.SIGTERM)
+            raise Interrupted(step, number or signal.SIGTERM)
     return Position(state, carry)
+
+
+def _end_where_cut_off(session, step, stop):
+    """Raise Interrupted where a signal has cut off the evaluation at `step`."""
+    if session.owes_evaluation(step):
+        session.wait()
+        raise Interrupted(step, stop.now() or signal.SIGTERM)
 
 
 def _track(session, stop, step, items, what):
     """The numbers of an evaluation's batches, shown; raises Interrupted where a signal asks to stop."""
     for item in session.progress.track(items, what=what):
-        if _agree_to_stop(stop.number is not None, True):
-            raise Interrupted(step, stop.number or signal.SIGTERM)
+        if any_process(stop.now() is not None):
+            raise Interrupted(step, stop.now() or signal.SIGTERM)
         yield item
-
-
-def _agree_to_stop(wished, logs):
-    """Whether to stop after this step. Processes of one run must save together, so they ask each other at log steps."""
-    if jax.process_count() == 1:
-        return wished
-    return logs and bool(np.any(multihost_utils.process_allgather(np.array(wished))))

@@ -11,15 +11,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.typing import PyTree
 
-__all__ = ["MAPS", "Parallel", "check_rows", "make_lanes", "make_parallel"]
+__all__ = ["MAPS", "Parallel", "any_process", "check_rows", "make_lanes", "make_parallel"]
 
 MAPS = ("auto", "jit", "pmap", "shard_map")
 _AXIS, _LANES = "data", "lanes"
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` holds in any process of the run; all of them must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 class Parallel(NamedTuple):

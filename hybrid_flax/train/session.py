@@ -21,6 +21,7 @@ from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
+from hybrid_flax.train.parallel import any_process
 from hybrid_flax.train.peak import peak_memory
 from hybrid_flax.train.progress import Progress
 from hybrid_flax.train.setup import Setup
@@ -88,10 +89,7 @@ class Session:
         self.folder = RunFolder(workdir)
         self._stack = ExitStack()
         try:
-            self._stack.enter_context(self.folder.claim())
-            self._inode = self.folder.path.stat().st_ino
-            news = self.folder.open(config, setup.source, experiment_name, changed_data=changed_data)
-            self.folder.check_checkpoints()
+            news = self._open_folder(experiment_name, changed_data)
             self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
             self._stack.callback(self._close_checkpoints)
             self._leave_out_lost_rows()
@@ -198,15 +196,32 @@ class Session:
         params, source = jax.device_get(eval_params(state)), self.setup.source
         return Run(self.setup.model, params, source.tokenizer, self.config, int(state.step), source.labels)
 
+    def _open_folder(self, experiment_name, changed_data):
+        """What to say of new data. Where a process of several refuses, all do, or the others would wait for it."""
+        problem, news = None, ""
+        try:
+            self._stack.enter_context(self.folder.claim())
+            news = self.folder.open(self.config, self.setup.source, experiment_name, changed_data=changed_data)
+        except ConfigError as error:
+            problem = error
+        if any_process(problem is not None):
+            raise problem or ConfigError("another process of this run has refused to start, and says why")
+        return news
+
     def _begin(self, news):
         checkpoints, best = self._checkpoints, self._checkpoints.best()
-        # Where a later one is damaged too, what is trained anew from here on is better again.
-        superseded = any(step > self.start for step in checkpoints.damaged)
+        # Where a later one is damaged, and not the best, what is trained anew from here on is better again.
+        superseded = best not in checkpoints.damaged and any(step > self.start for step in checkpoints.damaged)
         if self.config.eval.best and best is not None and best not in checkpoints.steps() and not superseded:
             raise ConfigError(
                 f"{self.folder.checkpoints}/{best}, the best checkpoint, which eval.best=true goes by, is "
                 f"{checkpoints.damaged.get(best, 'missing')}: put it back, or use another --workdir"
             )
+        if jax.process_index() == 0:
+            self.folder.checkpoints.mkdir(exist_ok=True)  # rows without it are rows whose checkpoints are gone
+            self._inode = self.folder.path.stat().st_ino
+            if news:
+                self.folder.note_data(self.setup.source)
         rows = checkpoints.rows(self.start) if self.start else None
         self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
@@ -251,6 +266,8 @@ class Session:
     def _check_folder(self):
         """Raise FileNotFoundError where the folder was removed or moved: whatever is written would be lost."""
         path = self.folder.path
+        if jax.process_index() != 0:
+            return
         if not self.folder.config.exists() or path.stat().st_ino != self._inode:
             raise FileNotFoundError(f"{path} was removed or moved while a run trained in it")
 

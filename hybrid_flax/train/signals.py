@@ -1,6 +1,7 @@
 """Stopping on SIGTERM and Ctrl-C: where the work can be saved, or at once where there is none."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ class Interrupt:
 
     def at(self, step: int) -> int | None:
         """The signal to stop with after `step`, None to go on."""
+        return self.number
+
+    def now(self) -> int | None:
+        """The signal to stop with in the middle of an evaluation, None to go on."""
         return self.number
 
 
@@ -52,6 +57,8 @@ def end_on_signals() -> Iterator[None]:
         came.append(number)
         raise Terminated(number)
 
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda event: None if isinstance(event.exc_value, Terminated) else show(event)
     try:
         with _handled_by(end):
             yield
@@ -59,6 +66,8 @@ def end_on_signals() -> Iterator[None]:
         if came and not isinstance(error, Terminated):
             raise Terminated(came[0]) from error
         raise
+    finally:
+        sys.unraisablehook = show
 
 
 @contextmanager

@@ -131,9 +131,9 @@ def test_a_lane_is_the_run_alone(program):
         one, other = lanes / f"run{number}", alone / f"run{number}"
         assert_near(final_position(config, one), final_position(config, other), 1e-5)
         assert_same_rows(one, other, 1e-5)
-        final = [read_json(folder / "results.json")["valid"] for folder in (one, other)]
+        final = [read_json(folder / "results.json", dict)["valid"] for folder in (one, other)]
         assert final[0] == pytest.approx(final[1], rel=1e-5)
-        assert read_json(one / "config.json") == read_json(other / "config.json")
+        assert read_json(one / "config.json", dict) == read_json(other / "config.json", dict)
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
 
 
@@ -207,7 +207,7 @@ def test_lanes_are_filled_again(small, tmp_path):
     for number, config in enumerate(configs):
         train(config, tmp_path / "alone" / f"run{number}", console=QUIET)
         one, other = (RunFolder(tmp_path / where / f"run{number}") for where in ("lanes", "alone"))
-        mine, wanted = read_json(one.results), read_json(other.results)
+        mine, wanted = read_json(one.results, dict), read_json(other.results, dict)
         assert {k: mine[k] for k in ("step", "last_step")} == {k: wanted[k] for k in ("step", "last_step")}
         np.testing.assert_allclose(mine["valid"]["loss"], wanted["valid"]["loss"], rtol=1e-5)
         ends.add(mine["last_step"])
@@ -265,3 +265,35 @@ def test_devices_share_the_lanes(num_devices, text, tmp_path):
     said = json.loads(out.splitlines()[-1])
     assert said["devices"] == num_devices and min(said["paces"]) > 0
     assert said["worst"] <= 1e-5
+
+
+def test_a_fault_of_one_run_does_not_end_the_others(text, tmp_path, monkeypatch):
+    """A folder that is gone, or a disk that is full, is the end of one lane."""
+    from hybrid_flax.train.session import Session
+
+    right = Session.after_step
+
+    def after_step(self, step, *rest):
+        if self.folder.path.name == "run1" and step == 4:
+            raise OSError(28, "No space left on device")
+        return right(self, step, *rest)
+
+    monkeypatch.setattr(Session, "after_step", after_step)
+    configs = [tiny.tiny_config(text, seed=seed) for seed in range(2)]
+    ended = {}
+    waiting = [(number, config) for number, config in enumerate(configs)]
+
+    class Feed:
+        def admit(self, count):
+            new, waiting[:] = waiting[:count], waiting[count:]
+            return [open_session(make_setup(config), config, tmp_path / f"run{number}") for number, config in new]
+
+        def stops(self, session):
+            return False
+
+        def ended(self, session, error):
+            ended[session.folder.path.name] = error
+
+    train_lanes(make_setup(configs[0]), 2, Feed())
+    assert ended["run0"] is None and isinstance(ended["run1"], OSError)
+    assert RunFolder(tmp_path / "run0").results.exists() and not RunFolder(tmp_path / "run1").results.exists()

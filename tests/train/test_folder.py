@@ -118,11 +118,35 @@ def test_other_labels_are_named(tmp_path, monkeypatch):
         train(config, tmp_path / "run")
 
 
-def test_a_run_of_version_0_1_has_no_word_on_its_data(copy, config):
+def test_a_run_of_version_0_1_has_no_digest_of_its_data(copy, config):
+    """Its tokenizer still tells where they are others."""
     about = json.loads((copy / "run.json").read_text())
     del about["data"]
     (copy / "run.json").write_text(json.dumps(about))
     train(config, copy)
+    tokenizer = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(tokenizer.replace('h"', 'i"'))
+    with pytest.raises(ConfigError, match="other data: another tokenizer comes of them"):
+        train(config, copy)
+
+
+def test_a_finished_run_was_not_trained_on_what_came_later(tmp_path, capsys):
+    data = tiny.write_text(tmp_path)
+    config = tiny.tiny_config(data, **CHANGES)
+    train(config, tmp_path / "run")
+    data.write_text(data.read_text() + "more\n")
+    train(config, tmp_path / "run", changed_data=True)
+    capsys.readouterr()
+    evaluate_run(tmp_path / "run", "valid", None)
+    assert "these are not the data that it was trained on" in capsys.readouterr().out
+
+
+def test_a_config_that_is_gone(copy, config):
+    (copy / "config.json").unlink()
+    before = (copy / "tokenizer.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"has checkpoints and no config\.json"):
+        train(config, copy)
+    assert (copy / "tokenizer.json").read_bytes() == before
 
 
 # ---- one writer a folder ----
@@ -186,7 +210,8 @@ def test_checkpoints_that_are_gone(finishes, copy, config):
 
 
 def test_a_run_that_was_cut_off_before_its_first_checkpoint(config, finished, tmp_path, monkeypatch):
-    cut_off(config, tmp_path / "run", 2, monkeypatch)
+    cut_off(config, tmp_path / "run", 1, monkeypatch)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")
     train(config, tmp_path / "run")
     assert_same(finished, tmp_path / "run")
@@ -320,8 +345,9 @@ def test_a_signal_in_an_evaluation_stops_there_and_the_evaluation_is_made_up(con
     right = evaluate.add_up
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "add_up", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), right(*a, **k))[1])
-        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 4, which is saved"):
-            train(config, folder)
+        for _ in range(2):  # the second time it is the evaluation that was to be made up
+            with pytest.raises(Interrupted, match="stopped by SIGTERM after step 4, which is saved"):
+                train(config, folder)
         assert not any("eval/loss" in row for row in read_jsonl(folder / "metrics.jsonl"))
     train(config, folder)
     assert_same(finished, folder)
