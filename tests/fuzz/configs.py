@@ -96,13 +96,13 @@ def _make(rng) -> Case:
     if form == "option":
         name = rng.choice([name for name, options in sorted(mixer_options().items()) if options])
         options = sorted(mixer_options()[name].items())
-        numbers = [8 if option.type in (int, float) else 1 for _, option in options]
+        numbers = [{float: 24, int: 8}.get(option.type, 1) for _, option in options]
         key = f"mixers.{name}.{rng.choices([key for key, _ in options], numbers)[0]}"
         layer = rng.choice((name, name, f"cascade:lstm+{name}", f"add:{name}+gru"))
         part = _right_in_itself(draw_value(rng, key, sense_of(key) or "finite", (0, 8, 2)), sense_of(key))
         return Case("config", ("plan", "flags"), (valid("model.pattern", layer), part))
     known = [key for key in KNOBS if key != "model.pattern"]
-    numbers = [2 if isinstance(KNOBS[key].default, int | float) else 1 for key in known]
+    numbers = [{float: 6, int: 2}.get(type(KNOBS[key].default), 1) for key in known]
     keys = list(dict.fromkeys(rng.choices(known, numbers, k=rng.choice((1, 1, 1, 2, 3)))))
     if form == "typed":
         odd = Part("unknown", keys[0], rng.choice(_WRONG_TYPES))
@@ -135,4 +135,4 @@ def _actions(case, here, room) -> list[Action]:
     return [Action([verb, f"--config={config}", *workdir, *changes])]
 
 
-CONFIGS = Strategy(40, _make, _actions)
+CONFIGS = Strategy(56, _make, _actions)
