@@ -130,8 +130,8 @@ def answer(verbs: Mapping[str, Verb], argv: Sequence[str], version: str) -> str 
         return version
     if words[:1] == ["help"]:
         del words[0]
-        if len(words) > 1:
-            raise ConfigError(f"help takes 1 command, {len(words)} given: {' '.join(words)}")
+        if len(words) > 1 or any(word.startswith("-") for word in words):
+            raise ConfigError(f"help takes 1 command and no flags, not {' '.join(words)}")
     elif len(words) == len(argv):
         return None
     return _help_verb(_find_verb(verbs, words[0])) if words and not words[0].startswith("-") else _help_all(verbs)

@@ -51,9 +51,11 @@ def check_number(name: str, value: Any, bounds: Range, unit: str = "") -> None:
     Where they have no upper end, a whole number goes up to LARGEST, and another one must be finite in float32.
     """
     rule = "" if bounds.holds(value) else str(bounds)
+    if not rule and isinstance(value, float) and math.isfinite(value) and abs(value) > _FLOAT32:
+        rule = "finite in float32"
     if not rule and bounds.below is None and bounds.at_most is None:
         if isinstance(value, float):
-            rule = "" if abs(value) <= _FLOAT32 else "finite in float32"
+            rule = "" if math.isfinite(value) else "finite in float32"
         elif abs(value) > LARGEST:
             rule = f"at most {LARGEST}" if value > 0 else f"at least {-LARGEST}"
     if rule:

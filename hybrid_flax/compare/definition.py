@@ -155,8 +155,8 @@ def _check_definition(definition):
             _check_values(values, f"row {row!r} of task {name!r}", _SOLVED)
     names = [name for field in (definition.rows, definition.tasks) for name in field]
     for name in (definition.title, *names):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ConfigError(f"comparison: {name!r} is no name of a comparison, a row or a task: want a line of text")
+        if not isinstance(name, str) or not name.strip() or name != name.encode(errors="ignore").decode():
+            raise ConfigError(f"comparison: {name!r} is no name of a comparison, a row or a task: want a text")
 
 
 def _check_values(values, where, refused):

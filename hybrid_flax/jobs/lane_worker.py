@@ -177,7 +177,7 @@ class Trainer:
     def _take(self, folder):
         try:
             config = load_config(str(folder.trial), trust=True)
-            setup = make_setup(config)
+            setup = make_setup(config, starts=not folder.config.exists())
         except ConfigError as error:
             self._end(folder, error)
             return

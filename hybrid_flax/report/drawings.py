@@ -1,7 +1,6 @@
 """The pictures of a comparison: intervals, learning curves, cost against quality; one figure a task."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row
-from hybrid_flax.report.page import INK, letters, new_figure
+from hybrid_flax.report.page import INK, letters, new_figure, save_figure
 from hybrid_flax.tasks.base import Metric
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.writers import read_jsonl
@@ -98,9 +97,7 @@ def write_pngs(drawings: Mapping[str, Drawing], folder: Path) -> None:
     """Write every drawing as a PNG under its name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # a box stands for the letter
-            drawing.figure.savefig(folder / f"{name}.png", facecolor="white")
+        save_figure(drawing.figure, folder / f"{name}.png", facecolor="white")
         drawing.figure.set_layout_engine("none")  # it is laid out now, and to do so again takes as long as to draw
 
 

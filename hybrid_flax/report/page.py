@@ -7,6 +7,7 @@ import html
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "letters",
     "new_figure",
     "preformatted",
+    "save_figure",
     "subheading",
     "table",
     "text",
@@ -166,15 +168,21 @@ def _cell(cell):
     return f"<td{attributes}>{html.escape(cell.text)}</td>"
 
 
+def save_figure(figure: Any, file: Any, **options: Any) -> None:
+    """`figure.savefig`, without a warning for letters that no font has: a box stands for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(file, **options)
+
+
 def _svg(drawn):
     """The drawing alone: letters as text, sizes and colours left to the page."""
     import matplotlib
 
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "page"}):
-        drawn.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        save_figure(drawn, file, format="svg", transparent=True, metadata=nothing)
     drawing = file.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" xmlns:xlink="XLINK">', drawing, count=1)

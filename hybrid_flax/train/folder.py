@@ -150,7 +150,10 @@ class RunFolder:
 
     def read_about(self) -> dict[str, Any]:
         """What run.json says. Raises ConfigError in one line where it cannot be read."""
-        return read_json(self.about, dict)
+        about = read_json(self.about, dict)
+        if not isinstance(about.get("versions"), dict):
+            raise ConfigError(f"{self.about} is damaged: it has no versions")
+        return about
 
     def read_vocabulary(self) -> tuple[Tokenizer, tuple[str, ...]]:
         """The tokenizer and the labels of the run. Raises ConfigError in one line where they cannot be read."""

@@ -36,8 +36,9 @@ def train(
     values that are not finite, Interrupted, and OSError where the folder cannot be written or is gone; these leave the
     last good checkpoint.
     """
-    known = RunFolder(workdir).read_vocabulary() if changed_data and RunFolder(workdir).config.exists() else ()
-    setup = make_setup(config, *known)
+    goes_on = RunFolder(workdir).config.exists()
+    known = RunFolder(workdir).read_vocabulary() if changed_data and goes_on else ()
+    setup = make_setup(config, *known, starts=not goes_on)
     with Session(setup, config, workdir, experiment_name, console, changed_data=changed_data) as session:
         if session.ended:
             session.progress.message(f"this run is finished: {session.start} steps")

@@ -10,7 +10,7 @@ from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
 from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
-from hybrid_flax.data.text_files import file_versions
+from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
@@ -52,15 +52,24 @@ class Setup(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def make_setup(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[str, ...] | None = None) -> Setup:
+def make_setup(
+    config: Any,
+    tokenizer: Tokenizer | None = None,
+    labels: tuple[str, ...] | None = None,
+    *,
+    starts: bool = True,
+) -> Setup:
     """Build all that a config determines; raises ConfigError in one line for whatever does not fit.
 
-    tokenizer, labels: those of a run, as in `read_source`.
+    tokenizer, labels: those of a run, as in `read_source`. starts: whether a run starts, for which config.model.vectors
+    must be there; one that goes on needs them no more.
     """
     validate(config)
     check_task(config)
     try:
         source = read_source(config, tokenizer, labels)
+        if config.model.vectors and starts:
+            regular_file(find_path(config.model.vectors))
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
         notes = _check_prompt(config, source.tokenizer)

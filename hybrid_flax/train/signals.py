@@ -58,7 +58,12 @@ def end_on_signals() -> Iterator[None]:
         raise Terminated(number)
 
     show = sys.unraisablehook
-    sys.unraisablehook = lambda event: None if isinstance(event.exc_value, Terminated) else show(event)
+
+    def show_others(event):
+        if not isinstance(event.exc_value, Terminated):
+            show(event)
+
+    sys.unraisablehook = show_others
     try:
         with _handled_by(end):
             yield
@@ -67,7 +72,8 @@ def end_on_signals() -> Iterator[None]:
             raise Terminated(came[0]) from error
         raise
     finally:
-        sys.unraisablehook = show
+        if sys.unraisablehook is show_others:  # or somebody else's stands on it
+            sys.unraisablehook = show
 
 
 @contextmanager
