@@ -160,7 +160,7 @@ def _check_definition(definition):
 
 
 def _check_values(values, where, refused):
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f'{where}: must be {{"a.b": value}}, not {str(values)[:80]!r}')
     for key in values:
         if key in refused:

@@ -6,10 +6,12 @@ asynchronous; a save that was cut off is not a checkpoint.
 """
 
 import functools
+import gc
 import json
 import logging
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -206,16 +208,27 @@ class Checkpoints:
             if lost:
                 raise Damaged(f"{name} is damaged: {min(lost)} was saved and is not there")
             raise ValueError(f"{name} does not fit this model: {problem}")
+        reason = ""
         try:
             tree = ocp.load(self._directory / str(step), _nested(path, target))
         except Exception as error:
-            raise Damaged(f"{name} cannot be read: {_reason(error)}") from error
+            reason = _reason(error)
+        if reason:
+            _drop_what_is_left()
+            raise Damaged(f"{name} cannot be read: {reason}")
         changed = [key for key, value in _checksums(tree).items() if (checksums or {}).get(key, value) != value]
         if changed:
             raise Damaged(f"{name} is damaged: {changed[0]} is not what was saved")
         for part in path:
             tree = tree[part]
         return tree
+
+
+def _drop_what_is_left():
+    """Let go, without a page on the screen, of the reads that Orbax began before one of them failed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited"
+        gc.collect()
 
 
 class _Preservation(NamedTuple):

@@ -70,11 +70,15 @@ def _actions(case, here, room) -> list[Action]:
         if said[figures:] == sound[figures:] or any(_TOLD.search(line) for line in said if line not in sound):
             return ""
         part = case.parts[0]
-        if verb == "diff" and part.name == "metrics.jsonl" and part.text.startswith(("cut", "not")):
+        if (verb, part.name, part.text.split()[0]) in _UNFINISHED:
             return ""  # as of a run that was cut off there, with a torn line at the end
         return f"{part.name} {part.text.split()[0]}, {verb}: not a word"
 
     return [Action(lambda: _act(verb, run, room), check)]
+
+
+# Harm that makes of a run one that is not finished, which `diff` takes too.
+_UNFINISHED = {("diff", "metrics.jsonl", "cut"), ("diff", "metrics.jsonl", "not"), ("diff", "results.json", "delete")}
 
 
 def write_sound(room: Path) -> None:
