@@ -198,7 +198,7 @@ def test_stopped_by_signals(text, tmp_path):
         assert (code, err) == (128 + number, "")
         step = int(out.split(f"stopped by {number.name} after step ")[1].split(",")[0])
         assert out.endswith(f"after step {step}, which is saved; run the same command to go on\n")
-        assert list_names(workdir / "checkpoints") == [str(step)] and step > last
+        assert max(map(int, list_names(workdir / "checkpoints"))) == step > last
         last = step
     code, out, err = tiny.python(*command)
     assert (code, err) == (0, "")
