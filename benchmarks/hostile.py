@@ -1,6 +1,6 @@
 """A fuzzer: hostile configs, layers, sweeps, comparisons, run folders, data files and command lines.
 
-    python benchmarks/hostile.py --cases=2000 --seed=0              # all kinds, about ten minutes on two cores
+    python benchmarks/hostile.py --cases=2000 --seed=0              # all kinds, about five minutes on two cores
     python benchmarks/hostile.py --cases=300 --kind=config,layers   # some kinds
     python benchmarks/hostile.py --seed=0 --case=17                # one again, with its input (of the same --kind)
 

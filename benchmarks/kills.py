@@ -1,11 +1,11 @@
 """Jobs that are killed at random moments and gone on with, against the same jobs left alone, bit for bit.
 
-    python benchmarks/kills.py --kills=60 --seed=0                    # 20 to 30 minutes on two cores
+    python benchmarks/kills.py --kills=60 --seed=0                    # about twelve minutes on one core
     python benchmarks/kills.py --kills=10 --job=stream --kind=damage
 
 Every job lasts some seconds and is run undisturbed first. Then it is started again and again in new folders, disturbed
 at a moment drawn uniformly from its duration, start-up included, and the same command is repeated until it ends: every
-row of metrics.jsonl, results.json, the tables and the final parameters must be those of the undisturbed job.
+row of metrics.jsonl, results.json, the tables and the final parameters must equal the undisturbed job's.
 
 SIGKILL, SIGTERM: the signal, to the process that was started. full disk: from the moment on no file of any of its
 processes can grow, and it ends by itself (RLIMIT_FSIZE, so the error is EFBIG and not ENOSPC, and empty files, folders

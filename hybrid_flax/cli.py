@@ -66,13 +66,15 @@ def _train(options) -> int:
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
-    except (ConfigError, TrainingFailed, OSError, RuntimeError) as failure:
-        if options.coordinator is None and not isinstance(failure, TrainingFailed):
-            raise
-        print(f"error: {one_line(failure)[:500]}", file=sys.stderr)
-        code = 2 if isinstance(failure, ConfigError) else getattr(failure, "exit_code", 1)
-        leave(code)
-        return code
+    except TrainingFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        leave(failure.exit_code)
+        return failure.exit_code
+    except (ConfigError, OSError, RuntimeError) as failure:
+        if options.coordinator is not None:  # the others would wait for this one
+            print(f"error: {one_line(failure)[:500]}", file=sys.stderr)
+            leave(2 if isinstance(failure, ConfigError) else 1)
+        raise
     finish_run(workdir, run, results)
     return 0
 

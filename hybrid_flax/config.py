@@ -18,8 +18,9 @@ from ml_collections.config_dict import placeholder
 
 from hybrid_flax.errors import ConfigError, running
 from hybrid_flax.files import read_json
-from hybrid_flax.knobs import KNOBS, check_range, fits
+from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.registry import known_fusions, mixer_options
+from hybrid_flax.ranges import fits
 from hybrid_flax.spelling import ABBREVIATIONS, read_whole
 
 __all__ = [
@@ -292,7 +293,7 @@ def _merge_saved(saved, path):
         merged = dict(base)
         for key, value in saved.items():
             old = base.get(key)
-            if old is not None and not fits(value, old):
+            if old is not None and not fits(value, type(old)):
                 raise ConfigError(f"{path} is damaged: {prefix}{key}={value!r} is no {type(old).__name__}")
             merged[key] = merge(old or {}, value, f"{prefix}{key}.") if isinstance(value, dict) else value
         return merged
@@ -357,7 +358,7 @@ def _cast(key, value, kind, old):
         return float(value) if abs(value) < 2**1023 else math.inf
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(value)
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+    if not fits(value, kind):
         raise ConfigError(f"{key}={value!r} is no {kind.__name__}")
     return value
 

@@ -63,10 +63,10 @@ def peak_bytes(fn: Callable, *args: Any) -> int:
 
     The jaxpr is run in its order: a value takes its bytes from the equation that makes it to the last one that reads
     it, and so the values that a backward pass reads live from the forward pass to there. Two kinds of value take none.
-    An aliased one (reshape, transpose, ...) is its operand. One that is made element by element, and read by nothing
-    but such equations and reductions, is fused into them by XLA; what it is made of lives as long as it would. An
-    equation that holds a jaxpr takes what that takes, for one pass of a loop, beside its own results. XLA's own order
-    and fusions are others: compiled models are within about a quarter of it. Arguments may be `ShapeDtypeStruct`s.
+    An alias (reshape, transpose, ...) is its operand. XLA fuses a value into the equations that read it where it is
+    element-wise and all of them are element-wise or reductions; its operands then live until the last of them. An
+    equation that holds a jaxpr takes what that takes, for one pass of a loop, beside its own results. XLA chooses its
+    own order and fusions: compiled models are within about a quarter of it. Arguments may be `ShapeDtypeStruct`s.
     """
     closed = jax.make_jaxpr(fn)(*args)
     return _peak(dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)[0])

@@ -8,9 +8,9 @@ import math
 from typing import Any, NamedTuple
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.ranges import WIDEST, Range, check_number
+from hybrid_flax.ranges import WIDEST, Range, check_number, fits
 
-__all__ = ["KNOBS", "Knob", "check_range", "fits"]
+__all__ = ["KNOBS", "Knob", "check_range"]
 
 
 class Knob(NamedTuple):
@@ -248,13 +248,7 @@ KNOBS = {
 def check_range(key: str, value: Any) -> None:
     """Raise ConfigError where `value` is no value of the knob `key`, or out of its range."""
     knob = KNOBS[key]
-    if not fits(value, knob.default):
+    if not fits(value, type(knob.default)):
         raise ConfigError(f"{key}={value!r} is no {type(knob.default).__name__}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         check_number(key, value, Range(knob.at_least, knob.above, knob.below, knob.at_most), knob.unit)
-
-
-def fits(value: Any, default: Any) -> bool:
-    """Whether `value` has the type of `default`, as a config or JSON writes it."""
-    kinds = {float: (float, int), tuple: (list, tuple)}.get(type(default), (type(default),))
-    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from hybrid_flax.errors import ConfigError
 
-__all__ = ["LARGEST", "WIDEST", "Bias", "Count", "Positive", "Range", "Share", "Width", "check_number"]
+__all__ = ["LARGEST", "WIDEST", "Bias", "Count", "Positive", "Range", "Share", "Width", "check_number", "fits"]
 
 LARGEST = 2**31 - 1  # of whole numbers: sizes and counts are int32 on a device
 WIDEST = 2**20  # features; a matrix of as many by as many is 4 TiB
@@ -60,3 +60,9 @@ def check_number(name: str, value: Any, bounds: Range, unit: str = "") -> None:
             rule = f"at most {LARGEST}" if value > 0 else f"at least {-LARGEST}"
     if rule:
         raise ConfigError(f"{name}={value} must be {rule}{f' ({unit})' if unit else ''}")
+
+
+def fits(value: Any, kind: type) -> bool:
+    """Whether `value` has a type, as a config or JSON writes it: 1 is a float too, a list a tuple, True no number."""
+    kinds = {float: (float, int), tuple: (list, tuple)}.get(kind, (kind,))
+    return isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)

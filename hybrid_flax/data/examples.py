@@ -77,9 +77,9 @@ def fold_records(
 
 
 def unseen_names(records: Iterable[Record], kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The sorted labels of records that are none of `names`, those of training; of spans B- and I- of every such type.
+    """The sorted labels of records that are none of `names`, the labels of training; for spans B- and I- of each type.
 
-    Raises ValueError for a tag that marks no span where those of training do.
+    Raises ValueError for a tag that marks no span where the tags of training mark spans.
     """
     find = _finder(names)
     found = {name: r.where for r in records if names for name in names_of_label(r, kind) if find(name) is None}

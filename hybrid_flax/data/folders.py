@@ -1,4 +1,4 @@
-"""Folders of data: which of their files are which split, and what is left out."""
+"""Folders of data: which file belongs to which split, and which files are left out."""
 
 import os
 import re

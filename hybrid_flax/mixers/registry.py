@@ -16,7 +16,7 @@ from hybrid_flax.cells.inputs import conv
 from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
-from hybrid_flax.ranges import Range, check_number
+from hybrid_flax.ranges import Range, check_number, fits
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
@@ -69,8 +69,7 @@ class Option(NamedTuple):
         """Raise ConfigError where `value` is no value of the option, which an error calls `name`."""
         if self.type not in (int, float, str, bool) or (value is None and self.default is None):
             return
-        wanted = (int, float) if self.type is float else self.type
-        if not isinstance(value, wanted) or isinstance(value, bool) != (self.type is bool):
+        if not fits(value, self.type):
             raise ConfigError(f"{name}={value!r} is no {self.type.__name__}")
         if self.choices and value not in self.choices:
             raise ConfigError(f"{name}={value!r} is none of {', '.join(self.choices)}")

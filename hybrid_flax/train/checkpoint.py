@@ -96,7 +96,7 @@ class Checkpoints:
         except Exception as error:
             raise SaveFailed(f"the checkpoint of step {step} was not saved: {_reason(error)}") from error
         self._records[step] = record
-        kept = {*sorted(self._records)[-2:], self.best()}
+        kept = _kept(self._records, self.best())
         self._records = {step: record for step, record in self._records.items() if step in kept}
 
     def restore(self, step: int, like: PyTree) -> PyTree:
@@ -231,14 +231,19 @@ def _drop_what_is_left():
         gc.collect()
 
 
+def _kept(steps, best):
+    """The steps that stay: the best, and two more, so that one is left where the latest turns out to be damaged."""
+    return {*sorted(steps)[-2:], best}
+
+
 class _Preservation(NamedTuple):
-    """Keeps the best step, and two more, so that one is left where the latest turns out to be damaged."""
+    """`_kept`, as Orbax asks for it."""
 
     best: Callable[[], int | None]
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-2:], self.best()}
+        kept = _kept(steps, self.best())
         return [step in kept for step in steps]
 
 
