@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hybrid_flax.mixers.recurrent import choose_form
-from hybrid_flax.mixers.registry import make_cell, make_mixer, mixer_options
+from hybrid_flax.mixers.registry import make_cell, make_mixer, registered_mixers
 from hybrid_flax.typing import Segments
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     print(f"{device}, jax {jax.__version__}, {sizes}\n")
     print("| cell | form | forward ms | forward + backward ms | chosen |\n|---|---|--:|--:|---|")
-    names = options.cells.split(",") if options.cells else list(mixer_options())
+    names = options.cells.split(",") if options.cells else registered_mixers()
     for name in names:
         cell = make_cell(name, sizes["width"])
         if cell is None:

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_flax.mixers.fusion import fuse
     from hybrid_flax.mixers.registry import (
         make_mixer,
         parse_pattern,
@@ -23,6 +24,7 @@ __all__ = [
     "Run",
     "Segments",
     "Traits",
+    "fuse",
     "load_run",
     "make_mixer",
     "parse_pattern",
@@ -36,6 +38,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("Cell", "Mixer", "Segments", "Traits"), "hybrid_flax.typing"),
     **dict.fromkeys(("Run", "load_run"), "hybrid_flax.runs"),
+    "fuse": "hybrid_flax.mixers.fusion",
 }
 
 

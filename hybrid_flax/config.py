@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from ml_collections.config_dict import placeholder
 from hybrid_flax.errors import ConfigError, running
 from hybrid_flax.files import read_json
 from hybrid_flax.knobs import KNOBS, check_range
+from hybrid_flax.mixers.grammar import names_in
 from hybrid_flax.mixers.registry import known_fusions, mixer_options
 from hybrid_flax.ranges import fits
-from hybrid_flax.spelling import ABBREVIATIONS, read_whole
+from hybrid_flax.spelling import ABBREVIATIONS, read_value
 
 __all__ = [
     "ConfigError",
@@ -133,9 +133,8 @@ def check_trust(what: str, file: str, trust: bool) -> None:
 def unknown_mixers(saved: Mapping[str, Any]) -> list[str]:
     """The mixers and fusions of a saved config's pattern that are not registered in this process."""
     try:
-        words = set(re.findall(r"[^\W\d]\w*", saved["model"]["pattern"]))
-        fusions = {word for word in words if f"{word}:" in saved["model"]["pattern"]} - set(known_fusions())
-        return sorted((words & saved["mixers"].keys() - mixer_options().keys()) | fusions)
+        mixers, fusions = names_in(saved["model"]["pattern"])
+        return sorted((mixers & saved["mixers"].keys() - mixer_options().keys()) | fusions - {*known_fusions()})
     except (KeyError, TypeError, AttributeError):
         return []  # whoever reads the config says what is wrong with it
 
@@ -177,7 +176,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         target, leaf = _find(config, key, f"--config.{text}")
         kind = target.get_type(leaf)
         try:
-            target[leaf] = _parse(value, kind)
+            target[leaf] = read_value(value, kind)
         except ValueError:
             raise ConfigError(f"--config.{text}: {value!r} is no {kind.__name__}") from None
     return config
@@ -215,16 +214,19 @@ def value_at(config: Values, key: str) -> Any:
 def config_hash(config: Values) -> str:
     """Eight hexadecimal digits of the resolved values.
 
-    A knob that a later version added counts only where it is not at its default: no hash changes with the version.
+    A knob that a later version than 0.1 added, and an option of a fusion, which had none then, counts only where it is
+    not at its default: no hash changes with the version.
     """
-    flat = {key: value for key, value in flatten(config).items() if not _is_new(key, value)}
+    later = {key: knob.default for key, knob in KNOBS.items() if knob.since > "0.1"} | _fusion_defaults()
+    flat = {key: value for key, value in flatten(config).items() if key not in later or value != later[key]}
     text = json.dumps(flat, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def with_new_knobs(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat values that an earlier version saved, with what it did not know: knobs at their default, others as given."""
-    return {key: KNOBS[key].default if key in KNOBS else value for key, value in given.items()} | dict(saved)
+    """Flat values that an earlier version saved, with what it did not know: at its default, or else as given."""
+    defaults = {key: knob.default for key, knob in KNOBS.items()} | _fusion_defaults()
+    return {key: defaults.get(key, value) for key, value in given.items()} | dict(saved)
 
 
 def config_diff(old: Values, new: Values) -> list[str]:
@@ -301,8 +303,10 @@ def _merge_saved(saved, path):
     return ConfigDict(merge(base_config().to_dict(), saved))
 
 
-def _is_new(key, value):
-    return key in KNOBS and KNOBS[key].since > "0.1" and value == KNOBS[key].default
+def _fusion_defaults():
+    """{"mixers.sharnn.window": 256, ...}: the options of fusions."""
+    options = {name: options for name, options in mixer_options().items() if name in known_fusions()}
+    return flatten({"mixers": {name: {key: one.default for key, one in own.items()} for name, own in options.items()}})
 
 
 def _read_saved(path):
@@ -361,20 +365,3 @@ def _cast(key, value, kind, old):
     if not fits(value, kind):
         raise ConfigError(f"{key}={value!r} is no {kind.__name__}")
     return value
-
-
-def _parse(text, kind):
-    if kind is bool:
-        values = {"true": True, "1": True, "false": False, "0": False}
-        if text.lower() not in values:
-            raise ValueError(text)
-        return values[text.lower()]
-    if kind is int:
-        return read_whole(text)
-    if kind is float:
-        return float(text)
-    if kind is tuple:
-        return tuple(json.loads(text))
-    if kind is str:
-        return text
-    raise ValueError(text)

@@ -1,9 +1,11 @@
-"""How people write knobs and numbers: the usual abbreviations, and whole numbers with an exponent or underscores."""
+"""How people write knobs and values: the usual abbreviations, and whole numbers with an exponent or underscores."""
 
+import json
 import re
 from decimal import Decimal
+from typing import Any
 
-__all__ = ["ABBREVIATIONS", "read_whole"]
+__all__ = ["ABBREVIATIONS", "read_value", "read_whole"]
 
 # What is meant by names that are spelt too differently to be found by likeness.
 ABBREVIATIONS: dict[str, tuple[str, ...]] = {
@@ -26,8 +28,8 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "warmup": ("schedule.warmup_steps",),
 }
 
-_WHOLE = re.compile(r"[+-]?\d[\d_]*")
-_WITH_EXPONENT = re.compile(r"[+-]?\d[\d_]*(\.\d+)?e\+?\d{1,2}", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?[0-9][0-9_]*")
+_WITH_EXPONENT = re.compile(r"[+-]?[0-9][0-9_]*(\.[0-9]+)?e\+?[0-9]{1,2}", re.IGNORECASE)
 
 
 def read_whole(text: str) -> int:
@@ -39,3 +41,19 @@ def read_whole(text: str) -> int:
     if value is None or value != int(value):
         raise ValueError(f"{text!r} is no whole number")
     return int(value)
+
+
+def read_value(text: str, kind: type) -> Any:
+    """The bool, int, float, tuple (as JSON) or str in `text`. Raises ValueError for a text that is none."""
+    if kind is str:
+        return text
+    if kind is tuple:
+        return tuple(json.loads(text))
+    if kind is int:
+        return read_whole(text)
+    if kind is float and text.isascii():
+        return float(text)
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if kind is not bool or text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]

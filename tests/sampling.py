@@ -45,10 +45,7 @@ def changed_files() -> set[str]:
 def sources(name: str) -> set[str]:
     """The source files of the mixer `name`: its parts, its fusion, and all that they import."""
     layer = registry.parse_layer(name)
-    builders = [registry._primitives[part].source for part in layer.mixers]
-    if layer.parts:
-        builders.append(registry._fusions[layer.name].source)
-    modules = [builder.rpartition(".")[0] for builder in builders]
+    modules = [registry._known()[part].source.rpartition(".")[0] for part in layer.names]
     if any(registry._primitives[part].build_cell for part in layer.mixers):
         modules.append("hybrid_flax.mixers.recurrent")
     return {file for module in modules for file in _closure(module)}

@@ -152,8 +152,8 @@ def forget() -> None:
 def narrowed(name: str, **options: Any) -> dict[str, Any]:
     """`options` as far as the parts of `name` have them, and short windows, chunks and blocks where they have any."""
     given = {}
-    for part in registry.parse_layer(name).mixers:
-        known = registry.mixer_options()[part]
+    for part in registry.parse_layer(name).names:
+        known = registry.mixer_options().get(part, {})
         for key, length in SHORT.items():
             if key in known and known[key].default is not None:
                 given[f"{part}.{key}"] = length

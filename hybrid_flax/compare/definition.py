@@ -124,9 +124,13 @@ def _make_contender(definition, row, values, task, base, budget) -> Contender:
 
 def _mechanisms(layers):
     """The names that mix along time; a fusion of one part has a mechanism besides it, unless it is `bi`."""
-    parsed = [parse_layer(layer) for layer in layers]
-    own = {layer.name for layer in parsed if len(layer.parts) == 1 and layer.name != "bi"}
-    return frozenset(own.union(*(layer.mixers for layer in parsed)))
+    own, waiting = set(), [parse_layer(layer) for layer in layers]
+    while waiting:
+        layer = waiting.pop()
+        waiting += layer.parts
+        if not layer.parts or (len(layer.parts) == 1 and layer.name != "bi"):
+            own.add(layer.name)
+    return frozenset(own)
 
 
 def _check_definition(definition):

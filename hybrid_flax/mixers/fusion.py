@@ -1,4 +1,7 @@
-"""Combinators: they take mixers and return a mixer, so that whatever holds for a mixer holds for a fusion."""
+"""Combinators: they take mixers and return a mixer, so that whatever holds for a mixer holds for a fusion.
+
+`fuse` makes one of two mixers and a formula; those that follow it are made with it.
+"""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -6,36 +9,105 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from hybrid_flax.cells.inputs import compose
 from hybrid_flax.mixers.attention import sha
 from hybrid_flax.ops.broadcast import align
 from hybrid_flax.ops.initializers import fan_in_normal
 from hybrid_flax.ops.linear import contract, project
 from hybrid_flax.ops.norm import layer_norm, rms_norm
 from hybrid_flax.ops.segments import document_positions
+from hybrid_flax.ranges import Count
 from hybrid_flax.typing import Array, Hidden, Init, Mixer, Params, Segments, State, Traits, state_dtype
 
-__all__ = ["add", "bi", "cascade", "concat", "context", "feed", "gate", "parallel", "reverse", "sharnn"]
+__all__ = [
+    "Branch",
+    "add",
+    "bi",
+    "cascade",
+    "concat",
+    "context",
+    "feed",
+    "fuse",
+    "gate",
+    "parallel",
+    "reverse",
+    "sharnn",
+]
 
-_Branch: TypeAlias = Callable[[Hidden], Hidden]  # a mixer whose params and state are given already
+Branch: TypeAlias = Callable[[Hidden], Hidden]  # a mixer whose params and state are given already
+
+
+def fuse(
+    name: str,
+    a: Mixer,
+    b: Mixer,
+    combine: Callable[[Params, Hidden, Branch, Branch], Hidden],
+    init_own: Init = lambda key: {},
+) -> Mixer:
+    """A mixer of a and b, which `combine(params, x, run_a, run_b)` runs once each.
+
+        def scale(a, b, width):
+            return fuse("scale", a, b, lambda params, x, run_a, run_b: run_a(x) * jax.nn.sigmoid(run_b(x)))
+
+        register_fusion("scale", scale, "lstm+attn")
+
+    The parts take and return their states, documents and padding behind `run_a` and `run_b`; `combine` works on each
+    token by itself. Whatever it makes of padding is zero in the end.
+
+    Args:
+        name: in errors and in `traits.spec`.
+        combine: (params, x[B,T,D], run_a, run_b) -> y[B,T,D]; params are those of `init_own`, beside "a" and "b".
+        init_own: (key) -> parameters of the fusion itself, under names of `typing.LEAF_KINDS`; none by default.
+
+    Raises:
+        ValueError: by `init`, for parameters that are called "a" or "b"; by `apply`, for a state where a part reads the
+            future.
+    """
+    traits = _traits(name, a, b, lambda a, b: fuse(name, a, b, combine, init_own))
+
+    def init(key: Array) -> Params:
+        key_a, key_b, key_own = jax.random.split(key, 3)
+        own = init_own(key_own)
+        if taken := own.keys() & {"a", "b"}:
+            raise ValueError(
+                f"fusion {name}: parameters {', '.join(sorted(taken))} are those of its parts: rename them"
+            )
+        return {"a": a.init(key_a), "b": b.init(key_b), **own}
+
+    def init_state(batch_size: int, capacity: int) -> State:
+        return {"a": a.init_state(batch_size, capacity), "b": b.init_state(batch_size, capacity)}
+
+    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
+        if state is not None and not traits.causal:
+            raise ValueError(f"{name} of a mixer that reads the future takes no state")
+        after: dict[str, State] = {}
+
+        def run(part: str, mixer: Mixer, x: Hidden) -> Hidden:
+            y, after[part] = mixer.apply(params[part], x, segments, None if state is None else state[part])
+            return y
+
+        y = combine(params, x, lambda x: run("a", a, x), lambda x: run("b", b, x))
+        y = jnp.where((segments.ids > 0)[..., None], y, 0)
+        return y, None if state is None else after
+
+    return Mixer(init, init_state, apply, traits)
 
 
 def cascade(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = h + b(h) with h = a(x): b reads the states of a and adds to them."""
     del width
-    return _fuse("cascade", a, b, lambda params, x, run_a, run_b: _cascade(x, run_a, run_b))
+    return fuse("cascade", a, b, lambda params, x, run_a, run_b: _cascade(x, run_a, run_b))
 
 
 def add(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = a(x) + b(x): two parallel branches, summed."""
     del width
-    return _fuse("add", a, b, lambda params, x, run_a, run_b: run_a(x) + run_b(x))
+    return fuse("add", a, b, lambda params, x, run_a, run_b: run_a(x) + run_b(x))
 
 
 def gate(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = g ⊙ a(x) + (1 - g) ⊙ b(x), g = σ(x W + c) per feature. Parameters: gate.kernel [D, D], gate.bias [D]."""
 
-    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+    def combine(params: Params, x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
         pre = contract(x, params["gate"]["kernel"], x.dtype)
         g = jax.nn.sigmoid(pre + align(params["gate"]["bias"], pre)).astype(x.dtype)
         return g * run_a(x) + (1 - g) * run_b(x)
@@ -43,24 +115,25 @@ def gate(a: Mixer, b: Mixer, width: int) -> Mixer:
     def init(key: Array) -> Params:
         return {"gate": {"kernel": fan_in_normal(key, (width, width)), "bias": jnp.zeros(width)}}
 
-    return _fuse("gate", a, b, combine, init)
+    return fuse("gate", a, b, combine, init)
 
 
 def concat(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = [a(x); b(x)] W. Parameters: output.kernel [2 D, D]."""
 
-    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+    def combine(params: Params, x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
         return project(jnp.concatenate([run_a(x), run_b(x)], axis=-1), params["output"]["kernel"])
 
     def init(key: Array) -> Params:
         return {"output": {"kernel": fan_in_normal(key, (2 * width, width))}}
 
-    return _fuse("concat", a, b, combine, init)
+    return fuse("concat", a, b, combine, init)
 
 
 def context(a: Mixer, b: Mixer, width: int) -> Mixer:
     """y = b(a(x)): b's reading of a's states alone goes on."""
-    return compose(a, b)._replace(traits=_traits("context", a, b, lambda a, b: context(a, b, width)))
+    del width
+    return fuse("context", a, b, lambda params, x, run_a, run_b: run_b(run_a(x)))
 
 
 def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:
@@ -70,14 +143,14 @@ def parallel(a: Mixer, b: Mixer, width: int) -> Mixer:
     the other, whatever the sizes of their outputs. Parameters: a_norm.scale, b_norm.scale [D] (β_a, β_b).
     """
 
-    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+    def combine(params: Params, x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
         return (rms_norm(run_a(x), **params["a_norm"]) + rms_norm(run_b(x), **params["b_norm"])) / 2
 
     def init(key: Array) -> Params:
         del key
         return {"a_norm": {"scale": jnp.ones(width)}, "b_norm": {"scale": jnp.ones(width)}}
 
-    return _fuse("parallel", a, b, combine, init)
+    return fuse("parallel", a, b, combine, init)
 
 
 def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
@@ -87,7 +160,7 @@ def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
     (α), norm.scale and norm.bias [D].
     """
 
-    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+    def combine(params: Params, x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
         read = run_a(x).astype(state_dtype(x.dtype))
         fed = x + (align(params["residual"]["scale"], read) * read).astype(x.dtype)
         return run_b(layer_norm(fed, **params["norm"]))
@@ -96,20 +169,20 @@ def feed(a: Mixer, b: Mixer, width: int) -> Mixer:
         del key
         return {"residual": {"scale": jnp.zeros(1)}, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}
 
-    return _fuse("feed", a, b, combine, init)
+    return fuse("feed", a, b, combine, init)
 
 
-def sharnn(a: Mixer, width: int, *, window: int = 256) -> Mixer:
+def sharnn(a: Mixer, width: int, *, window: Count = 256) -> Mixer:
     """y = LN(h) + sha(h), h = a(x): an RNN, then one head over the last `window` of its own states (Merity 2019).
 
     `attention.sha` holds every parameter besides those of a: LN is its state_norm.
     """
 
-    def combine(params: Params, x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+    def combine(params: Params, x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
         h = run_a(x)
         return layer_norm(h, **params["b"]["state_norm"]) + run_b(h)
 
-    return _fuse("sharnn", a, sha(width, window=window), combine)
+    return fuse("sharnn", a, sha(width, window=window), combine)
 
 
 def bi(a: Mixer, width: int) -> Mixer:
@@ -134,52 +207,20 @@ def reverse(a: Mixer) -> Mixer:
     def init_state(batch_size: int, capacity: int) -> State:
         raise ValueError("a reversed mixer reads the future and has no state to carry")
 
-    inner = a.traits.watched
-    watched = None if inner is None else (lambda watch: reverse(inner(watch)))
-    return Mixer(a.init, init_state, apply, Traits(False, (("a", a),), ("reverse",), watched=watched))
+    watched, rebuild = a.traits.watched, a.traits.rebuild
+    traits = Traits(False, (("a", a),), ("reverse", a.traits.spec))
+    if watched is not None:
+        traits = traits._replace(watched=lambda watch: reverse(watched(watch)))
+    if rebuild is not None:  # the parts of a reversed fusion are its own, reversed
+        parts = tuple((name, reverse(part)) for name, part in a.traits.parts)
+        traits = traits._replace(parts=parts, rebuild=lambda *parts: reverse(rebuild(*map(reverse, parts))))
+    return Mixer(a.init, init_state, apply, traits)
 
 
 def _traits(name: str, a: Mixer, b: Mixer, rebuild: Callable[[Mixer, Mixer], Mixer]) -> Traits:
     return Traits(a.traits.causal and b.traits.causal, (("a", a), ("b", b)), (name,), rebuild)
 
 
-def _cascade(x: Hidden, run_a: _Branch, run_b: _Branch) -> Hidden:
+def _cascade(x: Hidden, run_a: Branch, run_b: Branch) -> Hidden:
     h = run_a(x)
     return h + run_b(h)
-
-
-def _fuse(
-    name: str,
-    a: Mixer,
-    b: Mixer,
-    combine: Callable[[Params, Hidden, _Branch, _Branch], Hidden],
-    init_own: Init = lambda key: {},
-) -> Mixer:
-    """A mixer of a and b, each run once by `combine(params, x, run_a, run_b)`; run_* hide params and states.
-
-    Whatever `combine` makes of padding, it is zero in the end.
-    """
-
-    traits = _traits(name, a, b, lambda a, b: _fuse(name, a, b, combine, init_own))
-
-    def init(key: Array) -> Params:
-        key_a, key_b, key_own = jax.random.split(key, 3)
-        return {"a": a.init(key_a), "b": b.init(key_b), **init_own(key_own)}
-
-    def init_state(batch_size: int, capacity: int) -> State:
-        return {"a": a.init_state(batch_size, capacity), "b": b.init_state(batch_size, capacity)}
-
-    def apply(params: Params, x: Hidden, segments: Segments, state: State | None = None) -> tuple[Hidden, State | None]:
-        if state is not None and not traits.causal:
-            raise ValueError(f"{name} of a mixer that reads the future takes no state")
-        after: dict[str, State] = {}
-
-        def run(part: str, mixer: Mixer, x: Hidden) -> Hidden:
-            y, after[part] = mixer.apply(params[part], x, segments, None if state is None else state[part])
-            return y
-
-        y = combine(params, x, lambda x: run("a", a, x), lambda x: run("b", b, x))
-        y = jnp.where((segments.ids > 0)[..., None], y, 0)
-        return y, None if state is None else after
-
-    return Mixer(init, init_state, apply, traits)

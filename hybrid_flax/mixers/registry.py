@@ -1,26 +1,25 @@
-"""Names for mixers: the layer grammar `[fusion:]name[+name]` and what each name stands for.
+"""Names for mixers: what each name of the layer grammar (`mixers.grammar`) stands for.
 
 `parse_layer` is the one reader of a layer, `parse_pattern` of the layers of a model. Options belong to names:
-`make_mixer("cascade:lstm+swa", 64, **{"swa.window": 32})`. An option without a name goes to every part that has it.
+`make_mixer("cascade:lstm+swa", 64, **{"swa.window": 32})`. An option without a name goes to every part that has it, and
+one that stands in the layer, as in `add:swa@window=16+swa@window=64`, to the part that it stands with.
 """
 
 import functools
-import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.errors import ConfigError, nearest
+from hybrid_flax.errors import nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
+from hybrid_flax.mixers.grammar import RESERVED, Layer, Named, count_layers, read_layer
+from hybrid_flax.mixers.options import Option, check_defaults, options_of
 from hybrid_flax.mixers.recurrent import recurrent
-from hybrid_flax.ranges import Range, check_number, fits
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
-    "Layer",
+    "known_fusions",
     "make_cell",
     "make_mixer",
     "mixer_options",
@@ -34,49 +33,6 @@ __all__ = [
 ]
 
 
-class Layer(NamedTuple):
-    """A layer as it was read: a mixer by its name, or a fusion, by its name, of the layers in `parts`.
-
-    options: (option, value) pairs of a mixer, sorted, those at their default left out.
-    """
-
-    name: str
-    parts: tuple["Layer", ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def mixers(self) -> tuple[str, ...]:
-        """The names of the mixers in it, from left to right."""
-        return tuple(name for part in self.parts for name in part.mixers) if self.parts else (self.name,)
-
-    def __str__(self) -> str:
-        """What `parse_layer` reads it from, without options."""
-        return f"{self.name}:{'+'.join(map(str, self.parts))}" if self.parts else self.name
-
-
-class Option(NamedTuple):
-    """One keyword of a builder: its default, its type, and where it may stand as `Annotated` says beside it.
-
-    bounds: of a number. choices: of a text, () where any will do.
-    """
-
-    default: Any
-    type: type
-    bounds: Range = Range()
-    choices: tuple[str, ...] = ()
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise ConfigError where `value` is no value of the option, which an error calls `name`."""
-        if self.type not in (int, float, str, bool) or (value is None and self.default is None):
-            return
-        if not fits(value, self.type):
-            raise ConfigError(f"{name}={value!r} is no {self.type.__name__}")
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{name}={value!r} is none of {', '.join(self.choices)}")
-        if self.type in (int, float):
-            check_number(name, value, self.bounds)
-
-
 class _Primitive(NamedTuple):
     """build: (width, **options) -> Mixer. definition: the function that was registered, and what was given with it."""
 
@@ -86,15 +42,20 @@ class _Primitive(NamedTuple):
     definition: tuple[Any, ...]
 
     @property
+    def num_parts(self) -> int:
+        return 0
+
+    @property
     def source(self) -> str:
         return _source(self.definition[0])
 
 
 class _Fusion(NamedTuple):
-    """build: (*mixers, width) -> Mixer."""
+    """build: (*mixers, width, **options) -> Mixer."""
 
     build: Callable[..., Mixer]
     num_parts: int
+    options: dict[str, Option]
     instances: tuple[str, ...]
     definition: tuple[Any, ...]
 
@@ -118,7 +79,7 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     Raises ValueError for a name that is taken by something else or that the grammar cannot hold.
     """
     made = functools.partial(build, **defaults)
-    entry = _Primitive(made, None, _options(build, defaults), (build, *sorted(defaults.items())))
+    entry = _Primitive(made, None, options_of(build, defaults), (build, *sorted(defaults.items())))
     _register(_primitives, name, entry, leaves)
 
 
@@ -127,9 +88,9 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
 
     The options are those of the cell and of `recurrent`. Otherwise as `register_mixer`.
     """
-    cell_options, unroll_options = _options(build, {}), _options(recurrent, {})
+    cell_options, unroll_options = options_of(build), options_of(recurrent)
     options = cell_options | unroll_options
-    _check_defaults(build, defaults, options)
+    check_defaults(build, defaults, options)
     options |= {key: options[key]._replace(default=value) for key, value in defaults.items()}
 
     def build_cell(width: int, **given: Any) -> Cell:
@@ -144,14 +105,20 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
     _register(_primitives, name, entry, leaves)
 
 
-def register_fusion(name: str, combine: Callable[..., Mixer], canonical: str, *others: str) -> None:
-    """Make `name:a+b` (or `name:a`) mean combine(a, b, width).
+def register_fusion(
+    name: str, combine: Callable[..., Mixer], canonical: str, *others: str, leaves: Mapping[str, str] = {}
+) -> None:
+    """Make `name:a+b` (or `name:a`) mean combine(a, b, width, **options), options being its keyword-only arguments.
 
-    canonical: its parts in `registered_mixers`; others: parts over which it is certified as well.
-    Raises as `register_mixer`.
+    canonical: its parts in `registered_mixers`, as many as it always has; others: parts over which it is certified as
+    well. leaves: as in `register_mixer`, which says what is raised; `mixers.fusion.fuse` makes fusions.
     """
     instances = (canonical, *others)
-    _register(_fusions, name, _Fusion(combine, len(_split(canonical)), instances, (combine, *instances)), {})
+    num_parts = count_layers(canonical, _known())
+    if num_parts < 1:
+        raise ValueError(f"fusion {name!r}: {canonical!r} are no parts; write layers with '+' between them")
+    entry = _Fusion(combine, num_parts, options_of(combine), instances, (combine, *instances))
+    _register(_fusions, name, entry, leaves)
 
 
 def registered_mixers() -> list[str]:
@@ -166,10 +133,11 @@ def registered_instances() -> list[str]:
 
 
 def make_cell(name: str, width: int, **options: Any) -> Cell | None:
-    """The cell under a registered name; None for a primitive that is no cell. Raises as `make_mixer`."""
-    make_mixer(name, width, **options)
-    build_cell = _primitives[name].build_cell
-    return None if build_cell is None else build_cell(width, **options)
+    """The cell under a registered name, which may have options; None for any other layer. Raises as `make_mixer`."""
+    layer = _resolved(name, options)
+    _build(layer, width)
+    build_cell = None if layer.parts else _primitives[layer.name].build_cell
+    return None if build_cell is None else build_cell(width, **dict(layer.options))
 
 
 def known_fusions() -> list[str]:
@@ -178,21 +146,32 @@ def known_fusions() -> list[str]:
 
 
 def mixer_options() -> dict[str, dict[str, Option]]:
-    """The options of every primitive, by name."""
-    return {name: dict(entry.options) for name, entry in sorted(_primitives.items())}
+    """The options of every primitive and of every fusion that has any, by name."""
+    known = sorted(_known().items())
+    return {name: dict(entry.options) for name, entry in known if entry.options or not entry.num_parts}
 
 
 def make_mixer(layer: str, width: int, **options: Any) -> Mixer:
     """The mixer that `layer` names, of model width `width`; equal arguments give the identical object.
 
-    layer: `name`, `fusion:name`, or `fusion:name+name`. options: `option=value` for every part that has the
-    option, or `**{"name.option": value}` for one. Raises ValueError for an unknown name or option, naming the
-    nearest ones, and for values that the builder refuses.
+    layer: in the grammar of `mixers.grammar`, such as `lstm`, `cascade:lstm+swa@window=32` or `gate:bi:lstm+attn`.
+    options: `option=value` for every part that has the option, or `**{"name.option": value}` for those of one name; one
+    that stands in the layer counts before them. Raises ValueError for an unknown name or option, naming the nearest
+    ones, and for values that the builder refuses.
     """
+    return _build(_resolved(layer, options), width)
+
+
+def _resolved(layer: str, options: Mapping[str, Any]) -> Layer:
+    """The layer with all its options, those at their default left out."""
     read = parse_layer(layer)
     for key in options:
         _check_option(read, key)
-    return _build(_with_options(read, options), width)
+    return _with_options(read, options)
+
+
+def _known() -> Mapping[str, Named]:
+    return {**_primitives, **_fusions}
 
 
 def _build(layer: Layer, width: int) -> Mixer:
@@ -205,24 +184,13 @@ def _build(layer: Layer, width: int) -> Mixer:
 @functools.cache
 def _assemble(layer: Layer, width: int, parts: tuple[Mixer, ...], build: Callable[..., Mixer]) -> Mixer:
     mixer = build(*parts, width, **dict(layer.options))
-    specs: tuple[Any, ...] = tuple(part.traits.spec for part in parts) if parts else (width, *layer.options)
-    return mixer._replace(traits=mixer.traits._replace(spec=(layer.name, *specs)))
+    made_of = tuple(part.traits.spec for part in parts) if parts else (width,)
+    return mixer._replace(traits=mixer.traits._replace(spec=(layer.name, *made_of, *layer.options)))
 
 
 def parse_layer(layer: str) -> Layer:
-    """A layer from its text; raises ValueError with the nearest known names."""
-    fusion_name, colon, rest = layer.strip().rpartition(":")
-    names = _split(rest)
-    if colon and fusion_name not in _fusions:
-        raise ValueError(f"unknown fusion {fusion_name!r} in layer {layer!r}; {nearest(fusion_name, _fusions)}")
-    for name in names:
-        if name not in _primitives:
-            raise ValueError(f"unknown mixer {name!r} in layer {layer!r}; {nearest(name, _primitives)}")
-    wanted = _fusions[fusion_name].num_parts if colon else 1
-    if len(names) != wanted:
-        form = "+".join(["name"] * wanted)
-        raise ValueError(f"layer {layer!r} has {len(names)} parts, write {f'{fusion_name}:' if colon else ''}{form}")
-    return Layer(fusion_name, tuple(map(Layer, names))) if colon else Layer(names[0])
+    """A layer from its text, as `mixers.grammar` has it; raises ConfigError with the nearest known names."""
+    return read_layer(layer, _known())
 
 
 def parse_pattern(pattern: str, depth: int | None = None) -> tuple[str, ...]:
@@ -235,67 +203,27 @@ def parse_pattern(pattern: str, depth: int | None = None) -> tuple[str, ...]:
     return tuple(period[index % len(period)] for index in range(depth))
 
 
-def _split(parts: str) -> tuple[str, ...]:
-    return tuple(parts.split("+"))
-
-
 def _with_options(layer: Layer, options: Mapping[str, Any]) -> Layer:
-    """The layer, whose mixers carry those of `options` that are theirs."""
-    if layer.parts:
-        return layer._replace(parts=tuple(_with_options(part, options) for part in layer.parts))
-    known = _primitives[layer.name].options
-    chosen = {}
+    """The layer, whose names carry those of `options` that are theirs, unless they have another one already."""
+    known, chosen = _known()[layer.name].options, {}
     for key, value in options.items():
         owner, dot, option = key.rpartition(".")
         if option in known and (not dot or owner == layer.name):
-            value = tuple(value) if isinstance(value, list) else value
-            if value != known[option].default:
-                chosen[option] = value
-                known[option].check(f"{layer.name}.{option}", value)
-    return layer._replace(options=tuple(sorted(chosen.items())))
+            chosen[option] = tuple(value) if isinstance(value, list) else value
+            known[option].check(f"{layer.name}.{option}", chosen[option])
+    chosen |= dict(layer.options)
+    own = sorted((key, value) for key, value in chosen.items() if value != known[key].default)
+    return Layer(layer.name, tuple(_with_options(part, options) for part in layer.parts), tuple(own))
 
 
 def _check_option(layer: Layer, key: str) -> None:
     owner, dot, option = key.rpartition(".")
-    names = layer.mixers
+    names = layer.names
     if dot and owner not in names:
         raise ValueError(f"option {key!r}: layer {str(layer)!r} has no part {owner!r}, only {', '.join(names)}")
-    known = [known for name in ([owner] if dot else names) for known in _primitives[name].options]
+    known = {option for name in ([owner] if dot else names) for option in _known()[name].options}
     if option not in known:
-        raise ValueError(f"unknown option {option!r} of {owner or layer}; {nearest(option, known)}")
-
-
-def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
-    hints = typing.get_type_hints(inspect.unwrap(build), include_extras=True)
-    parameters = inspect.signature(build).parameters.values()
-    options = {}
-    for parameter in parameters:
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        default = defaults.get(parameter.name, parameter.default)
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
-        options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
-    _check_defaults(build, defaults, options)
-    return options
-
-
-def _option(default: Any, hint: Any) -> Option:
-    """From a hint such as int, Annotated[int, Range(at_least=1)] | None, or Annotated[str, ("rms", "layer")]."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is not typing.Annotated:
-        return Option(default, hint)
-    kind, *notes = typing.get_args(hint)
-    bounds = next((note for note in notes if isinstance(note, Range)), Range())
-    choices = next((note for note in notes if isinstance(note, tuple) and not isinstance(note, Range)), ())
-    return Option(default, kind, bounds, choices)
-
-
-def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
-    for key in defaults:
-        if key not in options:
-            raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
+        raise ValueError(f"unknown option {option!r} of {owner or layer}; {nearest(option, sorted(known))}")
 
 
 def _source(build: Callable[..., Any]) -> str:
@@ -308,8 +236,8 @@ def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mappin
             raise ValueError(f"leaf {leaf!r}: kind {kind!r} is none of matrix, vector, table")
         if LEAF_KINDS.get(leaf, kind) != kind:
             raise ValueError(f"leaf {leaf!r} is already a {LEAF_KINDS[leaf]}, not a {kind}")
-    if not name or set(name) & set(":+,. =/"):
-        raise ValueError(f"{name!r} cannot be a name: it must be free of ':', '+', ',', '.', '=', '/' and spaces")
+    if not name or set(name) & set(RESERVED):
+        raise ValueError(f"{name!r} cannot be a name: it must be free of any of {RESERVED!r}")
     taken = _primitives.get(name) or _fusions.get(name)
     if taken is not None and taken.source != entry.source:
         raise ValueError(f"{name!r} is already registered for {taken.source}")

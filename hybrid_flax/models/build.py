@@ -111,7 +111,7 @@ def _make_model(design: Design) -> SequenceModel:
 
 
 def _layer_mixer(layer: str, width: int, options) -> Mixer:
-    names = parse_layer(layer).mixers
+    names = parse_layer(layer).names
     return make_mixer(layer, width, **{key: value for key, value in options if key.partition(".")[0] in names})
 
 

@@ -138,7 +138,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Bat
             Part(
                 layer=layer,
                 path=tuple(path),
-                name=model.design.layers[layer] if not path else str(mixer.traits.spec[0]),
+                name=model.design.layers[layer] if not path else _name(mixer),
                 rms=float(np.sqrt(record["squares"] / record["numbers"])),
                 ratio=float(np.sqrt(record["squares"] / sum(beside))) if beside and sum(beside) > 0 else None,
                 loss_without=loss_without(place),
@@ -204,6 +204,12 @@ def _walk(mixer: Mixer, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     yield path, mixer
     for name, part in mixer.traits.parts if mixer.traits.rebuild else ():
         yield from _walk(part, (*path, name))
+
+
+def _name(mixer: Mixer) -> str:
+    """That under which it is registered, after "reverse" where it is reversed."""
+    name, *made_of = mixer.traits.spec
+    return f"reverse {made_of[0][0]}" if name == "reverse" else str(name)
 
 
 def _changed(mixer: Mixer, change: Callable, place: tuple) -> Mixer:

@@ -11,7 +11,15 @@ from mixers import loops
 
 from hybrid_flax import Segments, make_mixer
 from hybrid_flax.certify.checks import check_close, check_same
-from hybrid_flax.certify.mixer_properties import any_split, causality, left_padding
+from hybrid_flax.certify.mixer_properties import (
+    any_split,
+    causality,
+    initial_parameters,
+    left_padding,
+    packing,
+    reach,
+    refuses_state,
+)
 from hybrid_flax.certify.subjects import BATCH, LENGTH, WIDTH, draw, make_subject, noise, normal, segments_of
 from hybrid_flax.mixers import fusion
 
@@ -212,21 +220,79 @@ def test_branches_of_equal_names_have_parameters_of_their_own():
     assert not np.array_equal(params["a"]["input"]["kernel"], params["b"]["input"]["kernel"])
 
 
-def test_a_fusion_of_fusions_has_the_certificate():
+NESTED = (
+    "gate:cascade:tanh+conv+swa@window=5",
+    "context:add:conv+tanh+concat:conv+tanh",
+    "sharnn@window=3:feed:conv+tanh",
+)
+
+
+@pytest.mark.parametrize("layer", NESTED)
+def test_a_fusion_of_fusions_has_the_certificate(layer):
     """The combinators are closed under composition."""
-    inner = make_mixer("cascade:tanh+conv", WIDTH)
-    mixer = fusion.gate(inner, make_mixer("swa", WIDTH, window=5), WIDTH)
-    subject = make_subject("nested", mixer, noise(mixer.init, np.random.default_rng(0)))
-    any_split(subject, ROWS, (8, 1, 3, 3, 1), 0)
+    mixer = make_mixer(layer, WIDTH)
+    subject = make_subject(layer, mixer, noise(mixer.init, np.random.default_rng(0)))
+    any_split(subject, ROWS, (8, 8), 0)
     left_padding(subject, 0)
     causality(subject, ROWS, 9, 0)
+    initial_parameters(subject)
 
 
-@pytest.mark.parametrize("layer", ["bi:gru", "bi:attn"])
+def test_a_nested_fusion_equals_its_parts_fused_by_hand():
+    """Prefix notation: add(cascade(gru, tanhdot), tanh)."""
+    mixer = make_mixer("add:cascade:gru+tanhdot+tanh", WIDTH)
+    params, x = prepare(mixer)
+    segments = segments_of(ROWS)
+
+    def run(name, params, x):
+        return np.asarray(program_of(name)(params, x, segments, None)[0])
+
+    h = run("gru", params["a"]["a"], x)
+    wanted = h + run("tanhdot", params["a"]["b"], h) + run("tanh", params["b"], x)
+    check_close(jax.jit(mixer.apply)(params, x, segments, None)[0], wanted)
+
+
+@pytest.mark.parametrize("layer", ["bi:gate:gru+conv", "bi:bi:gru", "gate:bi:gru+conv", "context:bi:gru+conv"])
+def test_both_directions_may_stand_anywhere(layer):
+    """Packed documents are each alone; the future is read; the same rows turned around give the other direction."""
+    mixer = make_mixer(layer, WIDTH)
+    subject = make_subject(layer, mixer, noise(mixer.init, np.random.default_rng(0)))
+    assert not mixer.traits.causal and subject.fresh is None
+    packing(subject, [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)], [(0, 1, 2), (3, 9, 15), (7, 8, 12)], 0)
+    causality(subject, ROWS, 9, 0)
+    reach(subject, 0)
+    refuses_state(subject)
+
+
+def test_a_reversed_fusion_is_one_of_reversed_parts():
+    """Which its traits say, so that whoever looks into a fusion looks into a reversed one."""
+    gate = make_mixer("gate:gru+attn", WIDTH)
+    turned = fusion.reverse(gate)
+    params, x = prepare(turned)
+    segments = segments_of(ROWS)
+    parts = dict(turned.traits.parts)
+    assert [part.traits.spec[1][0] for part in parts.values()] == ["gru", "attn"]
+    assert parts["a"].traits.watched is None and parts["b"].traits.watched is not None
+    wanted, _ = jax.jit(turned.apply)(params, x, segments, None)
+    y, _ = jax.jit(turned.traits.rebuild(*parts.values()).apply)(params, x, segments, None)
+    check_close(y, wanted)
+    g = sigmoid(x @ params["gate"]["kernel"] + params["gate"]["bias"])
+    a, b = (np.asarray(jax.jit(parts[key].apply)(params[key], x, segments, None)[0]) for key in "ab")
+    check_close(y, np.where((segments.ids > 0)[..., None], g * a + (1 - g) * b, 0))
+
+
+def test_parameters_of_a_fusion_and_of_its_parts_have_names_apart():
+    part = make_mixer("conv", WIDTH)
+    mixer = fusion.fuse("own", part, part, lambda params, x, run_a, run_b: run_a(x), lambda key: {"b": {}, "c": {}})
+    with pytest.raises(ValueError, match=r"^fusion own: parameters b are those of its parts"):
+        mixer.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("layer", ["bi:gru", "bi:attn", "gate:bi:gru+conv", "context:conv+bi:gru", "bi:add:gru+conv"])
 def test_what_reads_the_future_refuses_a_state(layer):
     mixer = make_mixer(layer, WIDTH)
     params, x = prepare(mixer)
-    part_state = dict(mixer.traits.parts)["a"].init_state(BATCH, LENGTH)
+    part_state = make_mixer("gru", WIDTH).init_state(BATCH, LENGTH)
     segments = Segments(*map(jnp.asarray, segments_of(ROWS)))
     for attempt in (
         lambda: mixer.init_state(BATCH, LENGTH),

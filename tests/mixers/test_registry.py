@@ -1,4 +1,4 @@
-"""The grammar of layers, the options of names, and mixers that a user brings."""
+"""What names stand for: mixers by their layers, the options of names, and mixers that a user brings."""
 
 import math
 from typing import Annotated
@@ -12,6 +12,7 @@ from hybrid_flax import (
     Cell,
     Mixer,
     Traits,
+    fuse,
     make_mixer,
     parse_pattern,
     register_cell,
@@ -25,7 +26,7 @@ from hybrid_flax.certify.mixer_properties import any_split, causality, initial_p
 from hybrid_flax.certify.subjects import make_subject
 from hybrid_flax.config import base_config, validate
 from hybrid_flax.mixers import registry
-from hybrid_flax.mixers.registry import Layer, mixer_options, parse_layer
+from hybrid_flax.mixers.registry import make_cell, mixer_options, parse_layer
 from hybrid_flax.ranges import Range
 from hybrid_flax.typing import LEAF_KINDS, Segments
 
@@ -77,29 +78,6 @@ def test_every_registered_name_makes_a_mixer():
         mixer = make_mixer(name, WIDTH)
         assert isinstance(mixer, Mixer) and mixer is make_mixer(name, WIDTH)
         assert str(parse_layer(name)) == name
-
-
-@pytest.mark.parametrize(
-    "layer,wanted",
-    [
-        ("lstm", Layer("lstm")),
-        (" lstm ", Layer("lstm")),
-        ("bi:gru", Layer("bi", (Layer("gru"),))),
-        ("cascade:lstm+attn", Layer("cascade", (Layer("lstm"), Layer("attn")))),
-        ("add:lstm+lstm", Layer("add", (Layer("lstm"), Layer("lstm")))),
-    ],
-)
-def test_grammar(layer, wanted):
-    read = parse_layer(layer)
-    assert read == wanted and str(read) == layer.strip()
-    assert "+".join(read.mixers) == layer.strip().rpartition(":")[2]
-
-
-@pytest.mark.parametrize(
-    "layer", ["", ":", "lstm:", ":lstm", "lstm+", "lstm+attn", "bi:gru+attn", "cascade:lstm", "bi:cascade:lstm+attn"]
-)
-def test_what_the_grammar_does_not_hold(layer):
-    message_of(lambda: make_mixer(layer, WIDTH))
 
 
 def test_patterns_repeat_to_the_depth():
@@ -158,6 +136,38 @@ def test_equal_arguments_give_the_identical_object():
     assert make_mixer(layer, WIDTH) is not make_mixer(layer, 2 * WIDTH)
 
 
+def test_an_option_in_a_layer_is_of_the_part_that_it_stands_with():
+    """And counts before the keywords; at its default it is no option."""
+    mixer = make_mixer("add:swa@window=5+swa@window=7", WIDTH, window=3, num_heads=2)
+    parts = dict(mixer.traits.parts)
+    assert parts["a"] is make_mixer("swa", WIDTH, window=5, num_heads=2)
+    assert parts["b"] is make_mixer("swa@num_heads=2@window=7", WIDTH)
+    assert mixer is make_mixer("add:swa@window=5@num_heads=2+swa@window=7", WIDTH, **{"swa.num_heads": 2})
+    assert mixer is not make_mixer("add:swa@window=7+swa@window=5", WIDTH, window=3, num_heads=2)
+    assert make_mixer("swa@window=64", WIDTH) is make_mixer("swa", WIDTH)
+    assert make_mixer("swa@window=64", WIDTH, window=5) is make_mixer("swa", WIDTH)
+    assert make_mixer("attn@window=none", WIDTH, window=5) is make_mixer("attn", WIDTH)
+
+
+def test_fusions_have_options():
+    mixer = make_mixer("sharnn@window=5:gru", WIDTH)
+    assert mixer is make_mixer("sharnn:gru", WIDTH, window=5) is make_mixer("sharnn:gru", WIDTH, **{"sharnn.window": 5})
+    assert mixer.traits.spec == ("sharnn", ("gru", WIDTH), ("window", 5))
+    assert jax.eval_shape(lambda: mixer.init_state(1, 100))["b"]["ids"].shape == (1, 5)
+    assert make_mixer("sharnn@window=256:gru", WIDTH) is make_mixer("sharnn:gru", WIDTH) is not mixer
+    nested = make_mixer("add:sharnn@window=5:gru+sharnn:gru", WIDTH, **{"sharnn.window": 7})
+    shapes = jax.eval_shape(lambda: nested.init_state(1, 100))
+    assert [shapes[part]["b"]["ids"].shape for part in "ab"] == [(1, 5), (1, 7)]
+    assert "sharnn" in message_of(lambda: make_mixer("sharnn:gru", WIDTH, **{"swa.window": 5}))
+    assert "window" in message_of(lambda: make_mixer("sharnn:gru", WIDTH, **{"sharnn.windw": 5}))
+
+
+def test_a_cell_has_the_options_of_its_layer():
+    layer, options = "lstm@state_width=3", {"lstm.forget_bias": 2.0}
+    assert jax.eval_shape(lambda: make_cell(layer, WIDTH, **options).init_state(1))["h"].shape == (1, 3)
+    assert make_cell("bi:lstm", WIDTH) is make_cell("conv", WIDTH) is None
+
+
 def test_options_know_their_default_and_type():
     options = mixer_options()
     assert options["swa"]["window"][:2] == (64, int)
@@ -175,12 +185,13 @@ WRONG = {int: (1.5, "1"), float: ("1",), str: (3,), bool: ("true", 2)}
 def test_every_option_of_the_package_has_a_range(name):
     """In mixers that are made, and in configs, whether the pattern has the mixer or not."""
     config = base_config()
+    layer = next(layer for layer in registered_mixers() if layer.partition(":")[0] == name)
     for key, option in mixer_options()[name].items():
         option.check(key, option.default)
         for value in WRONG[option.type]:
-            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(name, WIDTH, **{k: v}))
+            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(layer, WIDTH, **{k: v}))
         for value in NASTY[option.type] if key != "form" else ():  # a cell has forms of its own
-            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(name, WIDTH, **{k: v}))
+            assert f"{name}.{key}={value!r}" in message_of(lambda k=key, v=value: make_mixer(layer, WIDTH, **{k: v}))
             config.mixers[name][key] = value
             assert f"mixers.{name}.{key}={value!r}" in message_of(lambda: validate(config))
         config.mixers[name][key] = option.default
@@ -267,6 +278,28 @@ def test_a_user_fusion(scratch):
     assert [part.traits.spec for part in parts.values()] == [("gru", WIDTH), ("attn", WIDTH)]
 
 
+def test_a_user_fusion_by_a_formula_with_options_and_leaves(scratch):
+    """In a nested layer, by its canonical parts, with a state."""
+
+    def lean(a: Mixer, b: Mixer, width: int, *, share: Annotated[float, Range(at_least=0.0, at_most=1.0)] = 0.5):
+        def combine(params, x, run_a, run_b):
+            return share * params["lean"]["gain"][None, None] * run_a(x) + (1 - share) * run_b(x)
+
+        return fuse("lean", a, b, combine, lambda key: {"lean": {"gain": jnp.ones(width)}})
+
+    register_fusion("lean", lean, "bi:lstm+attn", "gru+conv", leaves={"gain": "vector"})
+    assert "lean:bi:lstm+attn" in registered_mixers() and "lean:gru+conv" in registry.registered_instances()
+    assert mixer_options()["lean"]["share"].default == 0.5 and LEAF_KINDS["gain"] == "vector"
+    layer = "add:lean@share=0.25:gru+conv+swa@window=5"
+    mixer = make_mixer(layer, WIDTH)
+    assert mixer is make_mixer("add:lean:gru+conv+swa", WIDTH, share=0.25, window=5)
+    subject = make_subject(layer, mixer)
+    any_split(subject, ["..n..p..p.n....p", "pp.........n....", "................"], (8, 1, 3, 3, 1), 0)
+    initial_parameters(subject)
+    assert message_of(lambda: make_mixer("lean@share=2:gru+conv", WIDTH)).endswith("must be in [0.0, 1.0]")
+    assert "no parts" in message_of(lambda: register_fusion("other", lean, "bi:add:lstm"))
+
+
 def test_registering_leaves_other_mixers_as_they_are(scratch):
     """An object that is already in use stays the identical one, or its programs would compile again."""
     before = make_mixer("gru", WIDTH)
@@ -292,7 +325,7 @@ def test_a_fusion_does_not_take_the_name_of_a_mixer(scratch):
     assert "lstm" in message_of(lambda: register_fusion("lstm", registry.fusion.add, "gru+attn"))
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a+b", "a,b", "a.b", "a=b", "a b", "a/b"])
+@pytest.mark.parametrize("name", ["", "a:b", "a+b", "a,b", "a.b", "a=b", "a b", "a/b", "a@b"])
 def test_names_that_the_grammar_cannot_hold_are_refused(scratch, name):
     message_of(lambda: register_mixer(name, scaled))
 
