@@ -101,7 +101,8 @@ def _certify_mixer(name, properties, share, rng):
     kinds = _kinds(name)
     asked = [key for key in properties if PROPERTIES[key].kind in kinds]
     varied = [key for key in asked if _varies(key)]
-    order = asked[:share] + [varied[index % len(varied)] for index in range(share - len(asked))]
+    spare = share - len(asked) if varied else 0
+    order = asked[:share] + [varied[index % len(varied)] for index in range(spare)]
     findings = []
     for key in sorted(set(order), key=asked.index):
         count, worst, counterexample = 0, 0.0, None
