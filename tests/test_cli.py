@@ -309,6 +309,9 @@ def test_diff(finished, copy, capsys):
     assert cli.main(["diff", str(copy), str(copy)]) == 0
     out, err = capsys.readouterr()
     assert "train/loss" in out and f"{copy} has no run.json" in err
+    (copy / "metrics.jsonl").write_bytes(bytes(99))
+    assert cli.main(["diff", str(finished), str(copy)]) == 0
+    assert f"{copy} has no figures in metrics.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.slow

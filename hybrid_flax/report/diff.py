@@ -70,6 +70,8 @@ def _metrics(folder):
     last: dict[str, Any] = {}
     for row in read_jsonl(folder.metrics):
         last |= row
+    if not last:
+        print(f"{folder.path} has no figures in {folder.metrics.name}", file=sys.stderr)
     return last
 
 
