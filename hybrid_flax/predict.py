@@ -16,7 +16,7 @@ from hybrid_flax.tasks.registry import TASKS, label_kind, make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.step import apply_model
 
-__all__ = ["Prediction", "predict", "read_texts"]
+__all__ = ["Prediction", "encode_texts", "predict", "read_texts"]
 
 _SHORTEST = 16  # tokens a row; rows are powers of two long, so that few programs serve all texts
 
@@ -45,7 +45,7 @@ def predict(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> list[Pre
     words = [plain_text(text, "text", f"text {place}") for place, text in enumerate(texts, start=1) if text.strip()]
     if not words:
         raise ValueError(f"all of {len(texts)} texts are blank: there is nothing to label")
-    examples = _encode(run, words, kind)
+    examples = encode_texts(run, words, kind)
     length = max(_SHORTEST, 1 << (max(map(len, examples.tokens)) - 1).bit_length())
     apply = _make_apply(run.model, make_task(run.config, run.labels))
     found: list[Prediction] = []
@@ -74,8 +74,8 @@ def read_texts(name: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _encode(run, texts, kind) -> Examples:
-    """Texts as examples; what stands for their labels is never looked at."""
+def encode_texts(run: Run, texts: Sequence[str], kind: str) -> Examples:
+    """Texts as examples of labels of a kind, one of `examples.KINDS`; what stands for their labels is never looked at."""
     stand_in = {"class": run.labels[:1] and run.labels[0], "classes": (), "number": "0"}
     records = []
     for place, text in enumerate(texts, start=1):

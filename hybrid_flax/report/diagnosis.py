@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +15,15 @@ from rich.table import Table
 from hybrid_flax.console import make_console
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, reading, write_json
+from hybrid_flax.insides import apply_changed, gate_of, parts_of
 from hybrid_flax.models.model import SequenceModel, layer_mixer
-from hybrid_flax.models.swap import swapped, unscanned
+from hybrid_flax.models.swap import unscanned
 from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import RunFolder
 from hybrid_flax.train.session import split_batches
 from hybrid_flax.train.setup import read_source
-from hybrid_flax.train.step import apply_model
 from hybrid_flax.typing import Batch, Mixer, Params
 
 __all__ = [
@@ -109,7 +109,7 @@ def diagnose(model: SequenceModel, task: Task, params: Params, batches: list[Bat
     places: dict[Any, Mixer] = {
         (layer, *path): mixer
         for layer, name in enumerate(model.design.layers)
-        for path, mixer in _walk(layer_mixer(model.design, name))
+        for path, mixer in parts_of(layer_mixer(model.design, name))
     }
     model, params = unscanned(model, params)
     measured = [jax.device_get(measure(params, batch)) for measure in [_make_measure(model, task)] for batch in batches]
@@ -199,25 +199,10 @@ def part_cells(part: Part, loss: float) -> tuple[str, ...]:
     )
 
 
-def _walk(mixer: Mixer, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mixer]]:
-    """A mixer and the parts of fusions in it, with their paths."""
-    yield path, mixer
-    for name, part in mixer.traits.parts if mixer.traits.rebuild else ():
-        yield from _walk(part, (*path, name))
-
-
 def _name(mixer: Mixer) -> str:
     """That under which it is registered, after "reverse" where it is reversed."""
     name, *made_of = mixer.traits.spec
     return f"reverse {made_of[0][0]}" if name == "reverse" else str(name)
-
-
-def _changed(mixer: Mixer, change: Callable, place: tuple) -> Mixer:
-    """The mixer with change(place, part) for every part of every fusion in it, and for itself."""
-    if mixer.traits.rebuild:
-        parts = [_changed(part, change, (*place, name)) for name, part in mixer.traits.parts]
-        mixer = mixer.traits.rebuild(*parts)
-    return change(place, mixer)
 
 
 @functools.cache
@@ -233,7 +218,7 @@ def _make_without(model: SequenceModel, task: Task) -> Callable:
 
             return mixer._replace(apply=apply)
 
-        return task.evaluate(_outputs(model, scaled, params, batch), batch)
+        return task.evaluate(apply_changed(model, scaled, params, batch), batch)
 
     return without
 
@@ -259,7 +244,7 @@ def _make_measure(model: SequenceModel, task: Task) -> Callable:
 
             return mixer._replace(apply=apply)
 
-        outputs = _outputs(model, noted, params, batch)
+        outputs = apply_changed(model, noted, params, batch)
         sums = task.loss(outputs, batch)
         return sums["loss"], (task.evaluate(outputs, batch) | {"targets": sums["count"]}, records)
 
@@ -269,11 +254,6 @@ def _make_measure(model: SequenceModel, task: Task) -> Callable:
         return sums, gradients, records
 
     return measure
-
-
-def _outputs(model, change, params, batch):
-    with swapped(lambda layer, mixer: _changed(mixer, change, (layer,))):
-        return apply_model(model, params, (), batch)[0]
 
 
 def _watch_distance(mixer, record):
@@ -289,17 +269,7 @@ def _watch_distance(mixer, record):
 
 
 def _gate_sums(mixer, params, x, segments, live):
-    """Sums over g, which is what the fusion makes of 1 for its first part and 0 for the others."""
-
-    def constant(part, value):
-        def apply(params, x, segments, state=None):
-            del params, segments
-            return jnp.full_like(x, value), state
-
-        return part._replace(apply=apply)
-
-    parts = [constant(part, float(index == 0)) for index, (_, part) in enumerate(mixer.traits.parts)]
-    g = mixer.traits.rebuild(*parts).apply(params, x, segments)[0].astype(jnp.float32)
+    g = gate_of(mixer, params, x, segments)
     bins = jnp.clip(jnp.floor(g * _BINS), 0, _BINS - 1)
     counts = live.astype(g.dtype)
     return {
