@@ -75,7 +75,7 @@ def read_texts(name: str) -> list[str]:
 
 
 def encode_texts(run: Run, texts: Sequence[str], kind: str) -> Examples:
-    """Texts as examples of labels of a kind, one of `examples.KINDS`; what stands for their labels is never looked at."""
+    """Texts as examples, of labels of a kind of `examples.KINDS`; what stands for their labels is never looked at."""
     stand_in = {"class": run.labels[:1] and run.labels[0], "classes": (), "number": "0"}
     records = []
     for place, text in enumerate(texts, start=1):
