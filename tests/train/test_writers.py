@@ -71,6 +71,9 @@ def test_damage_elsewhere_is_an_error(tmp_path):
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl:2: no row of metrics"):
         read_jsonl(path)
+    path.write_text('{"step": 1}\n{"format": "x"}\n')
+    with pytest.raises(ValueError, match=r"m\.jsonl:2: a row without 'step': \{'format': 'x'\}"):
+        read_jsonl(path)
 
 
 def test_missing_and_empty_files(tmp_path):
