@@ -13,7 +13,7 @@ Tagging is WNUT-17 (emerging entities), in $HYBRID_FLAX_DATA/wnut17; without tha
 
 Labels of sentiment and tagging may depend on what comes later, so there every row reads both ways, each mechanism by
 itself: attention without its causal mask, a recurrence beside a reversed one with its own parameters (`bi:lstm`), in
-fusions as well (`cascade:bilstm+attn`). Heads of attention are 16 wide whatever the width of the model, and the gates
+fusions as well (`cascade:bi:lstm+attn`). Heads of attention are 16 wide whatever the width of the model, and the gates
 of rglru are full matrices, so that any width will do and rows can be equalised to within 2 %. Embeddings of words are
 32 wide: as wide as the model, they would take nearly all parameters of sentiment and tagging.
 """
@@ -25,24 +25,15 @@ from ml_collections import ConfigDict
 
 from hybrid_flax.compare.definition import ComparedTask, Definition
 from hybrid_flax.config import apply_overrides, base_config
-from hybrid_flax.mixers.registry import make_mixer, register_mixer
-
-
-def bilstm(width):
-    """`bi:lstm` under a name that can stand in a fusion."""
-    return make_mixer("bi:lstm", width)
-
-
-register_mixer("bilstm", bilstm)
 
 ROWS = {  # causal, both ways
     "attn": ("attn", "attn"),
     "lstm": ("lstm", "bi:lstm"),
     "gru": ("gru", "bi:gru"),
     "rglru": ("rglru", "bi:rglru"),
-    "cascade:lstm+attn": ("cascade:lstm+attn", "cascade:bilstm+attn"),
-    "add:lstm+attn": ("add:lstm+attn", "add:bilstm+attn"),
-    "gate:lstm+attn": ("gate:lstm+attn", "gate:bilstm+attn"),
+    "cascade:lstm+attn": ("cascade:lstm+attn", "cascade:bi:lstm+attn"),
+    "add:lstm+attn": ("add:lstm+attn", "add:bi:lstm+attn"),
+    "gate:lstm+attn": ("gate:lstm+attn", "gate:bi:lstm+attn"),
     "rglru,rglru,swa": ("rglru,rglru,swa", "bi:rglru,bi:rglru,swa"),
 }
 BOTH_WAYS = ("sentiment", "tagging")

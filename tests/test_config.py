@@ -16,6 +16,7 @@ from hybrid_flax.config import (
     load_config,
     load_module,
     mixer_option_pairs,
+    unknown_mixers,
     validate,
 )
 from hybrid_flax.mixers.registry import mixer_options
@@ -75,6 +76,20 @@ def test_whole_numbers_as_people_write_them(text, value):
 def test_no_whole_numbers(text):
     with pytest.raises(ConfigError, match=f"'{text}' is no int"):
         apply_overrides(base_config(), [f"train.steps={text}"])
+
+
+def test_mixers_that_are_not_registered_are_told_from_options():
+    saved = {"model": {"pattern": ""}, "mixers": {"swa": {}, "window": {}, "rms": {}, "own": {}}}
+    for pattern, unknown in (
+        ("swa@window=3,lstm@output_norm=rms", []),
+        ("add:own@size=2+swa@window=3", ["own"]),
+        ("gate:add:window+swa+rms", ["rms", "window"]),
+        ("outer@own=3:bi:lstm+swa, outer:lstm+swa", ["outer"]),
+        ("::,+@", []),
+    ):
+        saved["model"]["pattern"] = pattern
+        assert unknown_mixers(saved) == unknown
+    assert unknown_mixers({"model": {"pattern": 3}, "mixers": {}}) == unknown_mixers({}) == []
 
 
 def test_abbreviations_name_knobs():

@@ -81,9 +81,19 @@ def test_later_knobs_change_no_hash(monkeypatch):
     assert config_hash(config) != "dc10d6ba"
 
 
-def test_what_an_earlier_version_saved_is_no_other_config():
+def test_options_of_fusions_change_no_hash():
+    config = base_config()
+    without = config.to_dict()
+    del without["mixers"]["sharnn"]
+    assert config_hash(config) == config_hash(without)
+    config.mixers.sharnn.window = 32
+    assert config_hash(config) != config_hash(without)
+
+
+@pytest.mark.parametrize(("key", "value"), [("eval.final_batches", 0), ("mixers.sharnn.window", 256)])
+def test_what_an_earlier_version_saved_is_no_other_config(key, value):
     given = flatten(base_config())
-    saved = {key: value for key, value in given.items() if key != "eval.final_batches"}
+    saved = {name: old for name, old in given.items() if name != key}
     assert config_diff(with_new_knobs(saved, given), given) == []
-    changed = given | {"eval.final_batches": 2}
-    assert config_diff(with_new_knobs(saved, changed), changed) == ["eval.final_batches: 0 -> 2"]
+    changed = given | {key: 2}
+    assert config_diff(with_new_knobs(saved, changed), changed) == [f"{key}: {value} -> 2"]

@@ -46,6 +46,8 @@ def test_a_contender_is_complete(text):
     assert definition_module._mechanisms(("bi:lstm", "lstm")) == {"lstm"}
     assert definition_module._mechanisms(("sharnn:lstm",)) == {"lstm", "sharnn"}
     assert definition_module._mechanisms(("rglru", "rglru", "swa")) == {"rglru", "swa"}
+    nested = ("gate:cascade:bi:lstm+swa@window=5+sharnn@window=3:gru",)
+    assert definition_module._mechanisms(nested) == {"lstm", "swa", "sharnn", "gru"}
     with pytest.raises(ConfigError, match=r"row 'two' on task 'text': .*causal"):
         list(make_contenders(made._replace(tasks={"text": task})))
 

@@ -129,6 +129,7 @@ CARRIED = [
     ("lru,s6", 9),
     ("cascade:lstm+attn", 1),
     ("context:gru+tanhdot,conv", 2),
+    ("gate:cascade:gru+swa+swa@window=5,sharnn@window=4:conv", 9),
 ]
 
 
@@ -218,6 +219,19 @@ def test_equal_arguments_give_the_identical_model():
     assert make("gru,swa", 5, norm="rms", tied=False, word_length=3) is make("gru,swa", 5)
 
 
+def test_options_in_a_pattern_count_before_the_others():
+    """However the pattern spells them; those of a fusion are options as any other."""
+    model = make("add:swa@window=5@num_heads=1+swa, sharnn:gru", 2)
+    assert model.design.layers == ("add:swa@num_heads=1@window=5+swa", "sharnn:gru")
+    (a, b), (_, memory) = (dict(mixer.traits.parts).values() for mixer in model.design.mixers)
+    sizes = [jax.eval_shape(lambda m=mixer: m.init_state(1, 999))["ids"].shape[1] for mixer in (a, b, memory)]
+    assert sizes == [5, 3, 256]
+    assert make("add:swa@num_heads=1@window=5+swa,sharnn:gru", 2) is model
+    short = make_model(vocab_size=V, width=D, depth=1, pattern="sharnn:gru", options=(("sharnn.window", 9),))
+    assert short.design.mixers == make("sharnn@window=9:gru", 1).design.mixers
+    assert model_is_bounded(model) and not model_is_bounded(make("add:swa+gate:gru+attn", 1))
+
+
 def test_what_is_not_given_is_as_the_knobs_have_it():
     design = make_model(vocab_size=V).design
     layers = ("cascade:lstm+attn",) * 2
@@ -242,6 +256,7 @@ def test_the_program_does_not_grow_with_the_depth():
 
 def test_what_a_model_is():
     assert model_is_causal(make("gru,attn", 2)) and not model_is_causal(make("gru,bi:gru", 2))
+    assert not model_is_causal(make("gate:cascade:bi:gru+swa+conv", 2))
     assert model_is_bounded(make("gru,swa", 2)) and not model_is_bounded(make("gru,attn", 2))
     assert is_bounded(layer_mixer(make("cascade:lstm+swa", 1).design, "cascade:lstm+swa"))
 
@@ -253,6 +268,8 @@ def test_what_a_model_is():
         ({"mlp": "relu"}, "none, relu2, gelu, swiglu"),
         ({"dtype": "float16"}, "float32, bfloat16"),
         ({"pattern": "gru,lsmt"}, "nearest: lstm"),
+        ({"pattern": "gru,add:gru+swa@windw=3"}, "layer 'add:gru+swa@windw=3' has an unknown option 'windw' of swa"),
+        ({"pattern": "add:gru+swa@num_heads=3"}, "must divide the width 8"),
         ({"depth": 0}, "depth=0 must be at least 1"),
         ({"mlp_ration": 2.0}, "a model has no 'mlp_ration'; nearest: mlp_ratio"),
         ({"options": (("gru.heads", 3),)}, "unknown option 'heads'"),

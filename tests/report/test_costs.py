@@ -48,10 +48,10 @@ def test_sizes_are_those_of_real_arrays(name):
 
 
 def test_table(capsys, tmp_path):
-    write_costs(["lstm", "attn", "bi:gru"], 32, 64, tmp_path / "costs")
+    write_costs(["lstm", "attn", "gate:bi:gru+swa@window=5"], 32, 64, tmp_path / "costs")
     text = (tmp_path / "costs" / "costs.md").read_text()
     assert text == capsys.readouterr().out
     assert len([line for line in text.splitlines() if line.startswith("| `")]) == 3
-    for names, width in ((["lsmt"], 32), ([], 0)):
+    for names, width in ((["lsmt"], 32), (["swa@windw=5"], 32), ([], 0)):
         with pytest.raises(ConfigError):
             write_costs(names, width, 64, None)

@@ -186,6 +186,43 @@ def test_a_fusion_is_rebuilt_from_its_parts(name):
     assert program(mixer.traits.rebuild(*silent)) != program(mixer)
 
 
+def test_gates_and_heads_are_found_in_every_fusion():
+    """Also in a reversed one, whose gate and heads are those of the same rows turned around by hand."""
+    model, params = model_of("add:bi:gate:conv+attn+swa@window=3")
+    found = {"".join(part.path): part for part in diagnose(model, TASK, params, BATCHES).parts}
+    names = {path: part.name for path, part in found.items()}
+    assert names == {
+        "": "add:bi:gate:conv+attn+swa@window=3",
+        "a": "bi",
+        "aa": "gate",
+        "aaa": "conv",
+        "aab": "attn",
+        "ab": "reverse gate",
+        "aba": "reverse conv",
+        "abb": "reverse attn",
+        "b": "swa",
+    }
+    assert {path for path, part in found.items() if part.gate} == {"aa", "ab"}
+    assert {path for path, part in found.items() if part.distance} == {"aab", "abb", "b"}
+    own = layer(params)["mixer"]["a"]["b"]
+    gates, distances = [], []
+    for batch in BATCHES:
+        x, segments = layer_input(model, params, batch)
+        live = np.asarray(segments.ids > 0)
+        pre = np.asarray(x, np.float64)[live] @ np.asarray(own["gate"]["kernel"]) + np.asarray(own["gate"]["bias"])
+        gates.append(1 / (1 + np.exp(-pre)))
+        heads = np.einsum("btd,dhk->bthk", np.asarray(x), np.asarray(own["b"]["input"]["kernel"]))
+        query, key = heads[:, :, :2], heads[:, :, 2:4]
+        for row, t in np.argwhere(live):
+            seen = [s for s in range(t, LENGTH) if segments.ids[row, s] == segments.ids[row, t]]
+            scores = np.exp(np.einsum("hk,shk->hs", query[row, t], key[row, seen]) / np.sqrt(WIDTH / 2))
+            distances.append(scores / scores.sum(axis=1, keepdims=True) @ (np.array(seen) - t))
+    assert found["ab"].gate.mean == pytest.approx(np.concatenate(gates).mean(), rel=1e-4)
+    assert found["abb"].distance == pytest.approx(np.mean(distances, axis=0), rel=1e-4)
+    assert len({part.loss_without for part in found.values()}) == len(found)
+    assert all(part.loss_without != found[""].loss_without for path, part in found.items() if path)
+
+
 def test_layers_that_are_scanned_are_taken_apart_in_order():
     model, params = model_of("conv,sru", depth=9)
     assert "repeats" in params["backbone"] and "rest" in params["backbone"]
