@@ -62,7 +62,8 @@ def _train(options) -> int:
     workdir = options.workdir or default_folder(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, experiment_name(options.config), changed_data=options.changed_data)
+        changed = {"changed_data": options.changed_data, "changed_schedule": options.changed_schedule}
+        run, results = train(config, workdir, experiment_name(options.config), **changed)
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number

@@ -175,6 +175,7 @@ _VERBS = (
             _CONFIG,
             Flag("workdir", _FOLDER, "Folder of the run.", absent="runs/CONFIG-HASH"),
             Flag("changed_data", None, "Go on although the data have changed; the run keeps its tokenizer and labels."),
+            Flag("changed_schedule", None, "Go on to another train.steps although the learning rate jumps there."),
             _TRUST,
             *_PROCESSES,
         ),

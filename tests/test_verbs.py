@@ -23,7 +23,7 @@ RUN, CONFIG = {"workdir": "runs/RUN"}, {"config": "experiments/shakespeare.py:ga
 CHECKPOINT = {"checkpoint": "best"}
 TRUST = {"trust": None}
 FLAGS = {
-    "train": {**CONFIG, "workdir": "runs/RUN", "changed_data": None, **TRUST, **PROCESSES},
+    "train": {**CONFIG, "workdir": "runs/RUN", "changed_data": None, "changed_schedule": None, **TRUST, **PROCESSES},
     "eval": {**RUN, "split": "test", **CHECKPOINT, **CONFIG, **TRUST, **PROCESSES},
     "diagnose": {**RUN, "split": "train", **CHECKPOINT, **CONFIG, **TRUST},
     "generate": {
@@ -266,7 +266,7 @@ READ |= {"tokens": lambda text: {"1e3": 1000}[text], "length": lambda text: {"1_
 READ |= {
     "temperature": float,
     "top_p": float,
-    **dict.fromkeys(("dry_run", "run", "trust", "changed_data"), lambda _: True),
+    **dict.fromkeys(("dry_run", "run", "trust", "changed_data", "changed_schedule"), lambda _: True),
 }
 READ |= dict.fromkeys(("mixers", "sweep"), lambda text: text.split(","))
 

@@ -17,9 +17,10 @@ from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
 from hybrid_flax.train.checkpoint import Checkpoints, Damaged, SaveFailed
+from hybrid_flax.train.course import check_course
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
-from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.folder import News, Run, RunFolder
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.parallel import any_process
 from hybrid_flax.train.peak import peak_memory
@@ -72,7 +73,8 @@ class Session:
 
     start: the step that it goes on from, that of the newest checkpoint that is whole. position: where it stands there.
     ended: whether there is nothing left to do. console: where progress is shown. changed_data: as in `RunFolder.open`.
-    Raises ConfigError where the folder or its checkpoint is of another run, or another process trains there.
+    changed_schedule: as in `check_course`. Raises ConfigError where the folder or its checkpoint is of another run, or
+    another process trains there.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Session:
         console: Console | None = None,
         *,
         changed_data: bool = False,
+        changed_schedule: bool = False,
     ):
         self.setup, self.config = setup, config
         self.folder = RunFolder(workdir)
@@ -95,10 +98,14 @@ class Session:
             self._leave_out_lost_rows()
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
+            end = ""
+            if news.end:
+                old = self.folder.read_config()
+                end = check_course(self.folder.path, old, config, self.start, changed_schedule=changed_schedule)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
-            self.ended = self.is_over(self.start) and self.folder.results.exists()
+            self.ended = self.is_over(self.start) and self.folder.has_results(self.start)
             if not self.ended:
-                self._begin(news)
+                self._begin(news, end)
         except BaseException:
             self._stack.close()
             raise
@@ -197,8 +204,8 @@ class Session:
         return Run(self.setup.model, params, source.tokenizer, self.config, int(state.step), source.labels)
 
     def _open_folder(self, experiment_name, changed_data):
-        """What to say of new data. Where a process of several refuses, all do, or the others would wait for it."""
-        problem, news = None, ""
+        """What has changed. Where a process of several refuses, all do, or the others would wait for it."""
+        problem, news = None, News()
         try:
             self._stack.enter_context(self.folder.claim())
             news = self.folder.open(self.config, self.setup.source, experiment_name, changed_data=changed_data)
@@ -208,7 +215,7 @@ class Session:
             raise problem or ConfigError("another process of this run has refused to start, and says why")
         return news
 
-    def _begin(self, news):
+    def _begin(self, news, end):
         checkpoints, best = self._checkpoints, self._checkpoints.best()
         # Where a later one is damaged, and not the best, what is trained anew from here on is better again.
         superseded = best not in checkpoints.damaged and any(step > self.start for step in checkpoints.damaged)
@@ -220,8 +227,10 @@ class Session:
         if jax.process_index() == 0:
             self.folder.checkpoints.mkdir(exist_ok=True)  # rows without it are rows whose checkpoints are gone
             self._inode = self.folder.path.stat().st_ino
-            if news:
+            if news.data:
                 self.folder.note_data(self.setup.source)
+            if news.end:
+                self.folder.note_end(self.config, self.start)
         rows = checkpoints.rows(self.start) if self.start else None
         self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
@@ -229,8 +238,8 @@ class Session:
         for reason in checkpoints.damaged.values():
             self.progress.message(f"{reason}; it is set aside in {self.folder.damaged}")
         checkpoints.set_aside(self.folder.damaged)
-        if news:
-            self.progress.message(news)
+        for change in filter(None, (*news, end)):
+            self.progress.message(change)
         for note in self.setup.notes:
             self.progress.message(note)
         if self.start:

@@ -1,7 +1,7 @@
 """What a config stands for: its data, its model and its step, checked before anything runs."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_b
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
 from hybrid_flax.tasks.registry import check_task, is_pooled, label_kind, make_task
+from hybrid_flax.train.course import schedule_pairs
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -172,19 +173,10 @@ def _kept(source, path, versions, **options):
 
 
 def _step_traits(config, tokenizer) -> StepTraits:
-    schedule: Mapping[str, Any] = {
-        "name": config.schedule.name,
-        "num_steps": config.train.steps,
-        "warmup_steps": config.schedule.warmup_steps,
-        "final_fraction": config.schedule.final_fraction,
-        "decay_rate": config.schedule.decay_rate,
-        "decay_every": config.schedule.decay_every,
-        "decay_fraction": config.schedule.decay_fraction,
-    }
     return StepTraits(
         optimizer=config.optim.name,
         nesterov=config.optim.nesterov,
-        schedule=tuple(sorted(schedule.items())),
+        schedule=schedule_pairs(config),
         noise=_noise(config.train, tokenizer),
         ema=config.optim.ema_decay > 0.0,
         regularised=config.loss.label_smoothing > 0.0 or config.loss.z_loss > 0.0,
