@@ -189,6 +189,11 @@ KNOBS = {
         at_least=0.0,
     ),
     "train.steps": Knob(1000, "length of the training", "steps", at_least=1),
+    "train.init_from": Knob(
+        "",
+        "run folder, or exported folder, whose weights the run starts from where place and shape agree",
+        since="0.2",
+    ),
     "train.dropout": Knob(
         0.0, "dropout of embeddings and of every branch of the residual stream", at_least=0.0, below=1.0
     ),

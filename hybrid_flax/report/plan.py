@@ -43,7 +43,8 @@ class ModelPlan(NamedTuple):
     optimizer_bytes: parameters, their average and optimizer state. gradient_bytes: of the gradients that a step makes.
     activation_bytes: what else is alive at the worst moment of the forward and backward pass of one device's rows, by
     `peak_bytes`: what is kept for the backward pass, and what that works in, copies of the logits above all.
-    length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
+    length: of a row, in tokens. tokens_per_step, num_steps: of the training run. start: lines on what it takes from
+    another run.
     """
 
     layers: tuple[LayerCost, ...]
@@ -56,6 +57,7 @@ class ModelPlan(NamedTuple):
     length: int
     tokens_per_step: int
     num_steps: int
+    start: tuple[str, ...] = ()
 
     @property
     def device_bytes(self) -> int:
@@ -85,6 +87,7 @@ def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
         length=length,
         tokens_per_step=setup.batches.tokens_per_step,
         num_steps=num_steps,
+        start=() if setup.start is None else tuple(setup.start.lines()),
     )
 
 
@@ -144,6 +147,8 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
         f"activations           {format_bytes(plan.activation_bytes)} per device, at the worst moment of a step"
     )
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
+    for line in plan.start:
+        console.print(line, soft_wrap=True)
     if warning := memory_warning(plan, device_memory()):
         console.print(warning, soft_wrap=True)
 

@@ -57,8 +57,8 @@ class RunFolder:
 
     config.json, run.json (versions, git revision, what the data held), tokenizer.json, labels.json, metrics.jsonl
     (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, damaged/ (those
-    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, writer.lock (held by the
-    process that trains).
+    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, init_from.json
+    (what it took from another run), writer.lock (held by the process that trains).
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -76,6 +76,7 @@ class RunFolder:
         self.plot = self.path / "loss.png"
         self.sample = self.path / "sample.txt"
         self.diagnosis = self.path / "diagnosis.json"
+        self.start = self.path / "init_from.json"
         self.lock = self.path / "writer.lock"
 
     @contextmanager

@@ -6,28 +6,29 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
+from hybrid_flax.config import ConfigError, validate
 from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
+from hybrid_flax.models.build import init_params, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import check_task, is_pooled, label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, label_kind, make_task
+from hybrid_flax.train.config_model import model_from_config
 from hybrid_flax.train.course import schedule_pairs
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepTraits
+from hybrid_flax.train.warm_start import WarmStart, read_warm_start
 
 __all__ = [
     "Setup",
     "make_setup",
     "missing_split",
-    "model_from_config",
     "read_source",
     "step_program",
 ]
@@ -37,7 +38,7 @@ class Setup(NamedTuple):
     """Everything that a config determines.
 
     metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
-    notes: what to tell whoever trains it.
+    notes: what to tell whoever trains it. start: what a run that starts takes from another.
     """
 
     source: Source
@@ -51,6 +52,7 @@ class Setup(NamedTuple):
     batch_size: int
     carried: bool
     notes: tuple[str, ...] = ()
+    start: WarmStart | None = None
 
 
 def make_setup(
@@ -63,7 +65,7 @@ def make_setup(
     """Build all that a config determines; raises ConfigError in one line for whatever does not fit.
 
     tokenizer, labels: those of a run, as in `read_source`. starts: whether a run starts, for which config.model.vectors
-    must be there; one that goes on needs them no more.
+    and config.train.init_from must be there; one that goes on needs them no more.
     """
     validate(config)
     check_task(config)
@@ -93,9 +95,10 @@ def make_setup(
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
             )
         metric = find_metric(task, config.eval.metric)
+        start = read_warm_start(config, model, source.tokenizer, source.labels) if starts else None
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes)
+    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes, start)
 
 
 def step_program(setup: Setup, config: Any) -> Hashable:
@@ -148,21 +151,6 @@ def missing_split(config: Any, split: str) -> str:
     """What to say where there is no such split; a larger fraction cuts one also from data that has other splits."""
     key = f"{split}_fraction"
     return f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it"
-
-
-def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
-    """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
-    task = config.task.name
-    return make_model(
-        vocab_size=vocab_size,
-        options=mixer_option_pairs(config.mixers),
-        num_outputs=None if label_kind(task) is None else len(labels) or 1,
-        pooling=config.task.pooling if is_pooled(task) else "none",
-        crf=task == "tag" and config.task.crf,
-        num_characters=num_characters,
-        word_length=config.data.word_length,
-        **{name: config.model[name] for name in FIELDS},
-    )
 
 
 @functools.lru_cache(maxsize=4)
