@@ -120,6 +120,12 @@ KNOBS = {
         at_most=WIDEST,
     ),
     "model.vectors": Knob("", "file of word vectors (GloVe or word2vec as text) that the embedding starts from"),
+    "model.freeze": Knob(
+        "",
+        "parameters that are not trained: comma-separated patterns of their places, such as "
+        "embed.*,backbone.layer_0.*,*.bias; `plan` says how many they are",
+        since="0.2",
+    ),
     "model.characters": Knob(
         "none", "how the characters of a word are read, in addition to its embedding: none | cnn | rnn | ngrams"
     ),

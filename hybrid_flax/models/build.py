@@ -26,7 +26,7 @@ __all__ = [
 
 CARRIED_CAPACITY = 2**30  # for states that are carried without end: those of bounded mixers do not depend on it
 
-_START = ("model.init_scale", "model.vectors")  # what a model starts from, and not what it is made of
+_START = ("model.init_scale", "model.vectors", "model.freeze")  # how a model is trained, and not what it is made of
 # The knobs model.* that `make_model` takes, by name, and their defaults.
 FIELDS = {
     key.removeprefix("model."): knob.default

@@ -18,6 +18,7 @@ from hybrid_flax.tasks.base import Metric, Task, find_metric
 from hybrid_flax.tasks.registry import check_task, label_kind, make_task
 from hybrid_flax.train.config_model import model_from_config
 from hybrid_flax.train.course import schedule_pairs
+from hybrid_flax.train.frozen import find_frozen
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -78,7 +79,8 @@ def make_setup(
         notes = _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
-        traits = _step_traits(config, source.tokenizer)
+        frozen = find_frozen(config.model.freeze, _abstract_params(model)) if config.model.freeze else ()
+        traits = _step_traits(config, source.tokenizer, frozen)
         hparams = _hparams(config)
         make_unit_schedule(**dict(traits.schedule))
         make_optimizer(traits.optimizer, hparams)
@@ -160,7 +162,7 @@ def _kept(source, path, versions, **options):
     return source(path, **options)
 
 
-def _step_traits(config, tokenizer) -> StepTraits:
+def _step_traits(config, tokenizer, frozen) -> StepTraits:
     return StepTraits(
         optimizer=config.optim.name,
         nesterov=config.optim.nesterov,
@@ -170,6 +172,7 @@ def _step_traits(config, tokenizer) -> StepTraits:
         regularised=config.loss.label_smoothing > 0.0 or config.loss.z_loss > 0.0,
         accumulate=config.optim.accumulate,
         log_every=config.train.log_every,
+        frozen=frozen,
     )
 
 
