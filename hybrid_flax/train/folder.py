@@ -58,7 +58,9 @@ class RunFolder:
     config.json, run.json (versions, git revision, what the data held), tokenizer.json, labels.json, metrics.jsonl
     (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, damaged/ (those
     that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, init_from.json
-    (what it took from another run), writer.lock (held by the process that trains).
+    (what it took from another run), experiment.py and modules/ (the source of the experiment, and of the modules that
+    it imports), writer.lock (held by the process that trains). An exported folder has model.safetensors in place of
+    checkpoints/, and README.md.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -77,6 +79,10 @@ class RunFolder:
         self.sample = self.path / "sample.txt"
         self.diagnosis = self.path / "diagnosis.json"
         self.start = self.path / "init_from.json"
+        self.weights = self.path / "model.safetensors"
+        self.card = self.path / "README.md"
+        self.experiment = self.path / "experiment.py"
+        self.modules = self.path / "modules"
         self.lock = self.path / "writer.lock"
 
     @contextmanager
@@ -113,6 +119,11 @@ class RunFolder:
         The knobs of `course.ENDS` may differ. changed_data: whether other data than the run began with are let pass.
         Raises ConfigError in one line that says what differs, and where the checkpoints or the config are gone.
         """
+        if self.is_exported() or (self.about.exists() and "imported" in self.read_about()):
+            raise ConfigError(
+                f"{self.path} holds weights alone, which cannot be gone on with: start from them with "
+                f"--config.train.init_from={self.path} and another --workdir"
+            )
         self._check_whole()
         new = config.to_dict()
         if not self.config.exists():
@@ -159,6 +170,10 @@ class RunFolder:
                 f"{self.path} has metrics up to step {step} and no checkpoint in {self.checkpoints.name}/: put that "
                 "back, or use another --workdir"
             )
+
+    def is_exported(self) -> bool:
+        """Whether the folder is an exported one."""
+        return self.weights.exists() and not self.checkpoints.is_dir()
 
     def read_config(self) -> ConfigDict:
         """The config of the run. Raises ConfigError in one line where there is none that this version can read."""

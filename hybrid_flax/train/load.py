@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.models.build import init_params
+from hybrid_flax.models.build import abstract_params
 from hybrid_flax.tasks.base import find_metric
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.checkpoint import Checkpoints, Damaged
 from hybrid_flax.train.config_model import model_from_config
 from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.weights import read_weights
 
 __all__ = ["load_run"]
 
@@ -20,7 +21,8 @@ __all__ = ["load_run"]
 def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
-    checkpoint: "latest" or "best" (by eval.metric on the validation split), None for what eval.best of the run says.
+    workdir: a run folder, or an exported one. checkpoint: "latest" or "best" (by eval.metric on the validation split),
+    None for what eval.best of the run says; where there are weights alone, these.
     Mixers of the user's own must be registered before (`register_own_mixers`). Where it is damaged the newest that is
     whole is taken, and a line on stderr says so.
     Raises ConfigError in one line where there is no such run or checkpoint.
@@ -36,9 +38,13 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
         metric = find_metric(make_task(config, labels), config.eval.metric)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: {error}") from error
-    checkpoint = checkpoint or ("best" if config.eval.best else "latest")
+    if folder.is_exported():
+        params, step = read_weights(folder.weights, abstract_params(model))
+        return Run(model, jax.device_put(params), tokenizer, config, step, labels)
+    imported = folder.about.exists() and "imported" in folder.read_about()
+    checkpoint = checkpoint or ("best" if config.eval.best and not imported else "latest")
     name = "ema" if config.optim.ema_decay > 0 else "params"
-    like = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    like = abstract_params(model)
     if not folder.checkpoints.is_dir():
         raise ConfigError(f"{folder.path} has no checkpoint yet")
     checkpoints = Checkpoints(folder.checkpoints, metric)

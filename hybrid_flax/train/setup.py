@@ -4,15 +4,13 @@ import functools
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-import jax
-
 from hybrid_flax.config import ConfigError, validate
 from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.build import init_params, model_is_bounded, model_is_causal
+from hybrid_flax.models.build import abstract_params, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
 from hybrid_flax.tasks.registry import check_task, label_kind, make_task
@@ -79,7 +77,7 @@ def make_setup(
         notes = _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
-        frozen = find_frozen(config.model.freeze, _abstract_params(model)) if config.model.freeze else ()
+        frozen = find_frozen(config.model.freeze, abstract_params(model)) if config.model.freeze else ()
         traits = _step_traits(config, source.tokenizer, frozen)
         hparams = _hparams(config)
         make_unit_schedule(**dict(traits.schedule))
@@ -91,7 +89,7 @@ def make_setup(
             raise ValueError(f"eval.every={config.eval.every} (0: never): {missing_split(config, 'valid')}")
         carried = config.data.mode == "stream"
         _check_model(model, task, carried)
-        if traits.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
+        if traits.noise.recurrent and not has_recurrent_weights(abstract_params(model)):
             raise ValueError(
                 f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
@@ -224,7 +222,3 @@ def _check_model(model, task, carried):
             "data.mode=stream carries states without end, and full attention's would grow with them: "
             "use swa (or attn with mixers.attn.window) in model.pattern, or data.mode=windows"
         )
-
-
-def _abstract_params(model):
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.models.build import init_params
+from hybrid_flax.models.build import abstract_params
 from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.models.places import by_place, replace_places
 from hybrid_flax.train.folder import Run, RunFolder
@@ -127,13 +126,12 @@ def _load(path, version) -> Run:
 def _version(path):
     """What differs where the weights in a folder do."""
     folder = RunFolder(path)
-    files = [folder.config, *sorted(folder.checkpoints.glob("*"))]
+    files = [folder.config, folder.weights, *sorted(folder.checkpoints.glob("*"))]
     return tuple((str(file), file.stat().st_mtime_ns) for file in files if file.exists())
 
 
 def _compare(name, source, model, tokenizer, labels) -> WarmStart:
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    here, there = by_place(shapes), source.params
+    here, there = by_place(abstract_params(model)), source.params
     names_here = _names(model, tokenizer, labels)
     names_there = _names(source.model, source.tokenizer, source.labels)
     taken, anew, copies = {}, {}, {}
