@@ -62,7 +62,8 @@ def _train(options) -> int:
     workdir = options.workdir or default_folder(options.config, config)
     print(f"run folder: {workdir}", flush=True)
     try:
-        run, results = train(config, workdir, experiment_name(options.config), changed_data=options.changed_data)
+        changed = {"changed_data": options.changed_data, "changed_schedule": options.changed_schedule}
+        run, results = train(config, workdir, experiment_name(options.config), **changed)
     except Interrupted as stop:
         print(f"{stop}; run the same command to go on")
         return 128 + stop.signal_number
@@ -227,6 +228,35 @@ def _reproduce(options) -> int:
     return main(command.arguments) if options.run else 0
 
 
+def _export(options) -> int:
+    from hybrid_flax.report.model_card import model_card
+    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.exchange import export_run
+    from hybrid_flax.train.folder import RunFolder
+
+    set_up_jax()
+    source, target = options.words
+    register_own_mixers(source, options.config, trust=options.trust)
+    run = load_run(source, options.checkpoint)
+    card = model_card(run, RunFolder(source), Path(target).name)
+    print("\n".join(map(str, export_run(run, source, target, card))))
+    return 0
+
+
+def _import(options) -> int:
+    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.exchange import import_run
+
+    set_up_jax()
+    source, target = options.words
+    register_own_mixers(source, options.config, trust=options.trust)
+    import_run(load_run(source), source, target)
+    print(f"run folder: {target}")
+    return 0
+
+
 def _certify(options) -> int:
     from hybrid_flax.config import load_config
     from hybrid_flax.report.certificate import certify_mixers
@@ -258,6 +288,8 @@ _RUN = {
     "sweep": _sweep,
     "diff": _diff,
     "reproduce": _reproduce,
+    "export": _export,
+    "import": _import,
     "certify": _certify,
     "new": _new,
 }

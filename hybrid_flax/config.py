@@ -284,6 +284,11 @@ def validate(config: ConfigDict) -> None:
             f"train.patience={flat['train.patience']} trains on after the best evaluation, and the end of that is no "
             "result: set eval.best=true"
         )
+    if flat["train.init_from"] and flat["model.vectors"]:
+        raise ConfigError(
+            f"model.vectors={flat['model.vectors']} and train.init_from={flat['train.init_from']} both say what the "
+            "embedding starts from: set one of them to ''"
+        )
     if flat["loss.name"] != "cross_entropy" and (flat["loss.label_smoothing"] or flat["loss.z_loss"]):
         raise ConfigError(
             f"loss.label_smoothing and loss.z_loss go with loss.name=cross_entropy, not {flat['loss.name']}"

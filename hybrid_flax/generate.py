@@ -61,7 +61,7 @@ def sample_token(
     scaled = logits / jnp.maximum(temperature, 1e-6)
     order = jnp.argsort(-scaled)
     probabilities = jax.nn.softmax(scaled)[order]
-    rank = jnp.arange(vocab_size)
+    rank = jnp.arange(vocab_size, dtype=jnp.int32)
     before = jnp.cumsum(probabilities) - probabilities
     allowed = (rank < jnp.where(top_k > 0, top_k, vocab_size)) & ((before < top_p) | (rank == 0))
     choice = jax.random.categorical(key, jnp.where(allowed, scaled[order], -jnp.inf))

@@ -120,6 +120,12 @@ KNOBS = {
         at_most=WIDEST,
     ),
     "model.vectors": Knob("", "file of word vectors (GloVe or word2vec as text) that the embedding starts from"),
+    "model.freeze": Knob(
+        "",
+        "parameters that are not trained: comma-separated patterns of their places, such as "
+        "embed.*,backbone.layer_0.*,*.bias; `plan` says how many they are",
+        since="0.2",
+    ),
     "model.characters": Knob(
         "none", "how the characters of a word are read, in addition to its embedding: none | cnn | rnn | ngrams"
     ),
@@ -189,6 +195,11 @@ KNOBS = {
         at_least=0.0,
     ),
     "train.steps": Knob(1000, "length of the training", "steps", at_least=1),
+    "train.init_from": Knob(
+        "",
+        "run folder, or exported folder, whose weights the run starts from where place and shape agree",
+        since="0.2",
+    ),
     "train.dropout": Knob(
         0.0, "dropout of embeddings and of every branch of the residual stream", at_least=0.0, below=1.0
     ),

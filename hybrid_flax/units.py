@@ -4,7 +4,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["format_bytes", "format_clock", "format_count", "format_duration", "markdown_table", "printable"]
+__all__ = [
+    "format_bytes",
+    "format_clock",
+    "format_count",
+    "format_duration",
+    "markdown_table",
+    "printable",
+    "text_table",
+]
 
 
 def format_count(value: int | float | None) -> str:
@@ -48,6 +56,17 @@ def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
     marks = re.compile(r"\||<(?=[A-Za-z/!?])")
     lines = ["| " + " | ".join(marks.sub(r"\\\g<0>", cell) for cell in row) + " |" for row in cells]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equal length as lines: the first and the last column to the left, figures between them to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    aligned = (
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1])), row[-1]]
+        for row in rows
+    )
+    return ["  ".join(cells).rstrip() for cells in aligned]
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,18 @@ import pytest
 
 __all__ = ["KNOWN", "absent", "data_sets", "library", "require"]
 
-KNOWN = ("data", "datasets", "postgresql", "psycopg", "pyarrow", "slurm", "submitit", "tokenizers", "torch")
+KNOWN = (
+    "data",
+    "datasets",
+    "postgresql",
+    "psycopg",
+    "pyarrow",
+    "safetensors",
+    "slurm",
+    "submitit",
+    "tokenizers",
+    "torch",
+)
 
 _required: set[str] = set()  # by --engines
 

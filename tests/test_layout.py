@@ -60,6 +60,7 @@ HOLDERS = {
     "flax": {"models"},
     "matplotlib": {"report"},
     "tensorboardX": {"train/writers.py"},
+    "safetensors": {"train/weights.py"},
     "tokenizers": {"data/bpe.py"},
     "datasets": {"data/hub.py"},
     "optuna": {"jobs/study.py", "jobs/queue.py", "sweep/search.py", "sweep/importance.py"},

@@ -12,6 +12,7 @@ import tiny
 
 from hybrid_flax import cli
 from hybrid_flax.config import ConfigError
+from hybrid_flax.generate import generate
 from hybrid_flax.runs import load_run
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
@@ -74,6 +75,15 @@ def test_a_config_of_an_older_version(workdir, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config))
     assert load_run(workdir).config.sample.top_p == removed
     (workdir / "config.json").write_text(json.dumps(config | {"sample": config["sample"] | {"top_p": removed}}))
+
+
+def test_parameters_keep_their_dtype_under_x64(workdir):
+    plain = load_run(workdir)
+    with jax.enable_x64(True):
+        run = load_run(workdir)
+        for one, other in zip(jax.tree.leaves(plain.params), jax.tree.leaves(run.params), strict=True):
+            assert one.dtype == other.dtype == np.float32 and np.array_equal(one, other)
+        assert "".join(generate(run, "ab", num_tokens=5)) == "".join(generate(plain, "ab", num_tokens=5))
 
 
 def test_a_config_that_names_no_task(workdir, tmp_path):

@@ -23,7 +23,7 @@ RUN, CONFIG = {"workdir": "runs/RUN"}, {"config": "experiments/shakespeare.py:ga
 CHECKPOINT = {"checkpoint": "best"}
 TRUST = {"trust": None}
 FLAGS = {
-    "train": {**CONFIG, "workdir": "runs/RUN", "changed_data": None, **TRUST, **PROCESSES},
+    "train": {**CONFIG, "workdir": "runs/RUN", "changed_data": None, "changed_schedule": None, **TRUST, **PROCESSES},
     "eval": {**RUN, "split": "test", **CHECKPOINT, **CONFIG, **TRUST, **PROCESSES},
     "diagnose": {**RUN, "split": "train", **CHECKPOINT, **CONFIG, **TRUST},
     "generate": {
@@ -45,10 +45,13 @@ FLAGS = {
     "sweep": {**CONFIG, "workdir": "swept", "sweep": "a,b", "search": "tpe", "trials": "9", "seed": "0", **QUEUE},
     "diff": {},
     "reproduce": {"run": None, "workdir": "again", **CONFIG, **TRUST},
+    "export": {**CHECKPOINT, **CONFIG, **TRUST},
+    "import": {**CONFIG, **TRUST},
     "certify": {"mixers": "lstm", "cases": "40", "seed": "1", "workdir": "proofs", **CONFIG},
     "new": {"from": "griffin"},
 }
 WORDS = {"diff": ["runs/ONE", "runs/OTHER"], "reproduce": ["runs/ONE"]}
+WORDS |= {"export": ["runs/ONE", "exported"], "import": ["exported", "runs/ONE"]}
 KNOBS = {"train", "plan", "preview", "compare", "sweep"}  # take --config.NAME=VALUE
 ALL_FLAGS = {name: value for flags in FLAGS.values() for name, value in flags.items()}
 PAIRS = [(verb, flag) for verb, flags in FLAGS.items() for flag in flags]
@@ -181,7 +184,7 @@ COMBINED = [
     (["train", "--config.seed=1", "--config.seed", "2"], "--config.seed is given twice", "1 and 2"),
     *(
         ([verb, "--config.model.width=3"], f"{verb} takes no --config.model.width", "a run has its own config")
-        for verb in ("eval", "diagnose", "generate", "predict", "diff", "reproduce")
+        for verb in ("eval", "diagnose", "generate", "predict", "diff", "reproduce", "export", "import")
     ),
     (["certify", "--config.model.width=3"], "certify takes no --config.model.width", "certified with their defaults"),
     (["new", "my.py", "--config.model.width=3"], "new takes no --config.model.width", "in the file"),
@@ -218,6 +221,8 @@ COMBINED = [
     (["diff", "", "two"], "run folder is empty", "write diff RUN OTHER"),
     (["reproduce"], "reproduce takes 1 run folder, 0 given", ""),
     (["reproduce", "one", "two"], "reproduce takes 1 run folder, 2 given", ""),
+    (["export", "runs/RUN"], "export takes 2 folders, 1 given", ""),
+    (["import"], "import takes 2 folders, 0 given", ""),
     (["new", "a.py", "b.py"], "new takes at most 1 file, 2 given", ""),
     (["new", "--from=griffin"], "--from=griffin needs a file", "new my.py --from=griffin"),
 ]
@@ -266,7 +271,7 @@ READ |= {"tokens": lambda text: {"1e3": 1000}[text], "length": lambda text: {"1_
 READ |= {
     "temperature": float,
     "top_p": float,
-    **dict.fromkeys(("dry_run", "run", "trust", "changed_data"), lambda _: True),
+    **dict.fromkeys(("dry_run", "run", "trust", "changed_data", "changed_schedule"), lambda _: True),
 }
 READ |= dict.fromkeys(("mixers", "sweep"), lambda text: text.split(","))
 

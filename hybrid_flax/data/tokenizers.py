@@ -74,6 +74,10 @@ class Tokenizer(abc.ABC):
         They sum to `len(text)` and `len(text.encode())`, whether the tokens are known or not.
         """
 
+    def tokens(self) -> tuple[str | bytes | None, ...]:
+        """What every id stands for, in the order of ids; None for the unknown one."""
+        return tuple(None if i == self.unknown_id else self.decode([i]) for i in range(self.vocab_size))
+
     @abc.abstractmethod
     def to_dict(self) -> dict:
         """What `tokenizer_from_dict` needs to build an equal one; it survives JSON."""
@@ -112,6 +116,9 @@ class ByteTokenizer(Tokenizer):
     def join(self, ids: Iterable) -> bytes:
         """The bytes under ids, which may end inside a character."""
         return self._checked(ids).astype(np.uint8).tobytes()
+
+    def tokens(self) -> tuple[str | bytes | None, ...]:
+        return tuple(bytes([i]) for i in range(256))
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids = self.encode(text)
@@ -233,6 +240,9 @@ class WordTokenizer(Tokenizer):
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         return _widths_of_matches(_CUTS[self.cut], text)
 
+    def tokens(self) -> tuple[str | bytes | None, ...]:
+        return None, *self.pieces
+
     def spell(self, text: str, length: int) -> np.ndarray:
         """Ids of the characters of every piece, int32 [N, length]: 0 none, 1 unknown; of a long one both ends.
 
@@ -307,6 +317,9 @@ class WhitespaceTokenizer(Tokenizer):
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         return _widths_of_matches(_WRITTEN, text)
 
+    def tokens(self) -> tuple[str | bytes | None, ...]:
+        return None, *self.pieces
+
     def to_dict(self) -> dict:
         return {"name": self.name, "pieces": list(self.pieces)}
 
@@ -354,6 +367,9 @@ class BpeTokenizer(Tokenizer):
         num_chars = self._begun[self.encode(text)]
         sizes = np.cumsum(np.append(0, _utf8_sizes(_code_points(text))))
         return num_chars, np.diff(sizes[np.cumsum(np.append(0, num_chars))]).astype(np.int32)
+
+    def tokens(self) -> tuple[str | bytes | None, ...]:
+        return tuple(self._bpe.pieces)
 
     def to_dict(self) -> dict:
         return {"name": self.name, **dataclasses.asdict(self)}

@@ -79,7 +79,7 @@ def prepare_paces(setup: Setup, config: Any, num_lanes: int) -> Callable[[], Pac
     Time them while nothing else computes. Neither trains anything.
     """
     lanes = _Lanes(setup, num_lanes)
-    fresh = fresh_position(setup._replace(parallel=make_parallel("jit")), config, vectors=False)
+    fresh = fresh_position(setup._replace(parallel=make_parallel("jit")), config, starts=False)
     position = lanes.stack([fresh] * num_lanes)
     rows = lanes.stack_rows([setup.batches.batch(0)] * num_lanes)
 

@@ -17,6 +17,7 @@ from hybrid_flax.typing import Mixer, Params, Segments
 __all__ = [
     "CARRIED_CAPACITY",
     "FIELDS",
+    "abstract_params",
     "init_params",
     "is_bounded",
     "make_model",
@@ -26,7 +27,7 @@ __all__ = [
 
 CARRIED_CAPACITY = 2**30  # for states that are carried without end: those of bounded mixers do not depend on it
 
-_START = ("model.init_scale", "model.vectors")  # what a model starts from, and not what it is made of
+_START = ("model.init_scale", "model.vectors", "model.freeze")  # how a model is trained, and not what it is made of
 # The knobs model.* that `make_model` takes, by name, and their defaults.
 FIELDS = {
     key.removeprefix("model."): knob.default
@@ -87,6 +88,11 @@ def init_params(model: SequenceModel, key: jax.Array) -> Params:
         return leaf * branches**-0.5 if into_stream else leaf
 
     return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def abstract_params(model: SequenceModel) -> Params:
+    """The shapes and dtypes of `init_params`; nothing is drawn."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
 def is_bounded(mixer: Mixer) -> bool:

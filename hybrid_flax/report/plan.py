@@ -12,7 +12,9 @@ from hybrid_flax.console import make_console
 from hybrid_flax.cost import flops, peak_bytes, tree_bytes, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
 from hybrid_flax.models.model import Block, layer_mixer
+from hybrid_flax.models.places import by_place
 from hybrid_flax.train.devices import device_memory
+from hybrid_flax.train.frozen import moving
 from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
@@ -43,7 +45,8 @@ class ModelPlan(NamedTuple):
     optimizer_bytes: parameters, their average and optimizer state. gradient_bytes: of the gradients that a step makes.
     activation_bytes: what else is alive at the worst moment of the forward and backward pass of one device's rows, by
     `peak_bytes`: what is kept for the backward pass, and what that works in, copies of the logits above all.
-    length: of a row, in tokens. tokens_per_step, num_steps: of the training run.
+    length: of a row, in tokens. tokens_per_step, num_steps: of the training run. start: lines on what it takes from
+    another run. frozen: parameters that are not trained.
     """
 
     layers: tuple[LayerCost, ...]
@@ -56,6 +59,8 @@ class ModelPlan(NamedTuple):
     length: int
     tokens_per_step: int
     num_steps: int
+    start: tuple[str, ...] = ()
+    frozen: int = 0
 
     @property
     def device_bytes(self) -> int:
@@ -80,11 +85,13 @@ def make_plan(setup: Setup, num_steps: int) -> ModelPlan:
         forward_flops=sum(row.forward_flops for row in layers),
         train_flops=flops(step, state, *data) / (rows * length),
         optimizer_bytes=tree_bytes((state.params, state.opt_state, state.ema)),
-        gradient_bytes=tree_bytes(params),
+        gradient_bytes=tree_bytes(moving(params, traits.frozen)),
         activation_bytes=max(peak - tree_bytes(params), 0),
         length=length,
         tokens_per_step=setup.batches.tokens_per_step,
         num_steps=num_steps,
+        start=() if setup.start is None else tuple(setup.start.lines()),
+        frozen=sum(tree_size(by_place(params)[place]) for place in traits.frozen),
     )
 
 
@@ -136,6 +143,8 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
         format_bytes(sum(row.cache_bytes for row in plan.layers)),
     )
     console.print(table)
+    if plan.frozen:
+        console.print(f"frozen parameters     {plan.frozen:,} of {plan.parameters:,}")
     console.print(f"train FLOPs/token     {format_count(plan.train_flops)} (forward, backward and update)")
     console.print(f"train FLOPs in all    {format_count(plan.train_flops * plan.tokens_per_step * plan.num_steps)}")
     console.print(f"parameters and optim  {format_bytes(plan.optimizer_bytes)}")
@@ -144,6 +153,8 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
         f"activations           {format_bytes(plan.activation_bytes)} per device, at the worst moment of a step"
     )
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
+    for line in plan.start:
+        console.print(line, soft_wrap=True)
     if warning := memory_warning(plan, device_memory()):
         console.print(warning, soft_wrap=True)
 

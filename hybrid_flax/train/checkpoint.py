@@ -107,15 +107,13 @@ class Checkpoints:
         return self._load(step, (), like, jax.tree.map(_abstract, like))
 
     def restore_part(self, step: int, path: tuple[str, ...], like: PyTree) -> PyTree:
-        """The subtree at `path` alone, on the first device, in the structure, shapes and dtypes of `like`.
+        """The subtree at `path` alone, on the first device, in the structure and shapes of `like`, as it was saved.
 
-        Raises Damaged and ValueError as `restore`.
+        Raises Damaged and ValueError as `restore`; dtypes are those that were saved.
         """
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
         options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=options):
-            return self._load(step, path, like, target)
+            return self._load(step, path, like)
 
     def steps(self) -> list[int]:
         """The saved steps that are not known to be damaged, the latest first."""
@@ -192,10 +190,13 @@ class Checkpoints:
             step, None, None, metrics, None if metrics is None else (self._sign * metrics[self._metric], -step)
         )
 
-    def _load(self, step, path, like, target):
+    def _load(self, step, path, like, target=None):
+        """target: `like` where it is to lie; None for the first device, in the dtypes that were saved."""
         name = f"checkpoint {self._directory}/{step}"
         checksums = self._records[step].checksums if step in self._records else None
         saved = _read(name, partial(_listed, self._directory / str(step), path))
+        if target is None:
+            like = target = _as_saved(saved, like)
         problem = _difference(saved, like)
         if problem:
             lost = _paths(_nested(path, like)) & (checksums or {}).keys() - _paths(_nested(path, saved))
@@ -317,6 +318,18 @@ def _nested(path, leaf):
 
 def _abstract(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _as_saved(saved, like):
+    """`like` on the first device, in the dtypes that were saved, as far as this process has them."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    dtypes = {_path(path): leaf.dtype for path, leaf in jax.tree_util.tree_flatten_with_path(saved)[0]}
+
+    def abstract(path, leaf):
+        dtype = jax.dtypes.canonicalize_dtype(dtypes.get(_path(path), leaf.dtype))
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=device)
+
+    return jax.tree_util.tree_map_with_path(abstract, like)
 
 
 def _difference(saved, like):

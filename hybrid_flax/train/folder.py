@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from hybrid_flax.config import config_diff, config_hash, few_of, read_config
+from hybrid_flax.config import config_diff, config_hash, few_of, read_config, value_at
 from hybrid_flax.data.sources import Source
 from hybrid_flax.data.tokenizers import Tokenizer, tokenizer_from_dict
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.files import read_json, reading, write_json
 from hybrid_flax.locks import FileLock
 from hybrid_flax.models.model import SequenceModel
+from hybrid_flax.train.course import ENDS
 from hybrid_flax.train.writers import read_jsonl
 from hybrid_flax.typing import Params
 
-__all__ = ["FORMAT", "Run", "RunFolder", "default_folder"]
+__all__ = ["FORMAT", "News", "Run", "RunFolder", "default_folder"]
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without them
 _PATIENCE = 5.0  # seconds that a killed process may take to end
@@ -44,13 +45,22 @@ class Run(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
+class News(NamedTuple):
+    """What has changed since a run was last trained, in words: its data, its end; "" where they have not."""
+
+    data: str = ""
+    end: str = ""
+
+
 class RunFolder:
     """Paths of a run folder.
 
     config.json, run.json (versions, git revision, what the data held), tokenizer.json, labels.json, metrics.jsonl
     (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, damaged/ (those
-    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, writer.lock (held by the
-    process that trains).
+    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, init_from.json
+    (what it took from another run), experiment.py and modules/ (the source of the experiment, and of the modules that
+    it imports), writer.lock (held by the process that trains). An exported folder has model.safetensors in place of
+    checkpoints/, and README.md.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -68,6 +78,11 @@ class RunFolder:
         self.plot = self.path / "loss.png"
         self.sample = self.path / "sample.txt"
         self.diagnosis = self.path / "diagnosis.json"
+        self.start = self.path / "init_from.json"
+        self.weights = self.path / "model.safetensors"
+        self.card = self.path / "README.md"
+        self.experiment = self.path / "experiment.py"
+        self.modules = self.path / "modules"
         self.lock = self.path / "writer.lock"
 
     @contextmanager
@@ -98,12 +113,17 @@ class RunFolder:
         finally:
             lock.release()
 
-    def open(self, config: ConfigDict, source: Source, experiment_name: str, *, changed_data: bool = False) -> str:
-        """Write what the run is, or check that the folder holds the same config and data; what to say of new data.
+    def open(self, config: ConfigDict, source: Source, experiment_name: str, *, changed_data: bool = False) -> News:
+        """Write what the run is, or check that the folder holds the same config and data; what has changed since.
 
-        changed_data: whether other data than the run began with are let pass. Raises ConfigError in one line that says
-        what differs, and where the checkpoints or the config are gone.
+        The knobs of `course.ENDS` may differ. changed_data: whether other data than the run began with are let pass.
+        Raises ConfigError in one line that says what differs, and where the checkpoints or the config are gone.
         """
+        if self.is_exported() or (self.about.exists() and "imported" in self.read_about()):
+            raise ConfigError(
+                f"{self.path} holds weights alone, which cannot be gone on with: start from them with "
+                f"--config.train.init_from={self.path} and another --workdir"
+            )
         self._check_whole()
         new = config.to_dict()
         if not self.config.exists():
@@ -112,24 +132,32 @@ class RunFolder:
                 write_json(self.labels, source.labels)
                 write_json(self.about, _about(experiment_name) | {"data": source.contents()})
                 write_json(self.config, new)
-            return ""
-        if changes := config_diff(self.read_config(), new):
+            return News()
+        changes = config_diff(self.read_config(), new)
+        ends = "; ".join(changes)
+        if not all(change.startswith(tuple(f"{key}: " for key in ENDS)) for change in changes):
             raise ConfigError(f"{self.path} holds a run of another config: {few_of(changes)}; use another --workdir")
         changes = self.data_changes(source)
-        if not changes:
-            return ""
-        if not changed_data:
+        if changes and not changed_data:
             raise ConfigError(
                 f"{self.path} was trained on other data: {few_of(changes)}; restore them, use another --workdir, or go "
                 "on all the same with --changed_data, which keeps the tokenizer and the labels of the run"
             )
-        return f"going on with other data: {few_of(changes)}"
+        return News(f"going on with other data: {few_of(changes)}" if changes else "", ends)
 
     def note_data(self, source: Source) -> None:
         """Note that the run goes on with `source`, and what it was trained on before."""
         about = self.read_about()
         earlier = [*about.get("earlier_data", []), about.get("data", "unknown")]
         write_json(self.about, about | {"data": source.contents(), "earlier_data": earlier})
+
+    def note_end(self, config: ConfigDict, step: int) -> None:
+        """Note that the run goes on from `step` to the end that `config` says, and what its end was before."""
+        about, old = self.read_about() if self.about.exists() else {}, self.read_config()
+        end = {"step": step, **{key: value_at(old, key) for key in ENDS}}
+        if about:
+            write_json(self.about, about | {"earlier_ends": [*about.get("earlier_ends", []), end]})
+        write_json(self.config, config.to_dict())
 
     def _check_whole(self):
         rows = read_jsonl(self.metrics)
@@ -142,6 +170,10 @@ class RunFolder:
                 f"{self.path} has metrics up to step {step} and no checkpoint in {self.checkpoints.name}/: put that "
                 "back, or use another --workdir"
             )
+
+    def is_exported(self) -> bool:
+        """Whether the folder is an exported one."""
+        return self.weights.exists() and not self.checkpoints.is_dir()
 
     def read_config(self) -> ConfigDict:
         """The config of the run. Raises ConfigError in one line where there is none that this version can read."""
@@ -192,6 +224,10 @@ class RunFolder:
     ) -> None:
         """Final metrics by split, those of the parameters after `step` updates; training went on to `last_step`."""
         write_json(self.results, {"step": step, "last_step": last_step, "stopped_early": stopped_early, **results})
+
+    def has_results(self, last_step: int) -> bool:
+        """Whether there are final metrics of a training that went on to `last_step`."""
+        return self.results.exists() and read_json(self.results, dict).get("last_step", last_step) == last_step
 
     def read_results(self) -> dict[str, dict[str, float]]:
         """The metrics that `write_results` wrote."""

@@ -27,11 +27,14 @@ def train(
     interrupt: Interrupt | None = None,
     *,
     changed_data: bool = False,
+    changed_schedule: bool = False,
 ) -> tuple[Run, dict[str, dict[str, float]]]:
     """Train to config.train.steps in `workdir`, going on from its latest checkpoint where there is one.
 
     console: where progress is shown; Console(quiet=True) for nowhere. interrupt: the caller's; by default SIGTERM and
     Ctrl-C are caught. changed_data: go on with a run whose data have changed since, with its tokenizer and labels.
+    A run goes on to another train.steps or train.patience; changed_schedule: also where its learning rate would have
+    been another one with these from the start.
     Returns the finished run and its final metrics by split. Raises ConfigError before anything runs, TrainingFailed for
     values that are not finite, Interrupted, and OSError where the folder cannot be written or is gone; these leave the
     last good checkpoint.
@@ -39,7 +42,8 @@ def train(
     goes_on = RunFolder(workdir).config.exists()
     known = RunFolder(workdir).read_vocabulary() if changed_data and goes_on else ()
     setup = make_setup(config, *known, starts=not goes_on)
-    with Session(setup, config, workdir, experiment_name, console, changed_data=changed_data) as session:
+    changed = {"changed_data": changed_data, "changed_schedule": changed_schedule}
+    with Session(setup, config, workdir, experiment_name, console, **changed) as session:
         if session.ended:
             session.progress.message(f"this run is finished: {session.start} steps")
             return session.run(session.judged_state(session.position)), session.folder.read_results()

@@ -27,7 +27,7 @@ def measure_pace(setup: Setup, config: Any) -> Pace:
     begin = time.perf_counter()
     parallel = setup.parallel
     step = parallel.wrap(make_train_step(setup.model, setup.task, setup.traits, parallel.axis_name))
-    state, carry = fresh_position(setup, config, vectors=False)
+    state, carry = fresh_position(setup, config, starts=False)
     rows = parallel.put_rows(setup.batches.batch(0, parallel.rows(setup.batch_size)))
 
     def once():

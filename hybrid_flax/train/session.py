@@ -14,12 +14,14 @@ from rich.console import Console
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import Source, cut_rows
 from hybrid_flax.data.vectors import read_vectors
+from hybrid_flax.files import write_json
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
 from hybrid_flax.train.checkpoint import Checkpoints, Damaged, SaveFailed
+from hybrid_flax.train.course import check_course
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
-from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.folder import News, Run, RunFolder
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.parallel import any_process
 from hybrid_flax.train.peak import peak_memory
@@ -27,6 +29,7 @@ from hybrid_flax.train.progress import Progress
 from hybrid_flax.train.setup import Setup
 from hybrid_flax.train.state import TrainState
 from hybrid_flax.train.step import init_train_state
+from hybrid_flax.train.warm_start import check_source, read_warm_start
 from hybrid_flax.train.writers import (
     JsonlWriter,
     Mark,
@@ -72,7 +75,8 @@ class Session:
 
     start: the step that it goes on from, that of the newest checkpoint that is whole. position: where it stands there.
     ended: whether there is nothing left to do. console: where progress is shown. changed_data: as in `RunFolder.open`.
-    Raises ConfigError where the folder or its checkpoint is of another run, or another process trains there.
+    changed_schedule: as in `check_course`. Raises ConfigError where the folder or its checkpoint is of another run, or
+    another process trains there.
     """
 
     def __init__(
@@ -84,21 +88,28 @@ class Session:
         console: Console | None = None,
         *,
         changed_data: bool = False,
+        changed_schedule: bool = False,
     ):
         self.setup, self.config = setup, config
         self.folder = RunFolder(workdir)
         self._stack = ExitStack()
+        check_source(config, workdir)
         try:
             news = self._open_folder(experiment_name, changed_data)
             self._checkpoints = Checkpoints(self.folder.checkpoints, setup.metric)
             self._stack.callback(self._close_checkpoints)
             self._leave_out_lost_rows()
+            self.setup = setup = self._with_start()
             self.position = start_position(setup, config, self._checkpoints)
             self.start = int(self.position.state.step)
+            end = ""
+            if news.end:
+                old = self.folder.read_config()
+                end = check_course(self.folder.path, old, config, self.start, changed_schedule=changed_schedule)
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
-            self.ended = self.is_over(self.start) and self.folder.results.exists()
+            self.ended = self.is_over(self.start) and self.folder.has_results(self.start)
             if not self.ended:
-                self._begin(news)
+                self._begin(news, end)
         except BaseException:
             self._stack.close()
             raise
@@ -155,7 +166,7 @@ class Session:
 
     def owes_evaluation(self, step: int) -> bool:
         """Whether the checkpoint of `step` was saved when its evaluation was cut off."""
-        saved = step in self._checkpoints.steps() and self.due(step).evaluates
+        saved = step > 0 and step in self._checkpoints.steps() and self.due(step).evaluates
         return saved and self._checkpoints.metrics(step) is None
 
     def wait(self) -> None:
@@ -197,8 +208,8 @@ class Session:
         return Run(self.setup.model, params, source.tokenizer, self.config, int(state.step), source.labels)
 
     def _open_folder(self, experiment_name, changed_data):
-        """What to say of new data. Where a process of several refuses, all do, or the others would wait for it."""
-        problem, news = None, ""
+        """What has changed. Where a process of several refuses, all do, or the others would wait for it."""
+        problem, news = None, News()
         try:
             self._stack.enter_context(self.folder.claim())
             news = self.folder.open(self.config, self.setup.source, experiment_name, changed_data=changed_data)
@@ -208,7 +219,15 @@ class Session:
             raise problem or ConfigError("another process of this run has refused to start, and says why")
         return news
 
-    def _begin(self, news):
+    def _with_start(self):
+        """The setup with what the run starts from, also where it was cut off before that was saved."""
+        setup, saved = self.setup, self._checkpoints.steps() or self._checkpoints.damaged
+        if saved or setup.start is not None:
+            return setup
+        start = read_warm_start(self.config, setup.model, setup.source.tokenizer, setup.source.labels)
+        return setup._replace(start=start)
+
+    def _begin(self, news, end):
         checkpoints, best = self._checkpoints, self._checkpoints.best()
         # Where a later one is damaged, and not the best, what is trained anew from here on is better again.
         superseded = best not in checkpoints.damaged and any(step > self.start for step in checkpoints.damaged)
@@ -220,8 +239,10 @@ class Session:
         if jax.process_index() == 0:
             self.folder.checkpoints.mkdir(exist_ok=True)  # rows without it are rows whose checkpoints are gone
             self._inode = self.folder.path.stat().st_ino
-            if news:
+            if news.data:
                 self.folder.note_data(self.setup.source)
+            if news.end:
+                self.folder.note_end(self.config, self.start)
         rows = checkpoints.rows(self.start) if self.start else None
         self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
@@ -229,12 +250,23 @@ class Session:
         for reason in checkpoints.damaged.values():
             self.progress.message(f"{reason}; it is set aside in {self.folder.damaged}")
         checkpoints.set_aside(self.folder.damaged)
-        if news:
-            self.progress.message(news)
+        for change in filter(None, (*news, end)):
+            self.progress.message(change)
         for note in self.setup.notes:
             self.progress.message(note)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
+
+        if self.setup.start is not None and not checkpoints.steps():
+            self._note_start(self.setup.start)
+
+    def _note_start(self, start):
+        """Say what is taken from another run, and save it, so that nobody needs that one any more."""
+        for line in start.lines():
+            self.progress.message(line)
+        if jax.process_index() == 0:
+            write_json(self.folder.start, start.record())
+        self._save(0, self.position)
 
     def _leave_out_lost_rows(self):
         """A checkpoint counts as damaged where metrics.jsonl does not hold what it held then."""
@@ -350,7 +382,7 @@ def start_position(setup: Setup, config: Any, checkpoints: Checkpoints) -> Posit
     steps = checkpoints.steps()
     if not steps and not checkpoints.damaged:
         return fresh_position(setup, config)
-    like = fresh_position(setup, config, vectors=False)
+    like = fresh_position(setup, config, starts=False)
     for step in steps:
         try:
             return _restore(setup, checkpoints, step, like)
@@ -359,16 +391,18 @@ def start_position(setup: Setup, config: Any, checkpoints: Checkpoints) -> Posit
     raise ConfigError(f"no checkpoint is whole: {'; '.join(checkpoints.damaged.values())}; use another --workdir")
 
 
-def fresh_position(setup: Setup, config: Any, *, vectors: bool = True) -> Position:
-    """The position before the first step; vectors: whether config.model.vectors are read, where there are any."""
+def fresh_position(setup: Setup, config: Any, *, starts: bool = True) -> Position:
+    """The position before the first step; starts: with what config.model.vectors and setup.start give, if anything."""
     parallel, model = setup.parallel, setup.model
     key_params, key_steps = jax.random.split(jax.random.key(config.seed))
     params = jax.jit(init_params, static_argnums=0)(model, key_params)
     if config.model.init_scale != 1.0:
         scales = {"matrix": config.model.init_scale}
         params = jax.tree.map(lambda leaf, kind: leaf * scales.get(kind, 1.0), params, leaf_kinds(params))
-    if vectors and config.model.vectors:
+    if starts and config.model.vectors:
         params = _with_vectors(params, config.model, setup.source.tokenizer)
+    if starts and setup.start is not None:
+        params = setup.start.apply(params)
     state = parallel.put_state(init_train_state(params, setup.hparams, setup.traits, key_steps))
     carry = ()
     if setup.carried:

@@ -1,32 +1,33 @@
 """What a config stands for: its data, its model and its step, checked before anything runs."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-import jax
-
-from hybrid_flax.config import ConfigError, mixer_option_pairs, validate
+from hybrid_flax.config import ConfigError, validate
 from hybrid_flax.data.hub import HUB
 from hybrid_flax.data.pipeline import Batches
 from hybrid_flax.data.sources import SYNTHETIC, Source, labelled_source, language_source, text_source
 from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
-from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
+from hybrid_flax.models.build import abstract_params, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import check_task, is_pooled, label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, label_kind, make_task
+from hybrid_flax.train.config_model import model_from_config
+from hybrid_flax.train.course import schedule_pairs
+from hybrid_flax.train.frozen import find_frozen
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.state import Hparams, make_hparams
 from hybrid_flax.train.step import StepTraits
+from hybrid_flax.train.warm_start import WarmStart, read_warm_start
 
 __all__ = [
     "Setup",
     "make_setup",
     "missing_split",
-    "model_from_config",
     "read_source",
     "step_program",
 ]
@@ -36,7 +37,7 @@ class Setup(NamedTuple):
     """Everything that a config determines.
 
     metric: what the run is judged by. batch_size: rows a step. carried: whether states go from step to step.
-    notes: what to tell whoever trains it.
+    notes: what to tell whoever trains it. start: what a run that starts takes from another.
     """
 
     source: Source
@@ -50,6 +51,7 @@ class Setup(NamedTuple):
     batch_size: int
     carried: bool
     notes: tuple[str, ...] = ()
+    start: WarmStart | None = None
 
 
 def make_setup(
@@ -62,7 +64,7 @@ def make_setup(
     """Build all that a config determines; raises ConfigError in one line for whatever does not fit.
 
     tokenizer, labels: those of a run, as in `read_source`. starts: whether a run starts, for which config.model.vectors
-    must be there; one that goes on needs them no more.
+    and config.train.init_from must be there; one that goes on needs them no more.
     """
     validate(config)
     check_task(config)
@@ -75,7 +77,8 @@ def make_setup(
         notes = _check_prompt(config, source.tokenizer)
         model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
-        traits = _step_traits(config, source.tokenizer)
+        frozen = find_frozen(config.model.freeze, abstract_params(model)) if config.model.freeze else ()
+        traits = _step_traits(config, source.tokenizer, frozen)
         hparams = _hparams(config)
         make_unit_schedule(**dict(traits.schedule))
         make_optimizer(traits.optimizer, hparams)
@@ -86,15 +89,16 @@ def make_setup(
             raise ValueError(f"eval.every={config.eval.every} (0: never): {missing_split(config, 'valid')}")
         carried = config.data.mode == "stream"
         _check_model(model, task, carried)
-        if traits.noise.recurrent and not has_recurrent_weights(_abstract_params(model)):
+        if traits.noise.recurrent and not has_recurrent_weights(abstract_params(model)):
             raise ValueError(
                 f"train.recurrent_dropout={config.train.recurrent_dropout} drops entries of recurrent matrices and "
                 f"{config.model.pattern!r} has none: set it to 0, or put lstm, gru or the like into model.pattern"
             )
         metric = find_metric(task, config.eval.metric)
+        start = read_warm_start(config, model, source.tokenizer, source.labels) if starts else None
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
-    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes)
+    return Setup(source, model, task, metric, traits, hparams, parallel, batches, batch_size, carried, notes, start)
 
 
 def step_program(setup: Setup, config: Any) -> Hashable:
@@ -149,21 +153,6 @@ def missing_split(config: Any, split: str) -> str:
     return f"{config.data.path!r} has no {split} split at data.{key}={config.data[key]}: raise it"
 
 
-def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
-    """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
-    task = config.task.name
-    return make_model(
-        vocab_size=vocab_size,
-        options=mixer_option_pairs(config.mixers),
-        num_outputs=None if label_kind(task) is None else len(labels) or 1,
-        pooling=config.task.pooling if is_pooled(task) else "none",
-        crf=task == "tag" and config.task.crf,
-        num_characters=num_characters,
-        word_length=config.data.word_length,
-        **{name: config.model[name] for name in FIELDS},
-    )
-
-
 @functools.lru_cache(maxsize=4)
 def _kept(source, path, versions, **options):
     """source(path, **options), for files that have not changed."""
@@ -171,25 +160,17 @@ def _kept(source, path, versions, **options):
     return source(path, **options)
 
 
-def _step_traits(config, tokenizer) -> StepTraits:
-    schedule: Mapping[str, Any] = {
-        "name": config.schedule.name,
-        "num_steps": config.train.steps,
-        "warmup_steps": config.schedule.warmup_steps,
-        "final_fraction": config.schedule.final_fraction,
-        "decay_rate": config.schedule.decay_rate,
-        "decay_every": config.schedule.decay_every,
-        "decay_fraction": config.schedule.decay_fraction,
-    }
+def _step_traits(config, tokenizer, frozen) -> StepTraits:
     return StepTraits(
         optimizer=config.optim.name,
         nesterov=config.optim.nesterov,
-        schedule=tuple(sorted(schedule.items())),
+        schedule=schedule_pairs(config),
         noise=_noise(config.train, tokenizer),
         ema=config.optim.ema_decay > 0.0,
         regularised=config.loss.label_smoothing > 0.0 or config.loss.z_loss > 0.0,
         accumulate=config.optim.accumulate,
         log_every=config.train.log_every,
+        frozen=frozen,
     )
 
 
@@ -238,7 +219,3 @@ def _check_model(model, task, carried):
             "data.mode=stream carries states without end, and full attention's would grow with them: "
             "use swa (or attn with mixers.attn.window) in model.pattern, or data.mode=windows"
         )
-
-
-def _abstract_params(model):
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

@@ -15,6 +15,7 @@ from jax import lax
 
 from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import Task
+from hybrid_flax.train.frozen import hold, merge, moving, without_frozen
 from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.state import Hparams, TrainState
@@ -30,7 +31,7 @@ class StepTraits(NamedTuple):
 
     schedule: arguments of `make_unit_schedule` as sorted pairs. noise: the kinds of dropout. ema: whether there is one.
     regularised: whether label smoothing or z-loss is on. accumulate: parts that a device's rows are worked off in.
-    log_every: the steps after which the sums in the state start again.
+    log_every: the steps after which the sums in the state start again. frozen: places of parameters that do not move.
     """
 
     optimizer: str
@@ -41,6 +42,7 @@ class StepTraits(NamedTuple):
     regularised: bool = False
     accumulate: int = 1
     log_every: int = 1
+    frozen: tuple[str, ...] = ()
 
 
 def init_train_state(params: Params, hparams: Hparams, traits: StepTraits, key: Key[Array, ""]) -> TrainState:
@@ -48,7 +50,9 @@ def init_train_state(params: Params, hparams: Hparams, traits: StepTraits, key: 
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=make_optimizer(traits.optimizer, hparams, nesterov=traits.nesterov).init(params),
+        opt_state=make_optimizer(traits.optimizer, hparams, nesterov=traits.nesterov).init(
+            moving(params, traits.frozen)
+        ),
         ema=jax.tree.map(jnp.copy, params) if traits.ema else None,
         key=key,
         hparams=jax.tree.map(jnp.copy, hparams),  # steps donate the state
@@ -65,7 +69,8 @@ def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_n
     """
     schedule = make_unit_schedule(**dict(traits.schedule))
 
-    def loss_sum(params, carry, batch, state):
+    def loss_sum(moved, carry, batch, state):
+        params = merge(state.params, moved) if traits.frozen else moved
         logits, after = apply_model(model, params, carry, batch, traits.noise, state)
         carry = () if after is None else after
         hparams = state.hparams
@@ -75,15 +80,14 @@ def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_n
 
     def gradient_sums(state, carry, batch):
         """((loss, count), gradient of the loss sum, carry) of this device's rows."""
+        trained = moving(state.params, traits.frozen)
 
         def part(total, rows):
             carry, batch = rows
-            (loss, (count, carry)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
-                state.params, carry, batch, state
-            )
+            (loss, (count, carry)), grads = jax.value_and_grad(loss_sum, has_aux=True)(trained, carry, batch, state)
             return jax.tree.map(jnp.add, total, (loss, count, grads)), carry
 
-        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
         if traits.accumulate == 1:
             return part(zero, (carry, batch))
         return _scan_parts(part, zero, (carry, batch), traits.accumulate)
@@ -94,6 +98,7 @@ def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_n
             loss, count, grads = lax.psum((loss, count, grads), axis_name)
         count_or_one = jnp.maximum(count, 1.0)
         grads = jax.tree.map(lambda g: g / count_or_one.astype(g.dtype), grads)
+        grads = without_frozen(grads, state.params, traits.frozen)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         sums = jax.tree.map(lambda old: jnp.where(state.step % traits.log_every == 0, 0.0, old), state.sums)
@@ -148,15 +153,22 @@ def _scan_parts(part, zero, rows, num_parts):
 
 def _update(state, grads, traits, schedule):
     optimizer = make_optimizer(traits.optimizer, state.hparams, nesterov=traits.nesterov)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    old = moving(state.params, traits.frozen)
+    updates, opt_state = optimizer.update(grads, state.opt_state, old)
     rate = state.hparams.learning_rate * schedule(state.step)
-    params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates)
+    params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), old, updates)
     ema = state.ema
     if traits.ema:
+        ema = moving(ema, traits.frozen)
         # The mean of the first steps is a plain one, so that the initial values are soon forgotten.
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(state.hparams.ema_decay, (1.0 + step) / (10.0 + step))
         ema = jax.tree.map(lambda old, p: decay * old + (1.0 - decay) * p, ema, params)
+    if traits.frozen:
+        params = merge(state.params, hold(params, old, state.params, traits.frozen))
+        if traits.ema:
+            held = hold(ema, moving(state.ema, traits.frozen), state.params, traits.frozen)
+            ema = merge(state.ema, held)
     return state._replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
 
