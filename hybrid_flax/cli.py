@@ -81,22 +81,22 @@ def _train(options) -> int:
 
 def _eval(options) -> int:
     from hybrid_flax.report.evaluation import evaluate_run
-    from hybrid_flax.runs import register_own_mixers
+    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     evaluate_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     return 0
 
 
 def _diagnose(options) -> int:
     from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
-    from hybrid_flax.runs import register_own_mixers
+    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     diagnosis = diagnose_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     print_diagnosis(diagnosis, f"{options.workdir}, {options.split} split")
     return 0
@@ -104,11 +104,11 @@ def _diagnose(options) -> int:
 
 def _generate(options) -> int:
     from hybrid_flax.report.sample import print_sample
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     given = {name: getattr(options, name) for name in ("prompt", "tokens", "temperature", "top_k", "top_p")}
     print_sample(run, **given, seed=options.seed)
@@ -118,11 +118,11 @@ def _generate(options) -> int:
 def _predict(options) -> int:
     from hybrid_flax.predict import read_texts
     from hybrid_flax.report.predictions import print_predictions
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     print_predictions(run, read_texts(options.input) if options.text is None else [options.text])
     return 0

@@ -21,6 +21,7 @@ ORDER = (
     *(
         "errors",
         "ranges",
+        "registration",
         "files",
         "locks",
         "units",
@@ -59,7 +60,9 @@ HOLDERS = {
     "optax": {"train/optimizer.py", "train/step.py", "ops/losses.py"},
     "flax": {"models"},
     "matplotlib": {"report"},
-    "tensorboardX": {"train/writers.py"},
+    "tensorboardX": {"train/loggers.py"},
+    "wandb": {"train/loggers.py"},
+    "mlflow": {"train/loggers.py"},
     "tokenizers": {"data/bpe.py"},
     "datasets": {"data/hub.py"},
     "optuna": {"jobs/study.py", "jobs/queue.py", "sweep/search.py", "sweep/importance.py"},

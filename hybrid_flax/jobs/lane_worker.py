@@ -235,6 +235,7 @@ def _program_hash(config, setup):
         "seed",
         "model.init_scale",
         *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields),
+        *(f"optimizers.{config.optim.name}.{name}" for name in setup.hparams.options or ()),
     }
     rest = {key: value for key, value in flatten(config).items() if key not in data}
     return config_hash({**rest, "traits": repr(setup.traits)})

@@ -5,18 +5,15 @@
 """
 
 import functools
-import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.errors import ConfigError, nearest
+from hybrid_flax.errors import nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.recurrent import recurrent
-from hybrid_flax.ranges import Range, check_number, fits
+from hybrid_flax.registration import Option, check_defaults, options_of, source_of
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
@@ -54,29 +51,6 @@ class Layer(NamedTuple):
         return f"{self.name}:{'+'.join(map(str, self.parts))}" if self.parts else self.name
 
 
-class Option(NamedTuple):
-    """One keyword of a builder: its default, its type, and where it may stand as `Annotated` says beside it.
-
-    bounds: of a number. choices: of a text, () where any will do.
-    """
-
-    default: Any
-    type: type
-    bounds: Range = Range()
-    choices: tuple[str, ...] = ()
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise ConfigError where `value` is no value of the option, which an error calls `name`."""
-        if self.type not in (int, float, str, bool) or (value is None and self.default is None):
-            return
-        if not fits(value, self.type):
-            raise ConfigError(f"{name}={value!r} is no {self.type.__name__}")
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{name}={value!r} is none of {', '.join(self.choices)}")
-        if self.type in (int, float):
-            check_number(name, value, self.bounds)
-
-
 class _Primitive(NamedTuple):
     """build: (width, **options) -> Mixer. definition: the function that was registered, and what was given with it."""
 
@@ -87,7 +61,7 @@ class _Primitive(NamedTuple):
 
     @property
     def source(self) -> str:
-        return _source(self.definition[0])
+        return source_of(self.definition[0])
 
 
 class _Fusion(NamedTuple):
@@ -100,7 +74,7 @@ class _Fusion(NamedTuple):
 
     @property
     def source(self) -> str:
-        return _source(self.definition[0])
+        return source_of(self.definition[0])
 
 
 _Entry = TypeVar("_Entry", _Primitive, _Fusion)
@@ -118,7 +92,7 @@ def register_mixer(name: str, build: Callable[..., Mixer], leaves: Mapping[str, 
     Raises ValueError for a name that is taken by something else or that the grammar cannot hold.
     """
     made = functools.partial(build, **defaults)
-    entry = _Primitive(made, None, _options(build, defaults), (build, *sorted(defaults.items())))
+    entry = _Primitive(made, None, options_of(build, defaults), (build, *sorted(defaults.items())))
     _register(_primitives, name, entry, leaves)
 
 
@@ -127,9 +101,9 @@ def register_cell(name: str, build: Callable[..., Cell], leaves: Mapping[str, st
 
     The options are those of the cell and of `recurrent`. Otherwise as `register_mixer`.
     """
-    cell_options, unroll_options = _options(build, {}), _options(recurrent, {})
+    cell_options, unroll_options = options_of(build, {}), options_of(recurrent, {})
     options = cell_options | unroll_options
-    _check_defaults(build, defaults, options)
+    check_defaults(build, defaults, options)
     options |= {key: options[key]._replace(default=value) for key, value in defaults.items()}
 
     def build_cell(width: int, **given: Any) -> Cell:
@@ -263,43 +237,6 @@ def _check_option(layer: Layer, key: str) -> None:
     known = [known for name in ([owner] if dot else names) for known in _primitives[name].options]
     if option not in known:
         raise ValueError(f"unknown option {option!r} of {owner or layer}; {nearest(option, known)}")
-
-
-def _options(build: Callable[..., Any], defaults: Mapping[str, Any]) -> dict[str, Option]:
-    hints = typing.get_type_hints(inspect.unwrap(build), include_extras=True)
-    parameters = inspect.signature(build).parameters.values()
-    options = {}
-    for parameter in parameters:
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        default = defaults.get(parameter.name, parameter.default)
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
-        options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
-    _check_defaults(build, defaults, options)
-    return options
-
-
-def _option(default: Any, hint: Any) -> Option:
-    """From a hint such as int, Annotated[int, Range(at_least=1)] | None, or Annotated[str, ("rms", "layer")]."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is not typing.Annotated:
-        return Option(default, hint)
-    kind, *notes = typing.get_args(hint)
-    bounds = next((note for note in notes if isinstance(note, Range)), Range())
-    choices = next((note for note in notes if isinstance(note, tuple) and not isinstance(note, Range)), ())
-    return Option(default, kind, bounds, choices)
-
-
-def _check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], options: Mapping[str, Option]) -> None:
-    for key in defaults:
-        if key not in options:
-            raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
-
-
-def _source(build: Callable[..., Any]) -> str:
-    return f"{build.__module__}.{build.__qualname__}"
 
 
 def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mapping[str, str]) -> None:

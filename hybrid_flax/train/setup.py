@@ -14,8 +14,17 @@ from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import FIELDS, init_params, make_model, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
+from hybrid_flax.registration import (
+    OPTIMIZERS,
+    READERS,
+    SCHEDULES,
+    TASKS,
+    TOKENIZERS,
+    chosen,
+    options_without_effect,
+)
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import check_task, is_pooled, label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, is_pooled, make_task, task_traits
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
@@ -72,11 +81,10 @@ def make_setup(
             regular_file(find_path(config.model.vectors))
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        notes = _check_prompt(config, source.tokenizer)
-        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
-        traits = _step_traits(config, source.tokenizer)
-        hparams = _hparams(config)
+        notes = _notes(config, task, source.tokenizer)
+        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
+        traits, hparams = _step_traits(config, source.tokenizer), _hparams(config)
         make_unit_schedule(**dict(traits.schedule))
         make_optimizer(traits.optimizer, hparams)
         parallel = make_parallel(config.train.parallel)
@@ -109,13 +117,14 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
     Sources are kept: another run on the same files neither reads nor tokenises them again.
     Raises ValueError and FileNotFoundError in one line.
     """
-    data, task = config.data, config.task.name
+    data, task, traits = config.data, config.task.name, task_traits(config.task.name)
     synthetic = data.path.startswith(SYNTHETIC)
-    if synthetic != (task == "answer"):
+    if synthetic != (traits.reads == "language"):
+        takers = " or ".join(name for name in TASKS if task_traits(name).reads == "language")
         raise ValueError(
-            f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
+            f"task.name={task} and data.path={data.path!r}: synthetic languages go with {takers}, and only they"
         )
-    if config.model.characters != "none" and (label_kind(task) is None or data.tokenizer != "word"):
+    if config.model.characters != "none" and (traits.label_kind is None or data.tokenizer != "word"):
         raise ValueError(
             f"model.characters={config.model.characters} needs labelled examples and data.tokenizer=word, "
             f"not task.name={task} and data.tokenizer={data.tokenizer}"
@@ -127,7 +136,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
     given = {
         "valid_fraction": float(data.valid_fraction),
         "test_fraction": float(data.test_fraction),
-        "tokenizer": tokenizer or data.tokenizer,
+        "tokenizer": tokenizer or chosen(TOKENIZERS, config),
         "vocab_size": data.vocab_size,
         "min_count": data.min_count,
         "lowercase": data.lowercase,
@@ -135,12 +144,13 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "text": data.text,
         "files": data.splits,
     }
-    if task == "lm":
-        return _kept(text_source, data.path, file_versions(data.path, HUB), document=data.document, **given)
+    versions = (file_versions(data.path, HUB), tuple(READERS.values()))
+    if traits.reads == "text":
+        return _kept(text_source, data.path, versions, document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
-    options = {"kind": label_kind(task), "labels": labels, "word_length": word_length}
-    return _kept(labelled_source, data.path, file_versions(data.path, HUB), **options, **given)
+    options = {"kind": traits.label_kind, "labels": labels, "word_length": word_length}
+    return _kept(labelled_source, data.path, versions, **options, **given)
 
 
 def missing_split(config: Any, split: str) -> str:
@@ -151,13 +161,14 @@ def missing_split(config: Any, split: str) -> str:
 
 def model_from_config(config: Any, vocab_size: int, labels: tuple[str, ...], num_characters: int = 0) -> SequenceModel:
     """The model of config.model, config.mixers and config.task. Raises ValueError as `make_model` does."""
-    task = config.task.name
+    task, traits = config.task.name, task_traits(config.task.name)
+    outputs = traits.num_outputs(labels) if traits.num_outputs else len(labels) or 1
     return make_model(
         vocab_size=vocab_size,
         options=mixer_option_pairs(config.mixers),
-        num_outputs=None if label_kind(task) is None else len(labels) or 1,
+        num_outputs=outputs if traits.num_outputs or traits.label_kind else None,
         pooling=config.task.pooling if is_pooled(task) else "none",
-        crf=task == "tag" and config.task.crf,
+        crf=traits.crf and config.task.crf,
         num_characters=num_characters,
         word_length=config.data.word_length,
         **{name: config.model[name] for name in FIELDS},
@@ -173,7 +184,7 @@ def _kept(source, path, versions, **options):
 
 def _step_traits(config, tokenizer) -> StepTraits:
     schedule: Mapping[str, Any] = {
-        "name": config.schedule.name,
+        "name": chosen(SCHEDULES, config),
         "num_steps": config.train.steps,
         "warmup_steps": config.schedule.warmup_steps,
         "final_fraction": config.schedule.final_fraction,
@@ -182,7 +193,7 @@ def _step_traits(config, tokenizer) -> StepTraits:
         "decay_fraction": config.schedule.decay_fraction,
     }
     return StepTraits(
-        optimizer=config.optim.name,
+        optimizer=chosen(OPTIMIZERS, config).split(float)[0],
         nesterov=config.optim.nesterov,
         schedule=tuple(sorted(schedule.items())),
         noise=_noise(config.train, tokenizer),
@@ -212,6 +223,7 @@ def _hparams(config) -> Hparams:
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     names = ("learning_rate", "weight_decay", "table_decay", "b1", "b2", "epsilon", "momentum", "clip_norm")
     return make_hparams(
+        chosen(OPTIMIZERS, config).split(float)[1],
         **{name: config.optim[name] for name in names},
         **{name: config.train[name] for name in rates},
         ema_decay=config.optim.ema_decay,
@@ -220,17 +232,22 @@ def _hparams(config) -> Hparams:
     )
 
 
-def _check_prompt(config, tokenizer):
-    """What to say of the prompt. Raises ValueError for one without a token."""
-    if config.task.name != "lm":
-        return ()
+def _notes(config, task, tokenizer):
+    """What to say of options and of the prompt. Raises ValueError for a prompt without a token."""
+    unread = options_without_effect(config)
+    notes = (f"note: set without effect, as nothing here is made with it: {', '.join(unread)}",) if unread else ()
+    if not task.generates:
+        return notes
     prompt = config.sample.prompt
     tokens = tokenizer.encode(prompt).tolist()
     if not tokens:
         raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
     if tokenizer.unknown_id not in tokens:
-        return ()
-    return (f"note: sample.prompt={prompt!r} has tokens that are not in the training data: they are read as unknown",)
+        return notes
+    return (
+        *notes,
+        f"note: sample.prompt={prompt!r} has tokens that are not in the training data: they are read as unknown",
+    )
 
 
 def _check_model(model, task, carried):

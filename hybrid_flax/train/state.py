@@ -1,5 +1,6 @@
 """Everything that moves while a model trains, in one value."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +11,10 @@ __all__ = ["Hparams", "TrainState", "make_hparams"]
 
 
 class Hparams(NamedTuple):
-    """Hyperparameters that are data: traced scalars, so that one compiled step serves every value of them."""
+    """Hyperparameters that are data: traced scalars, so that one compiled step serves every value of them.
+
+    options: the floats among those of a registered optimizer, by name; None where it has none.
+    """
 
     learning_rate: Scalar
     weight_decay: Scalar
@@ -27,6 +31,7 @@ class Hparams(NamedTuple):
     recurrent_dropout: Scalar
     label_smoothing: Scalar
     z_loss: Scalar
+    options: dict[str, Scalar] | None = None
 
 
 class TrainState(NamedTuple):
@@ -48,6 +53,8 @@ class TrainState(NamedTuple):
     failed_step: Int[Array, ""]
 
 
-def make_hparams(**values: float) -> Hparams:
-    """Hparams as float32 scalars on the device."""
-    return Hparams(**{name: jnp.asarray(values[name], jnp.float32) for name in Hparams._fields})
+def make_hparams(options: Mapping[str, float] = {}, **values: float) -> Hparams:
+    """Hparams as float32 scalars on the device; options: of the optimizer."""
+    names = [name for name in Hparams._fields if name != "options"]
+    own = {name: jnp.asarray(value, jnp.float32) for name, value in options.items()}
+    return Hparams(**{name: jnp.asarray(values[name], jnp.float32) for name in names}, options=own or None)

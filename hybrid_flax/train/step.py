@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from hybrid_flax.models.model import SequenceModel
+from hybrid_flax.registration import Chosen
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
@@ -28,12 +29,13 @@ SUMS = ("loss", "count", "grad_norm", "steps")
 class StepTraits(NamedTuple):
     """What a train step is compiled for; everything else it needs is data.
 
-    schedule: arguments of `make_unit_schedule` as sorted pairs. noise: the kinds of dropout. ema: whether there is one.
-    regularised: whether label smoothing or z-loss is on. accumulate: parts that a device's rows are worked off in.
-    log_every: the steps after which the sums in the state start again.
+    optimizer: its name, or it with the options that are no data. schedule: arguments of `make_unit_schedule` as sorted
+    pairs. noise: the kinds of dropout. ema: whether there is one. regularised: whether label smoothing or z-loss is on.
+    accumulate: parts that a device's rows are worked off in. log_every: the steps after which the sums in the state
+    start again.
     """
 
-    optimizer: str
+    optimizer: str | Chosen
     nesterov: bool
     schedule: tuple[tuple[str, Any], ...]
     noise: Noise = NO_NOISE
@@ -69,7 +71,7 @@ def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_n
         logits, after = apply_model(model, params, carry, batch, traits.noise, state)
         carry = () if after is None else after
         hparams = state.hparams
-        factors = (hparams.label_smoothing, hparams.z_loss) if traits.regularised else (0.0, 0.0)
+        factors = (hparams.label_smoothing, hparams.z_loss) if traits.regularised else ()
         sums = task.loss(logits, batch, *factors)
         return sums["loss"], (sums["count"], carry)
 
