@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from hybrid_flax.mixers.registry import registered_mixers
 from hybrid_flax.models.build import init_params, make_model, model_is_causal
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.train.state import Hparams, make_hparams
+from hybrid_flax.train.state import Hparams
 from hybrid_flax.train.step import StepTraits, init_train_state, make_train_step
 from hybrid_flax.typing import Batch, Segments
 
@@ -45,7 +45,7 @@ def compile_seconds(layer: str, depth: int) -> float:
     assert model_is_causal(model) or layer.startswith("bi:")
     spec = StepTraits("adamw", True, (("name", "constant"), ("num_steps", 1)))
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    hparams = make_hparams(**dict.fromkeys(Hparams._fields, 0.0) | {"options": {}})
+    hparams = Hparams(*(jnp.zeros(()) for _ in Hparams._fields))
     state = jax.eval_shape(lambda p: init_train_state(p, hparams, spec, jax.random.key(0)), params)
     ids, weights = (jax.ShapeDtypeStruct((ROWS, LENGTH), dtype) for dtype in (jnp.int32, jnp.float32))
     batch = Batch(ids, Segments(ids, ids), ids, weights, jax.ShapeDtypeStruct((ROWS,), jnp.int32))

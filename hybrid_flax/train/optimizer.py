@@ -11,7 +11,7 @@ from optax import contrib
 
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.registration import OPTIMIZERS, SCHEDULES, Chosen
-from hybrid_flax.train.state import Hparams
+from hybrid_flax.train.state import Hparams, OwnHparams
 from hybrid_flax.typing import LEAF_KINDS, Array, Int, Params, Scalar
 
 __all__ = [
@@ -57,7 +57,7 @@ def register_schedule(name: str, make: Callable[..., Callable[[Int[Array, ""]], 
 
 
 def make_optimizer(
-    optimizer: str | Chosen, hparams: Hparams, *, nesterov: bool = False
+    optimizer: str | Chosen, hparams: Hparams | OwnHparams, *, nesterov: bool = False
 ) -> optax.GradientTransformation:
     """Clip, precondition and decay weights; the caller multiplies by -learning rate * unit schedule.
 
@@ -69,8 +69,8 @@ def make_optimizer(
     are 1. optimizer: a name, or one of `OPTIMIZERS` with its options. Raises ValueError for an unknown name.
     """
     choice = OPTIMIZERS.choose(optimizer) if isinstance(optimizer, str) else optimizer
-    given = SimpleNamespace(**hparams._asdict(), nesterov=nesterov)
-    direction = choice.make(given, **(hparams.options or {}))
+    knobs, options = hparams if isinstance(hparams, OwnHparams) else (hparams, {})
+    direction = choice.make(SimpleNamespace(**knobs._asdict(), nesterov=nesterov), **options)
     if not isinstance(direction, optax.GradientTransformation):
         raise ConfigError(
             f"optimizer {choice.name} returned {type(direction).__name__}, no optax.GradientTransformation"

@@ -28,7 +28,7 @@ from hybrid_flax.tasks.registry import check_task, is_pooled, make_task, task_tr
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
-from hybrid_flax.train.state import Hparams, make_hparams
+from hybrid_flax.train.state import Hparams, OwnHparams, make_hparams
 from hybrid_flax.train.step import StepTraits
 
 __all__ = [
@@ -53,7 +53,7 @@ class Setup(NamedTuple):
     task: Task
     metric: Metric
     traits: StepTraits
-    hparams: Hparams
+    hparams: Hparams | OwnHparams
     parallel: Parallel
     batches: Batches
     batch_size: int
@@ -219,7 +219,7 @@ def _noise(train, tokenizer) -> Noise:
     )
 
 
-def _hparams(config) -> Hparams:
+def _hparams(config) -> Hparams | OwnHparams:
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     names = ("learning_rate", "weight_decay", "table_decay", "b1", "b2", "epsilon", "momentum", "clip_norm")
     return make_hparams(

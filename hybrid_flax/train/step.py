@@ -18,7 +18,7 @@ from hybrid_flax.registration import Chosen
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
-from hybrid_flax.train.state import Hparams, TrainState
+from hybrid_flax.train.state import Hparams, OwnHparams, TrainState
 from hybrid_flax.typing import Array, Batch, Key, Params, State
 
 __all__ = ["StepTraits", "apply_model", "init_train_state", "make_eval_step", "make_train_step"]
@@ -45,7 +45,9 @@ class StepTraits(NamedTuple):
     log_every: int = 1
 
 
-def init_train_state(params: Params, hparams: Hparams, traits: StepTraits, key: Key[Array, ""]) -> TrainState:
+def init_train_state(
+    params: Params, hparams: Hparams | OwnHparams, traits: StepTraits, key: Key[Array, ""]
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
