@@ -120,11 +120,10 @@ class Table(Mapping[str, Registered]):
 
     def __init__(self, kind: str, knob: str, home: str):
         self.kind, self.knob = kind, knob
-        self._home, self._entries = home, {}  # type: str, dict[str, Registered]
+        self._home = home
+        self._entries: dict[str, Registered] = {}
 
-    def register(
-        self, name: str, make: Callable[..., Any], traits: Any = None, *, reads_options: bool = True
-    ) -> Registered:
+    def register(self, name: str, make: Callable[..., Any], traits: Any = None, *, reads_options: bool = True) -> None:
         """Make `name` stand for `make`; registered again, from the same place, it stands for the new function.
 
         reads_options: whether the keyword-only arguments of `make` are options.

@@ -46,7 +46,8 @@ class Loggers:
     """Those of a run. One that cannot be opened is refused; one that fails later is left out, and `message` says so."""
 
     def __init__(self, folder: Path, config: Any, start: int, message: Callable[[str], None]):
-        self._message, self._open = message, {}  # type: Callable[[str], None], dict[str, Logger]
+        self._message = message
+        self._open: dict[str, Logger] = {}
         try:
             for name in [name for name, on in config.log.items() if on]:
                 options = dict(config.get("loggers", {}).get(name, {}))
