@@ -131,7 +131,7 @@ class Table(Mapping[str, Registered]):
         """
         if not isinstance(name, str) or name.split() != [name] or set(name) & set(_SEPARATORS):
             shown = " ".join(_SEPARATORS)
-            raise ValueError(f"{name!r} cannot be the name of a {self.kind}: it must be free of spaces and of {shown}")
+            raise ValueError(f"{self.kind} {name!r}: a name must be free of spaces and of {shown}")
         if not callable(make):
             raise ValueError(f"{self.kind} {name!r}: {make!r} is no function")
         options = options_of(make, {}) if reads_options else {}

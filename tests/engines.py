@@ -14,7 +14,19 @@ import pytest
 
 __all__ = ["KNOWN", "absent", "data_sets", "library", "require"]
 
-KNOWN = ("data", "datasets", "postgresql", "psycopg", "pyarrow", "slurm", "submitit", "tokenizers", "torch")
+KNOWN = (
+    "data",
+    "datasets",
+    "mlflow",
+    "postgresql",
+    "psycopg",
+    "pyarrow",
+    "slurm",
+    "submitit",
+    "tokenizers",
+    "torch",
+    "wandb",
+)
 
 _required: set[str] = set()  # by --engines
 

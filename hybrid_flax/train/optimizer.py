@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.registration import OPTIMIZERS, SCHEDULES, Chosen
+from hybrid_flax.registration import OPTIMIZERS, SCHEDULES, Chosen, calling
 from hybrid_flax.train.state import Hparams, OwnHparams
 from hybrid_flax.typing import LEAF_KINDS, Array, Int, Params, Scalar
 
@@ -77,7 +77,9 @@ def make_optimizer(
         )
     decays = choice.entry.traits
     decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if decays else optax.identity()
-    direction = optax.GradientTransformation(direction.init, _promoting(direction.update))
+    direction = optax.GradientTransformation(
+        _named(choice, direction.init), _named(choice, _promoting(direction.update))
+    )
     return optax.chain(_clip_by_global_norm(hparams.clip_norm), direction, decay)
 
 
@@ -110,7 +112,7 @@ def make_unit_schedule(
     if warmup_steps:
         warmup = optax.linear_schedule(1.0 / warmup_steps, 1.0, max(1, warmup_steps - 1))
         after = optax.join_schedules([warmup, after], [warmup_steps])
-    return _promoting(after)
+    return _named(choice, _promoting(after))
 
 
 def leaf_kinds(params: Params) -> Params:
@@ -166,6 +168,16 @@ def _clip_by_global_norm(max_norm):
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _named(choice, function):
+    """`function`, whose faults are told as those of what was chosen."""
+
+    def run(*arguments):
+        with calling(choice.name, choice.entry.make, passes=ValueError):
+            return function(*arguments)
+
+    return run
 
 
 def _promoting(function):
