@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_flax.data.readers import Record, register_reader
+    from hybrid_flax.data.tokenizers import Tokenizer, register_tokenizer
     from hybrid_flax.mixers.fusion import fuse
     from hybrid_flax.mixers.registry import (
         make_mixer,
@@ -13,16 +15,28 @@ if TYPE_CHECKING:
         register_mixer,
         registered_mixers,
     )
+    from hybrid_flax.ranges import Range
     from hybrid_flax.runs import Run, load_run
+    from hybrid_flax.tasks.base import Metric, Task
+    from hybrid_flax.tasks.objective import register_loss
+    from hybrid_flax.tasks.registry import register_metric, register_task
+    from hybrid_flax.train.hooks import register_hook
+    from hybrid_flax.train.loggers import register_logger
+    from hybrid_flax.train.optimizer import register_optimizer, register_schedule
     from hybrid_flax.typing import Cell, Mixer, Segments, Traits
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cell",
+    "Metric",
     "Mixer",
+    "Range",
+    "Record",
     "Run",
     "Segments",
+    "Task",
+    "Tokenizer",
     "Traits",
     "fuse",
     "load_run",
@@ -30,15 +44,33 @@ __all__ = [
     "parse_pattern",
     "register_cell",
     "register_fusion",
+    "register_hook",
+    "register_logger",
+    "register_loss",
+    "register_metric",
     "register_mixer",
+    "register_optimizer",
+    "register_reader",
+    "register_schedule",
+    "register_task",
+    "register_tokenizer",
     "registered_mixers",
 ]
 
 
 _HOME = {
-    **dict.fromkeys(("Cell", "Mixer", "Segments", "Traits"), "hybrid_flax.typing"),
-    **dict.fromkeys(("Run", "load_run"), "hybrid_flax.runs"),
-    "fuse": "hybrid_flax.mixers.fusion",
+    **dict.fromkeys(("Cell", "Mixer", "Segments", "Traits"), "typing"),
+    **dict.fromkeys(("Run", "load_run"), "runs"),
+    **dict.fromkeys(("Metric", "Task"), "tasks.base"),
+    **dict.fromkeys(("register_metric", "register_task"), "tasks.registry"),
+    **dict.fromkeys(("register_optimizer", "register_schedule"), "train.optimizer"),
+    **dict.fromkeys(("Record", "register_reader"), "data.readers"),
+    **dict.fromkeys(("Tokenizer", "register_tokenizer"), "data.tokenizers"),
+    "Range": "ranges",
+    "fuse": "mixers.fusion",
+    "register_hook": "train.hooks",
+    "register_logger": "train.loggers",
+    "register_loss": "tasks.objective",
 }
 
 
@@ -46,7 +78,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that neither `import hybrid_flax` nor a command that is wrong waits for JAX."""
     if name not in __all__:
         raise AttributeError(f"module 'hybrid_flax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME.get(name, "hybrid_flax.mixers.registry")), name)
+    return getattr(importlib.import_module(f"hybrid_flax.{_HOME.get(name, 'mixers.registry')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -82,22 +82,22 @@ def _train(options) -> int:
 
 def _eval(options) -> int:
     from hybrid_flax.report.evaluation import evaluate_run
-    from hybrid_flax.runs import register_own_mixers
+    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     evaluate_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     return 0
 
 
 def _diagnose(options) -> int:
     from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
-    from hybrid_flax.runs import register_own_mixers
+    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     diagnosis = diagnose_run(options.workdir, split=options.split, checkpoint=options.checkpoint)
     print_diagnosis(diagnosis, f"{options.workdir}, {options.split} split")
     return 0
@@ -105,11 +105,11 @@ def _diagnose(options) -> int:
 
 def _generate(options) -> int:
     from hybrid_flax.report.sample import print_sample
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     given = {name: getattr(options, name) for name in ("prompt", "tokens", "temperature", "top_k", "top_p")}
     print_sample(run, **given, seed=options.seed)
@@ -119,11 +119,11 @@ def _generate(options) -> int:
 def _predict(options) -> int:
     from hybrid_flax.predict import read_texts
     from hybrid_flax.report.predictions import print_predictions
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
 
     set_up_jax()
-    register_own_mixers(options.workdir, options.config, trust=options.trust)
+    register_own(options.workdir, options.config, trust=options.trust)
     run = load_run(options.workdir, options.checkpoint)
     print_predictions(run, read_texts(options.input) if options.text is None else [options.text])
     return 0
@@ -230,14 +230,14 @@ def _reproduce(options) -> int:
 
 def _export(options) -> int:
     from hybrid_flax.report.model_card import model_card
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.exchange import export_run
     from hybrid_flax.train.folder import RunFolder
 
     set_up_jax()
     source, target = options.words
-    register_own_mixers(source, options.config, trust=options.trust)
+    register_own(source, options.config, trust=options.trust)
     run = load_run(source, options.checkpoint)
     card = model_card(run, RunFolder(source), Path(target).name)
     print("\n".join(map(str, export_run(run, source, target, card))))
@@ -245,13 +245,13 @@ def _export(options) -> int:
 
 
 def _import(options) -> int:
-    from hybrid_flax.runs import load_run, register_own_mixers
+    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.exchange import import_run
 
     set_up_jax()
     source, target = options.words
-    register_own_mixers(source, options.config, trust=options.trust)
+    register_own(source, options.config, trust=options.trust)
     import_run(load_run(source), source, target)
     print(f"run folder: {target}")
     return 0

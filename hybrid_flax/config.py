@@ -21,6 +21,7 @@ from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.grammar import names_in
 from hybrid_flax.mixers.registry import known_fusions, mixer_options
 from hybrid_flax.ranges import fits
+from hybrid_flax.registration import LOGGERS, METRICS, SECTIONS, TASKS, registered_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_value
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
     "load_module",
     "mixer_option_pairs",
     "read_config",
-    "unknown_mixers",
+    "unregistered",
     "validate",
     "value_at",
     "with_new_knobs",
@@ -52,22 +53,25 @@ Values: TypeAlias = Mapping[str, Any] | ConfigDict  # nested, by name
 
 
 def base_config() -> ConfigDict:
-    """All knobs with their defaults, and the options of every registered mixer: config.mixers.attn.num_heads, ...
+    """All knobs with their defaults, and the options of all that is registered: config.mixers.attn.num_heads, ...
 
-    An experiment changes values; it adds no names.
+    Those of other kinds stand in sections of their own, as config.optimizers.NAME.OPTION, and log.NAME switches a
+    logger on. An experiment changes values; it adds no names.
     """
     values: dict[str, Any] = {}
     for key, knob in KNOBS.items():
         section, _, name = key.rpartition(".")
         (values.setdefault(section, {}) if section else values)[name] = knob.default
 
-    def option_value(option):
-        return placeholder(option.type) if option.default is None else option.default
-
-    values["mixers"] = {
-        name: {key: option_value(option) for key, option in options.items()}
-        for name, options in mixer_options().items()
-    }
+    values["log"] |= {name: False for name in LOGGERS if name not in values["log"]}
+    for section, entries in ({"mixers": mixer_options()} | registered_options()).items():
+        values[section] = {
+            name: {
+                key: placeholder(option.type) if option.default is None else option.default
+                for key, option in options.items()
+            }
+            for name, options in entries.items()
+        }
     return ConfigDict(values).lock()
 
 
@@ -79,9 +83,8 @@ def load_config(experiment: str, *, trust: bool = False) -> ConfigDict:
     """
     if Path(experiment).suffix == ".json":
         saved = _read_saved(experiment)
-        own = unknown_mixers(saved["config"])
-        if own:
-            check_trust(f"{experiment} has mixers of its own, {', '.join(own)}", saved["experiment"], trust)
+        if own := unregistered(saved["config"]):
+            check_trust(f"{experiment} needs {', '.join(own)}", saved["experiment"], trust)
         if trust:
             load_module(saved["experiment"])
         return _merge_saved(saved["config"], experiment)
@@ -95,7 +98,7 @@ def load_experiment(experiment: str) -> tuple[ModuleType, ConfigDict]:
 
 
 def load_module(experiment: str) -> tuple[ModuleType, str]:
-    """The module of `path.py` or `path.py:arg`, run for the mixers that it registers, and the arg.
+    """The module of `path.py` or `path.py:arg`, run for what it registers, and the arg.
 
     A file that was run last under its name, and has not changed, is not run again: what it registers is known.
     Raises ConfigError in one line for a file that is missing or does not run.
@@ -130,11 +133,20 @@ def check_trust(what: str, file: str, trust: bool) -> None:
         raise ConfigError(f"{what}, of {file}: give that file by --config, or add --trust to run what the folder names")
 
 
-def unknown_mixers(saved: Mapping[str, Any]) -> list[str]:
-    """The mixers and fusions of a saved config's pattern that are not registered in this process."""
+def unregistered(saved: Mapping[str, Any]) -> list[str]:
+    """What a saved config names and nothing in this process has registered: "mixer leaky", "optimizer mine", ..."""
     try:
         mixers, fusions = names_in(saved["model"]["pattern"])
-        return sorted((mixers & saved["mixers"].keys() - mixer_options().keys()) | fusions - {*known_fusions()})
+        found = [f"mixer {name}" for name in sorted(mixers & saved["mixers"].keys() - mixer_options().keys())]
+        found += [f"fusion {name}" for name in sorted(fusions - {*known_fusions()})]
+        for table in SECTIONS.values():
+            name = value_at(saved, table.knob) if table.knob else None
+            found += [f"{table.kind} {name}"] if name is not None and name not in table else []
+        found += [f"logger {name}" for name, on in saved.get("log", {}).items() if on and name not in LOGGERS]
+        metric, task = saved["eval"]["metric"], TASKS.get(saved["task"]["name"])
+        if task is not None and task.traits.metrics and metric not in (*task.traits.metrics, *METRICS):
+            found += [f"metric {metric}"] if "/" not in metric else []
+        return found
     except (KeyError, TypeError, AttributeError):
         return []  # whoever reads the config says what is wrong with it
 
@@ -214,19 +226,17 @@ def value_at(config: Values, key: str) -> Any:
 def config_hash(config: Values) -> str:
     """Eight hexadecimal digits of the resolved values.
 
-    A knob that a later version than 0.1 added, and an option of a fusion, which had none then, counts only where it is
-    not at its default: no hash changes with the version.
+    What version 0.1 did not know, such as a later knob, counts only where it is not at its default: no hash changes
+    with the version.
     """
-    later = {key: knob.default for key, knob in KNOBS.items() if knob.since > "0.1"} | _fusion_defaults()
-    flat = {key: value for key, value in flatten(config).items() if key not in later or value != later[key]}
+    flat = {key: value for key, value in flatten(config).items() if not _is_new(key, value)}
     text = json.dumps(flat, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def with_new_knobs(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Flat values that an earlier version saved, with what it did not know: at its default, or else as given."""
-    defaults = {key: knob.default for key, knob in KNOBS.items()} | _fusion_defaults()
-    return {key: defaults.get(key, value) for key, value in given.items()} | dict(saved)
+    return {key: _default(key, value) for key, value in given.items()} | dict(saved)
 
 
 def config_diff(old: Values, new: Values) -> list[str]:
@@ -261,9 +271,10 @@ def validate(config: ConfigDict) -> None:
     flat = flatten(config)
     for key in KNOBS:
         check_range(key, flat[key])
-    for name, options in mixer_options().items():
-        for key, option in options.items():
-            option.check(f"mixers.{name}.{key}", flat.get(f"mixers.{name}.{key}", option.default))
+    for section, entries in ({"mixers": mixer_options()} | registered_options()).items():
+        for name, options in entries.items():
+            for key, option in options.items():
+                option.check(f"{section}.{name}.{key}", flat.get(f"{section}.{name}.{key}", option.default))
     if flat["data.folds"] == 1 or flat["data.fold"] >= max(flat["data.folds"], 1):
         raise ConfigError(
             f"data.folds={flat['data.folds']}, data.fold={flat['data.fold']}: want 0 and 0, or at least 2 folds "
@@ -308,10 +319,26 @@ def _merge_saved(saved, path):
     return ConfigDict(merge(base_config().to_dict(), saved))
 
 
-def _fusion_defaults():
-    """{"mixers.sharnn.window": 256, ...}: the options of fusions."""
-    options = {name: options for name, options in mixer_options().items() if name in known_fusions()}
-    return flatten({"mixers": {name: {key: one.default for key, one in own.items()} for name, own in options.items()}})
+def _is_new(key, value):
+    """Whether a value says nothing that a config of version 0.1, or one without what is registered, does not say."""
+    if key in KNOBS:
+        return KNOBS[key].since > "0.1" and value == KNOBS[key].default
+    mixer = key.split(".")[1] if key.startswith("mixers.") else None
+    return (mixer is None or mixer in known_fusions()) and value == _default(key, ...)
+
+
+def _default(key, otherwise):
+    """The default of a knob, or of an option of what is registered but no mixer; `otherwise` of what is neither."""
+    section, _, rest = key.partition(".")
+    if key in KNOBS:
+        return KNOBS[key].default
+    if section == "log" and rest in LOGGERS:
+        return False
+    name, _, option = rest.partition(".")
+    options = SECTIONS[section].options().get(name, {}) if section in SECTIONS else {}
+    if section == "mixers" and name in known_fusions():
+        options = mixer_options()[name]
+    return options[option].default if option in options else otherwise
 
 
 def _read_saved(path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.knobs import check_range
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
@@ -34,7 +35,7 @@ def generate(
     that hold this much probability (Holtzman et al. 2020, section 3.1). Raises ValueError for an empty prompt and
     for values out of the range of their knob `sample.*`.
     """
-    if run.config.task.name != "lm":
+    if not make_task(run.config, run.labels).generates:
         raise ValueError(f"a run of task.name={run.config.task.name} has no next token to generate")
     tokens = np.asarray(run.tokenizer.encode(prompt), np.int32)
     if not len(tokens):

@@ -100,8 +100,8 @@ def _look(run, text, noted) -> Insides:
     """noted: (what is found by place, T, place, mixer) -> the mixer that notes it."""
     ids = _encode(run, text)
     length = len(ids)
-    nothing = np.zeros((1, length), np.float32)
-    batch = Batch(ids[None], Segments.single(1, length), nothing.astype(np.int32), nothing, np.zeros(1, np.int32))
+    targets = jnp.zeros((1, length), jnp.int32)
+    batch = Batch(jnp.asarray(ids[None]), Segments.single(1, length), targets, targets * 0.0, targets[:, 0])
     model, params = unscanned(run.model, run.params)
 
     @jax.jit

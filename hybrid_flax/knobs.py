@@ -1,7 +1,8 @@
 """Every knob of an experiment: its default, what it does, its unit and its range.
 
-Read from the top, this is the page of all options. Those of the mixers, `mixers.NAME.OPTION`, are keyword arguments of
-their builders and are described there. Rules that join several knobs stand in `config.validate`.
+Read from the top, this is the page of all options. Those of the mixers, `mixers.NAME.OPTION`, and of what else is
+registered are keyword arguments of their builders and are described there. Rules that join several knobs stand in
+`config.validate`.
 """
 
 import math
@@ -253,6 +254,12 @@ KNOBS = {
     "sample.top_k": Knob(0, "sample from this many of the likeliest tokens; 0: from all", "tokens", at_least=0),
     "sample.top_p": Knob(1.0, "sample from the likeliest tokens that hold this probability", above=0.0, at_most=1.0),
     "log.tensorboard": Knob(False, "write TensorBoard event files: pip install 'hybrid_flax[tensorboard]'"),
+    "log.wandb": Knob(False, "log to Weights & Biases: pip install 'hybrid_flax[wandb]'", since="0.2"),
+    "log.mlflow": Knob(
+        False,
+        "log to MLflow, by default into mlflow.db of the run folder: pip install 'hybrid_flax[mlflow]'",
+        since="0.2",
+    ),
 }
 
 

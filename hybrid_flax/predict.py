@@ -12,7 +12,8 @@ from hybrid_flax.data.examples import Examples, eval_examples, make_examples
 from hybrid_flax.data.readers import Record, plain_text
 from hybrid_flax.data.text_files import cut_lines, cut_tokens, decode_text, find_path, read_lines
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.tasks.registry import TASKS, label_kind, make_task
+from hybrid_flax.registration import TASKS
+from hybrid_flax.tasks.registry import label_kind, make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.step import apply_model
 

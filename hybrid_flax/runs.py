@@ -1,19 +1,20 @@
 """Runs as they are used after training."""
 
 import os
+from pathlib import Path
 
-from hybrid_flax.config import ConfigError, check_trust, load_module, unknown_mixers
+from hybrid_flax.config import ConfigError, check_trust, load_module, unregistered
 from hybrid_flax.files import read_json
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.load import load_run
 
-__all__ = ["Run", "load_run", "register_own_mixers"]
+__all__ = ["Run", "load_run", "register_own"]
 
 
-def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = None, *, trust: bool = False) -> None:
-    """Run `experiment` for the mixers of a run that it registers, or with `trust` the file that the folder names.
+def register_own(workdir: str | os.PathLike, experiment: str | None = None, *, trust: bool = False) -> None:
+    """Run `experiment` for what it registers of a run's, or with `trust` the file that the folder names.
 
-    Raises ConfigError in one line where the run has mixers that are not known and nothing says which file may be run: a
+    Raises ConfigError in one line where the run needs what is not registered and nothing says which file may be run: a
     folder may come from anywhere, and a file that it names is a program.
     """
     folder = RunFolder(workdir)
@@ -21,13 +22,13 @@ def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = Non
         load_module(experiment)
     if not folder.config.exists():
         return
-    own = ", ".join(unknown_mixers(read_json(folder.config, dict)))
-    if not own:
-        return
-    if experiment is not None:
-        raise ConfigError(f"{folder.path} has mixers of its own, {own}, and {experiment} registers none of that name")
-    named = folder.read_about().get("experiment")
-    if not named:
-        raise ConfigError(f"{folder.path} has mixers of its own, {own}, and run.json names no experiment: add --config")
-    check_trust(f"{folder.path} has mixers of its own, {own}", str(named), trust)
-    load_module(str(named))
+    own = ", ".join(unregistered(read_json(folder.config, dict)))
+    if own and experiment is not None:
+        raise ConfigError(f"{folder.path} needs {own}, and {experiment} registers none of that name")
+    named = folder.read_about().get("experiment") if own or (trust and folder.about.exists()) else None
+    if own and not named:
+        raise ConfigError(f"{folder.path} needs {own}, and run.json names no experiment: add --config")
+    if own:
+        check_trust(f"{folder.path} needs {own}", str(named), trust)
+    if own or (trust and named and Path(str(named).partition(":")[0]).is_file()):
+        load_module(str(named))  # also for readers and hooks, of which a config does not speak

@@ -30,8 +30,10 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 from jobs import postgres, slurm_cluster  # noqa: E402
 
+from hybrid_flax import registration  # noqa: E402
 from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
+from hybrid_flax.train import hooks  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
 gc.set_threshold(100_000, 50, 100)  # tracing makes many small objects and few cycles: this takes 7 % off
@@ -66,6 +68,19 @@ def _processes_share_a_compile_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _what_is_registered_is_given_back(monkeypatch):
+    """No test has what another has registered, nor takes an experiment for one that has run already."""
+    for table in (*registration.SECTIONS.values(), registration.METRICS, registration.READERS):
+        monkeypatch.setattr(table, "_entries", {name: table[name] for name in table})
+    monkeypatch.setattr(hooks, "_hooks", dict(hooks._hooks))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("experiment_"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ __all__ = ["KNOWN", "absent", "data_sets", "library", "require"]
 KNOWN = (
     "data",
     "datasets",
+    "mlflow",
     "postgresql",
     "psycopg",
     "pyarrow",
@@ -25,6 +26,7 @@ KNOWN = (
     "submitit",
     "tokenizers",
     "torch",
+    "wandb",
 )
 
 _required: set[str] = set()  # by --engines

@@ -16,7 +16,7 @@ from hybrid_flax.config import (
     load_config,
     load_module,
     mixer_option_pairs,
-    unknown_mixers,
+    unregistered,
     validate,
 )
 from hybrid_flax.mixers.registry import mixer_options
@@ -88,8 +88,8 @@ def test_mixers_that_are_not_registered_are_told_from_options():
         ("::,+@", []),
     ):
         saved["model"]["pattern"] = pattern
-        assert unknown_mixers(saved) == unknown
-    assert unknown_mixers({"model": {"pattern": 3}, "mixers": {}}) == unknown_mixers({}) == []
+        assert unregistered(saved) == unknown
+    assert unregistered({"model": {"pattern": 3}, "mixers": {}}) == unregistered({}) == []
 
 
 def test_abbreviations_name_knobs():

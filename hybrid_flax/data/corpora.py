@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid_flax.data.folders import NAME_THEM, SPLIT_NAMES, given_splits, print_left_out, split_of, words_of
-from hybrid_flax.data.readers import READERS, check_ending, read_column
+from hybrid_flax.data.readers import check_ending, endings, read_column
 from hybrid_flax.data.text_files import files_below, find_path, is_folder, parts_of, read_text
 
 DOCUMENT_KINDS = ("file", "paragraph", "line")
-_ENDINGS = ((".txt",), tuple(READERS))  # of files in folders; tables are read where there is no text file
 
 
 class Corpus(NamedTuple):
@@ -42,7 +41,7 @@ def load_corpus(
     Args:
       path: one of
         * "shakespeare": the 42 embedded works, split by work;
-        * a text file: by characters, first the training part, then validation, then test; a table (`READERS`) is the
+        * a text file: by characters, first the training part, then validation, then test; a table (`endings`) is the
           texts of its rows, each a "file";
         * a folder with train.txt and a valid.txt or test.txt, by any of `SPLIT_NAMES`: these are the splits, and
           the fractions cut from training what is not there. They may be folders, have a name in common, as
@@ -166,11 +165,11 @@ def _parts(path: Path) -> dict[str, list[Path]]:
     Raises ValueError where two words name one split, so that nothing says which of them is meant.
     """
     found: dict[str, list[Path]] = {}
-    for endings in _ENDINGS if is_folder(path, "shakespeare") else ():
+    for kinds in _kinds() if is_folder(path, "shakespeare") else ():
         series: dict[tuple[str, ...], dict[str, list[Path]]] = {}
         for part in parts_of(path):
             split, words = split_of(part.stem), words_of(part.stem)
-            if split and any(file.suffix.lower() in endings for file in _data_files(part)):
+            if split and any(file.suffix.lower() in kinds for file in _data_files(part)):
                 rest = tuple(word for word in words if word not in SPLIT_NAMES)
                 series.setdefault(rest, {}).setdefault(split, []).append(part)
         for parts in series.values():
@@ -184,12 +183,17 @@ def _parts(path: Path) -> dict[str, list[Path]]:
     return {"train": [path]}
 
 
+def _kinds() -> tuple[tuple[str, ...], ...]:
+    """The endings of files in folders: tables are read where there is no text file."""
+    return (".txt",), endings()
+
+
 def _data_files(path: Path) -> list[Path]:
     """A file itself; of a folder all *.txt files, or all tables where there is none."""
     if not is_folder(path):
         return [path]
     files = files_below(path)
-    chosen = ([file for file in files if file.suffix.lower() in endings] for endings in _ENDINGS)
+    chosen = ([file for file in files if file.suffix.lower() in kinds] for kinds in _kinds())
     return next(filter(None, chosen), [])
 
 
@@ -198,7 +202,7 @@ def _texts(path: Path, files: Sequence[Path], text: str, encoding: str) -> list[
     if not files:
         for file in files_below(path):
             check_ending(file)
-        raise ValueError(f"{str(path)!r} is a folder without any *.txt file, or {', '.join(READERS)}; {NAME_THEM}")
+        raise ValueError(f"{str(path)!r} is a folder without any *.txt file, or {', '.join(endings())}; {NAME_THEM}")
     texts = [t for file in files for t in _texts_of_file(file, text, encoding) if t.strip()]
     if not texts:
         what = "is" if files == [path] else f"has {len(files)} *{files[0].suffix} files, all of them"
@@ -208,7 +212,7 @@ def _texts(path: Path, files: Sequence[Path], text: str, encoding: str) -> list[
 
 def _texts_of_file(file: Path, text: str, encoding: str) -> list[str]:
     check_ending(file)
-    return read_column(file, text, encoding) if file.suffix.lower() in READERS else [read_text(file, encoding)]
+    return read_column(file, text, encoding) if file.suffix.lower() in endings() else [read_text(file, encoding)]
 
 
 def _documents(texts: Iterable[str], document: str) -> list[str]:

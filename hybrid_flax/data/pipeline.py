@@ -52,13 +52,25 @@ def make_batch(
 
 def tokenize(documents: Iterable[str], tokenizer: Tokenizer) -> Tokens:
     """Encodes documents and lays them one after another."""
-    encoded = [(tokenizer.encode(text), *tokenizer.widths(text)) for text in documents]
+    encoded = [_encode(text, tokenizer) for text in documents]
     if not encoded:
         return Tokens(*(np.zeros(0, np.int32) for _ in Tokens._fields))
     ids, num_chars, num_bytes = (np.concatenate(column).astype(np.int32) for column in zip(*encoded))
     lengths = np.array([len(document_ids) for document_ids, *_ in encoded])
     document = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
     return Tokens(ids, document, _ragged_arange(lengths).astype(np.int32), num_chars, num_bytes)
+
+
+def _encode(text, tokenizer):
+    """(ids, characters and bytes under each). Raises ValueError where they are not those of the text."""
+    ids, (num_chars, num_bytes) = tokenizer.encode(text), tokenizer.widths(text)
+    wanted, given = (len(text), len(text.encode())), (int(np.sum(num_chars)), int(np.sum(num_bytes)))
+    if wanted != given or not len(ids) == len(num_chars) == len(num_bytes):
+        raise ValueError(
+            f"the {tokenizer.name} tokenizer gives {len(ids)} ids and widths of {len(num_chars)} and {len(num_bytes)}, "
+            f"which sum to {given[0]} and {given[1]}, for a text of {wanted[0]} characters and {wanted[1]} bytes"
+        )
+    return ids, num_chars, num_bytes
 
 
 def make_batches(mode: str, tokens: Tokens, *, batch_size: int, length: int, seed: int) -> Batches:

@@ -41,16 +41,18 @@ from hybrid_flax.data.text_files import (
     text_of,
 )
 from hybrid_flax.errors import nearest
+from hybrid_flax.registration import READERS, calling
 
 __all__ = [
     "CONLL",
-    "READERS",
     "Record",
     "check_ending",
+    "endings",
     "plain_text",
     "read_column",
     "read_records",
     "read_splits",
+    "register_reader",
     "tagged_records",
 ]
 
@@ -73,6 +75,25 @@ class Record(NamedTuple):
     text: str | tuple[str, ...]
     label: Any
     where: str
+
+
+def register_reader(ending: str, read: Callable[[Path, str, str | None, str], Iterable[Record]]) -> None:
+    """Have files with this ending, such as ".toml", read by read(file, text, label, encoding) -> `Record`s.
+
+    text, label: the values of data.text and data.label; label is None where texts alone are asked for, as by lm.
+    encoding: that of data.encoding. What is wrong with a file is a ValueError that names the place.
+    Raises ValueError for an ending that is no ending or taken.
+    """
+    if not isinstance(ending, str) or not re.fullmatch(r"\.[a-z0-9_-]+", ending):
+        raise ValueError(f"{ending!r} is no ending of files, such as '.toml': a dot, small letters and digits")
+    if ending in (".txt", *CONLL):
+        raise ValueError(f"the ending {ending!r} is taken: such files are read as they are")
+    READERS.register(ending.removeprefix("."), read, reads_options=False)
+
+
+def endings() -> tuple[str, ...]:
+    """The endings of tables, for which readers are registered."""
+    return tuple(f".{name}" for name in READERS)
 
 
 def read_splits(
@@ -112,7 +133,7 @@ def read_splits(
         for file in files_below(place):
             check_ending(file)
         raise ValueError(
-            f"{path!r} has neither a file named for the train split ({', '.join((*READERS, *CONLL))}) "
+            f"{path!r} has neither a file named for the train split ({', '.join((*endings(), *CONLL))}) "
             f"nor a folder of *.txt files for each label; {NAME_THEM}"
         )
     print_left_out(place, (file for folder in folders for file in _text_files(folder)))
@@ -129,13 +150,13 @@ def read_records(
 ) -> list[Record]:
     """The records of one file by its ending. Raises ValueError in one line with file and line."""
     ending = regular_file(file).suffix.lower()
-    read = READERS.get(ending)
-    if tagged and (read is None or ending == ".tsv"):
-        read = _conll
     check_ending(file)
-    if read is None:
-        raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(READERS)}")
-    records = list(read(file, text, label, encoding))
+    if tagged and (ending not in endings() or ending == ".tsv"):
+        records = _conll(file, text, label, encoding)
+    elif ending in endings():
+        records = _read(file, text, label, encoding)
+    else:
+        raise ValueError(f"{str(file)!r}: its ending is none of {', '.join(endings())}")
     if not records:
         raise ValueError(
             f"{str(file)!r} has no examples" + (", at most a header" if ending in (".csv", ".tsv") else "")
@@ -146,7 +167,7 @@ def read_records(
 def read_column(file: Path, text: str, encoding: str) -> list[str]:
     """The texts of a table, without their labels. Raises ValueError in one line with file and line."""
     texts = []
-    for record in READERS[regular_file(file).suffix.lower()](file, text, None, encoding):
+    for record in _read(regular_file(file), text, None, encoding):
         if not isinstance(record.text, str):
             raise ValueError(f"{record.where}: {text!r} is a list of tokens, not a text")
         texts.append(record.text)
@@ -155,7 +176,8 @@ def read_column(file: Path, text: str, encoding: str) -> list[str]:
 
 def check_ending(file: Path) -> None:
     """Raises ValueError for a file that holds data in a form that must be changed before it is read."""
-    if cure := _CURES.get(file.suffix.lower()):
+    ending = file.suffix.lower()
+    if (cure := _CURES.get(ending)) and ending not in endings():
         raise ValueError(f"{str(file)!r}: {file.suffix} is not read: {cure}")
 
 
@@ -189,6 +211,19 @@ def tagged_records(records: Iterable[Record]) -> list[Record]:
     if not are_spans(tag for record in made for tag in record.label):
         return made
     return [record._replace(label=to_bio2(record.label, record.where)) for record in made]
+
+
+def _read(file, text, label, encoding) -> list[Record]:
+    """What the reader of a file's ending gives, checked."""
+    entry = READERS[file.suffix.lower().removeprefix(".")]
+    with calling(f"reader of {str(file)!r}", entry.make, passes=ValueError):
+        records = list(entry.make(file, text, label, encoding))
+    for record in records:
+        if not isinstance(record, Record) or not isinstance(record.text, str | tuple):
+            raise ValueError(f"{str(file)!r}: its reader gave {record!r:.80}, no Record with a text or its tokens")
+        if label is not None and not isinstance(record.label, str | tuple | list):
+            raise ValueError(f"{record.where}: its reader gave the label {record.label!r:.80}, no text or several")
+    return records
 
 
 def _files_of_labels(path, encoding) -> Iterator[Record]:
@@ -239,7 +274,7 @@ def _splits_of_folders(splits, encoding) -> dict[str, list[Record]]:
 
 def _files_of_splits(folder, tagged) -> dict[str, list[Path]]:
     """The file of every split; {} where none is for training. eng.testa is a file of tags, as eng.testa.txt is."""
-    known = (*READERS, *CONLL, ".txt", *(f".{name}" for name in SPLIT_NAMES)) if tagged else tuple(READERS)
+    known = (*endings(), *CONLL, ".txt", *(f".{name}" for name in SPLIT_NAMES)) if tagged else endings()
     found: dict[str, list[Path]] = {}
     for file in parts_of(folder):
         split = split_of(file.name)
@@ -403,10 +438,7 @@ def _vader() -> list[Record]:
     return [Record(text, rating, f"vader:{number}") for number, (_, rating, text) in enumerate(rows, start=1)]
 
 
-# (file, text, label, encoding) -> records, by the ending of a file; text and label name columns, label None: no label.
-READERS: dict[str, Callable[[Path, str, str | None, str], Iterable[Record]]] = {
-    ".csv": _table,
-    ".tsv": functools.partial(_table, delimiter="\t"),
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
-}
+register_reader(".csv", _table)
+register_reader(".tsv", functools.partial(_table, delimiter="\t"))
+register_reader(".jsonl", _json_lines)
+register_reader(".parquet", _parquet)

@@ -24,6 +24,7 @@ from hybrid_flax.data.pipeline import Batches, Tokens, eval_stream, eval_windows
 from hybrid_flax.data.readers import Record, read_splits
 from hybrid_flax.data.synthetic import eval_language, make_language, make_language_batches
 from hybrid_flax.data.tokenizers import SymbolTokenizer, Tokenizer, make_tokenizer
+from hybrid_flax.registration import Chosen
 from hybrid_flax.typing import Batch
 
 __all__ = ["SYNTHETIC", "Source", "Split", "cut_rows", "labelled_source", "language_source", "text_source"]
@@ -78,7 +79,7 @@ def text_source(
     valid_fraction: float,
     test_fraction: float,
     encoding: str,
-    tokenizer: Tokenizer | str,
+    tokenizer: Tokenizer | Chosen | str,
     vocab_size: int,
     min_count: int,
     lowercase: bool,
@@ -97,7 +98,7 @@ def text_source(
         corpus = read_hub_text(path.removeprefix(HUB), text=text, **options)
     else:
         corpus = load_corpus(path, encoding=encoding, text=text, splits=files, **options)
-    if isinstance(tokenizer, str):
+    if not isinstance(tokenizer, Tokenizer):
         vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = make_tokenizer(tokenizer, corpus.train, **vocabulary)
     tokens = {name: tokenize(getattr(corpus, name), tokenizer) for name in Corpus._fields}
@@ -155,7 +156,7 @@ def labelled_source(
     folds: int = 0,
     fold: int = 0,
     encoding: str = "utf-8",
-    tokenizer: Tokenizer | str,
+    tokenizer: Tokenizer | Chosen | str,
     vocab_size: int,
     min_count: int,
     lowercase: bool = False,
@@ -196,7 +197,7 @@ def labelled_source(
         )
     splits |= {name: part for name, part in drawn.items() if part}
     splits = {name: splits[name] for name in Corpus._fields if name in splits}
-    if isinstance(tokenizer, str):
+    if not isinstance(tokenizer, Tokenizer):
         vocabulary: dict[str, Any] = {"vocab_size": vocab_size, "min_count": min_count, "lowercase": lowercase}
         tokenizer = _tokenizer_of(tokenizer, splits["train"], kind, spells=word_length > 0, **vocabulary)
     names = label_names(splits["train"], kind) if labels is None else labels
@@ -230,10 +231,10 @@ def _labelled_split(examples, unknown_id):
     return Split(batches, (missed, sum(lengths)), lengths, digest)
 
 
-def _tokenizer_of(name: str, records: Sequence[Record], kind: str, **options: Any) -> Tokenizer:
+def _tokenizer_of(name: Chosen | str, records: Sequence[Record], kind: str, **options: Any) -> Tokenizer:
     """Words of tagged sentences are as the file has them; other tokenizers see spaces between them."""
     texts = (r.text if isinstance(r.text, str) else " ".join(r.text) for r in records)
-    if name != "word":
+    if (name if isinstance(name, str) else name.name) != "word":
         options.pop("spells")
         return make_tokenizer(name, texts, **options)
     if kind == "tags":

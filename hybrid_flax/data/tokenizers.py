@@ -11,6 +11,7 @@ import codecs
 import collections
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from hybrid_flax.data import bpe
-from hybrid_flax.errors import nearest
+from hybrid_flax.registration import TOKENIZERS, Chosen, calling
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNKNOWN = "<unk>"
@@ -37,7 +38,8 @@ class Vocabulary(NamedTuple):
 class Tokenizer(abc.ABC):
     """Maps text to ids in [0, vocab_size) and back. Immutable, and equal where the vocabularies are.
 
-    name: of the kind. lowercases: whether it can be made of texts in lower case.
+    name: of the kind. lowercases: whether it can be made of texts in lower case. One whose ids are bytes, and may end
+    inside a character, has join(ids) -> bytes; `decode` of any other joins what it gives for single ids.
     """
 
     name: ClassVar[str]
@@ -80,7 +82,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def to_dict(self) -> dict:
-        """What `tokenizer_from_dict` needs to build an equal one; it survives JSON."""
+        """What `tokenizer_from_dict` needs to build an equal one, and its "name"; it survives JSON."""
 
     def note_unknown(self, name: str, text: str) -> str:
         """What to say where `text`, which is called `name`, has unknown tokens; "" where it has none."""
@@ -424,8 +426,32 @@ def cut_words(text: str, cut: str = "text", lowercase: bool = False) -> list[str
     return [piece.lower() for piece in pieces] if lowercase else pieces
 
 
-def make_tokenizer(
+class _Loader(NamedTuple):
+    """load: what `Tokenizer.to_dict` gave -> the tokenizer. lowercases: as `Tokenizer` has it."""
+
+    load: Callable[[dict[str, Any]], Tokenizer]
+    lowercases: bool
+
+
+def register_tokenizer(
     name: str,
+    make: Callable[..., Tokenizer],
+    load: Callable[[dict[str, Any]], Tokenizer],
+    *,
+    lowercases: bool = False,
+) -> None:
+    """Make `name` a tokenizer: make(texts, vocabulary, **options) -> `Tokenizer`, from the training texts.
+
+    vocabulary: a `Vocabulary`, with what data.vocab_size and its like ask for. load: what its `to_dict` wrote into
+    tokenizer.json, with "name" -> an equal one. lowercases: whether data.lowercase goes with it. Options are the
+    keyword-only arguments of `make`, `tokenizers.NAME.OPTION` in a config.
+    Raises ValueError as `Table.register`.
+    """
+    TOKENIZERS.register(name, make, _Loader(load, lowercases))
+
+
+def make_tokenizer(
+    name: str | Chosen,
     texts: Iterable[str],
     *,
     vocab_size: int = 10_000,
@@ -434,10 +460,10 @@ def make_tokenizer(
     cut: str = "text",
     spells: bool = False,
 ) -> Tokenizer:
-    """Builds the tokenizer called `name` ("byte", "char", "word", "whitespace" or "bpe") from training texts.
+    """Builds a tokenizer from training texts.
 
     Args:
-      name: the kind.
+      name: the kind, or one of `TOKENIZERS` with its options.
       texts: where all but "byte" take their vocabulary from; give no held-out text here.
       vocab_size: the most ids "word", "whitespace" and "bpe" may have, the unknown one included; the most frequent
         pieces get them.
@@ -446,22 +472,42 @@ def make_tokenizer(
       cut, spells: of "word": its `cut`, and whether it has an alphabet for `spell`.
 
     Raises:
-      ValueError: an unknown name, texts without any vocabulary, or options out of range.
+      ValueError: an unknown name, texts without any vocabulary, options out of range, or a tokenizer that does not
+        come back from its `to_dict`.
     """
-    kind = _find_kind(name)
+    choice = TOKENIZERS.choose(name) if isinstance(name, str) else name
     if vocab_size < 2 or min_count < 1:
         raise ValueError(f"vocab_size {vocab_size} must be at least 2 and min_count {min_count} at least 1")
-    if lowercase and not kind.lowercases:
-        takers = " and ".join(other for other in TOKENIZERS if TOKENIZERS[other].lowercases)
-        raise ValueError(f"lower case goes with the tokenizers {takers}, not with {name}")
-    return kind.from_texts(texts, Vocabulary(vocab_size, min_count, lowercase, cut, spells))
+    if lowercase and not choice.entry.traits.lowercases:
+        takers = " and ".join(other for other in TOKENIZERS if TOKENIZERS[other].traits.lowercases)
+        raise ValueError(f"lower case goes with the tokenizers {takers}, not with {choice.name}")
+    made = choice.make(texts, Vocabulary(vocab_size, min_count, lowercase, cut, spells))
+    if not isinstance(made, Tokenizer):
+        raise ValueError(
+            f"tokenizer {choice.name} made {type(made).__name__}, no hybrid_flax.data.tokenizers.Tokenizer"
+        )
+    with calling(f"to_dict of tokenizer {choice.name}", choice.entry.make):
+        saved = json.loads(json.dumps(made.to_dict()))
+    if saved.get("name") != choice.name or tokenizer_from_dict(saved) != made:
+        raise ValueError(
+            f"tokenizer {choice.name} must come back from its to_dict: that holds name={choice.name!r}, and what is "
+            "loaded from it equals it"
+        )
+    return made
 
 
 def tokenizer_from_dict(d: dict) -> Tokenizer:
     """The tokenizer whose `to_dict()` was `d`. Raises ValueError for anything else."""
-    options = dict(d)
-    name = options.pop("name", None)
-    kind: Any = _find_kind(name)  # a dataclass, which the abstract class is not
+    choice = TOKENIZERS.choose(str(d.get("name")))
+    load = choice.entry.traits.load
+    with calling(f"tokenizer {choice.name}, which is loaded,", load, passes=ValueError):
+        return load(dict(d))
+
+
+def _from_fields(kind: Any, saved: dict[str, Any]) -> Tokenizer:
+    """A dataclass from the values of its fields."""
+    options = dict(saved)
+    name = options.pop("name")
     fields = dataclasses.fields(kind)
     needed = {field.name for field in fields if field.default is dataclasses.MISSING}
     if not needed <= options.keys() <= {field.name for field in fields}:
@@ -476,9 +522,10 @@ def stream_decoder(tokenizer: Tokenizer) -> Callable[..., str]:
     The decoder of a tokenizer of bytes holds back a character until its last byte is there; `final=True` gives up
     what is still held back as U+FFFD, so that the parts always join to `tokenizer.decode` of all ids.
     """
-    if isinstance(tokenizer, ByteTokenizer | BpeTokenizer):
+    join = getattr(tokenizer, "join", None)
+    if join is not None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        return lambda ids, final=False: decoder.decode(tokenizer.join(ids), final)
+        return lambda ids, final=False: decoder.decode(join(ids), final)
     if isinstance(tokenizer, WordTokenizer) and tokenizer.cut != "text":
         return lambda ids, final=False: "".join(f" {tokenizer.decode([i])}" for i in ids)
     return lambda ids, final=False: tokenizer.decode(ids)
@@ -532,14 +579,7 @@ def _frequent(name: str, pieces: Iterable[Iterable[str]], vocabulary: Vocabulary
     return tuple(piece for _, piece in frequent[: vocabulary.vocab_size - 1])
 
 
-def _find_kind(name: object) -> type[Tokenizer]:
-    if name not in TOKENIZERS:
-        known = ", ".join(TOKENIZERS)
-        raise ValueError(f"unknown tokenizer {name!r}: one of {known}; {nearest(str(name), TOKENIZERS, count=1)}")
-    return TOKENIZERS[str(name)]
-
-
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    kind.name: kind
-    for kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer, SymbolTokenizer)
-}
+for _kind in (ByteTokenizer, CharTokenizer, WordTokenizer, WhitespaceTokenizer, BpeTokenizer, SymbolTokenizer):
+    register_tokenizer(
+        _kind.name, _kind.from_texts, functools.partial(_from_fields, _kind), lowercases=_kind.lowercases
+    )

@@ -28,7 +28,7 @@ from hybrid_flax.train.loop import train
 from hybrid_flax.train.session import Session
 from hybrid_flax.train.setup import Setup, make_setup
 from hybrid_flax.train.signals import Interrupt, Interrupted
-from hybrid_flax.train.state import Hparams
+from hybrid_flax.train.state import Hparams, OwnHparams
 from hybrid_flax.train.writers import JsonlWriter, read_jsonl
 
 __all__ = ["Trainer", "main"]
@@ -229,12 +229,17 @@ class _Wish(Interrupt):
         return signal.SIGTERM if self.is_cancelled() or (stands and self._until()) else None
 
 
+def _own_options(setup):
+    return setup.hparams.options if isinstance(setup.hparams, OwnHparams) else ()
+
+
 def _program_hash(config, setup):
     """A name for the program of a trial that outlives this process: its config without what is data to a program."""
     data = {
         "seed",
         "model.init_scale",
         *(f"{part}.{name}" for part in ("optim", "train", "loss") for name in Hparams._fields),
+        *(f"optimizers.{config.optim.name}.{name}" for name in _own_options(setup)),
     }
     rest = {key: value for key, value in flatten(config).items() if key not in data}
     return config_hash({**rest, "traits": repr(setup.traits)})

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 from hybrid_flax.errors import ConfigError, nearest
-from hybrid_flax.mixers.options import Option
+from hybrid_flax.options import Option
 
 __all__ = ["RESERVED", "Layer", "Named", "count_layers", "names_in", "read_layer"]
 

@@ -14,8 +14,8 @@ from hybrid_flax.cells.inputs import conv
 from hybrid_flax.errors import nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.grammar import RESERVED, Layer, Named, count_layers, read_layer
-from hybrid_flax.mixers.options import Option, check_defaults, options_of
 from hybrid_flax.mixers.recurrent import recurrent
+from hybrid_flax.options import Option, check_defaults, options_of, source_of
 from hybrid_flax.typing import LEAF_KINDS, Cell, Mixer
 
 __all__ = [
@@ -47,7 +47,7 @@ class _Primitive(NamedTuple):
 
     @property
     def source(self) -> str:
-        return _source(self.definition[0])
+        return source_of(self.definition[0])
 
 
 class _Fusion(NamedTuple):
@@ -61,7 +61,7 @@ class _Fusion(NamedTuple):
 
     @property
     def source(self) -> str:
-        return _source(self.definition[0])
+        return source_of(self.definition[0])
 
 
 _Entry = TypeVar("_Entry", _Primitive, _Fusion)
@@ -224,10 +224,6 @@ def _check_option(layer: Layer, key: str) -> None:
     known = {option for name in ([owner] if dot else names) for option in _known()[name].options}
     if option not in known:
         raise ValueError(f"unknown option {option!r} of {owner or layer}; {nearest(option, sorted(known))}")
-
-
-def _source(build: Callable[..., Any]) -> str:
-    return f"{build.__module__}.{build.__qualname__}"
 
 
 def _register(table: dict[str, _Entry], name: str, entry: _Entry, leaves: Mapping[str, str]) -> None:

@@ -31,6 +31,7 @@ from hybrid_flax.report.drawings import Drawing, draw_costs, draw_curves, draw_i
 from hybrid_flax.report.finish import write_sample
 from hybrid_flax.report.page import Field, Page
 from hybrid_flax.runs import load_run
+from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import RunFolder
 
 __all__ = ["comparison_page", "write_report"]
@@ -192,11 +193,16 @@ def _examples(comparison, workdir) -> Iterator[str]:
         entries = [entry for entry in comparison.entries if entry.task == column.task and entry.folders]
         folders = {entry.row: workdir / entry.folders[0] for entry in entries}
         try:
-            blocks = list(_samples(folders) if column.kind == "lm" else _predictions(folders))
+            blocks = list(_samples(folders) if all(map(_generates, folders.values())) else _predictions(folders))
         except ConfigError as error:
             blocks = [page.text(str(error))]
         yield page.subheading(column.task)
         yield from blocks
+
+
+def _generates(workdir):
+    folder = RunFolder(workdir)
+    return make_task(folder.read_config(), folder.read_vocabulary()[1]).generates
 
 
 def _predictions(folders):

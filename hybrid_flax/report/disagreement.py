@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_flax.data.tags import are_spans
 from hybrid_flax.runs import load_run
-from hybrid_flax.tasks.registry import make_task
+from hybrid_flax.tasks.registry import label_kind, make_task
 from hybrid_flax.train.folder import Run
 from hybrid_flax.train.session import split_batches
 from hybrid_flax.train.setup import read_source
@@ -59,7 +59,7 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
         return []
     rows = [row for row in range(len(batch.row)) if np.any(batch.weights[row] > 0)]
     disagreement: dict[int, Any] = {row: _disagreement([said[row] for said in predicted.values()]) for row in rows}
-    if first.config.task.name == "regress":
+    if label_kind(first.config.task.name) == "number":
         disagreement = {row: float(np.std([values[row] for values in numbers.values()])) for row in rows}
     chosen = sorted(sorted(rows, key=disagreement.__getitem__, reverse=True)[:count])
     return [
@@ -96,19 +96,19 @@ def _text(run, batch, row):
 
 def _words(run, batch, row, prediction) -> Said:
     """A prediction, or a label, of one row of a batch."""
-    names, kind = run.labels, run.config.task.name
-    if kind == "regress":
+    names, kind = run.labels, label_kind(run.config.task.name)
+    if kind == "number":
         return Said(f"{float(prediction):+.2f}", None)
-    if kind == "classify":
+    if kind == "class":
         return Said(names[int(prediction)], bool(prediction == batch.targets[row]))
-    if kind == "multilabel":
+    if kind == "classes":
         given = [name for name, yes in zip(names, prediction) if yes]
         said, true = np.flatnonzero(prediction), np.flatnonzero(batch.targets[row])
         return Said(", ".join(given) or "(none)", np.array_equal(said, true))
     scored = batch.weights[row] > 0
     truth = batch.targets[row]
     right = prediction[scored] == truth[scored]
-    if kind == "tag":
+    if kind == "tags":
         live = batch.segments.ids[row] > 0
         tags = [names[tag] if given else None for tag, given in zip(prediction[live], scored[live])]
         shown = _spans if are_spans(names) else _tagged_words

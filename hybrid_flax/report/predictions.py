@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hybrid_flax.config import ConfigError
 from hybrid_flax.data.text_files import cut_tokens
 from hybrid_flax.predict import predict
+from hybrid_flax.tasks.registry import label_kind
 from hybrid_flax.train.folder import Run
 
 __all__ = ["print_predictions"]
@@ -18,12 +19,13 @@ def print_predictions(run: Run, texts: Sequence[str]) -> None:
         predictions = predict(run, texts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    kind = label_kind(run.config.task.name)
     for text, label, confidence in predictions:
-        if run.config.task.name == "tag":
+        if kind == "tags":
             words = _BLANK if label is None else "\n".join(map("\t".join, zip(cut_tokens(text), label)))
             print(words, end="\n\n")
             continue
-        sure = [] if run.config.task.name != "classify" else ["" if confidence is None else f"{confidence:.3f}"]
+        sure = [] if kind != "class" else ["" if confidence is None else f"{confidence:.3f}"]
         print("\t".join([_shown(label), *sure, text]))
 
 

@@ -31,10 +31,11 @@ class Metric(NamedTuple):
 class Task(NamedTuple):
     """What is learnt from a batch, as sums that may be added over devices, steps and batches.
 
-    loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count".
+    loss: (outputs, batch, label_smoothing=0, z_loss=0) -> sums with "loss" (to be minimised) and "count". It needs no
+        factors that `register_task` does not name.
     evaluate: (outputs, batch) -> sums for `measure`, among them "confusion" [C, C] where there are classes: examples
         of class i (first axis) that were taken for class j. C counts classes that training has not, behind the others.
-    measure: (sums on the host) -> the values of `metrics` by name.
+    measure: (sums on the host, under names without "/") -> the values of `metrics` by name.
     metrics: what is measured, "loss" first.
     predict: (outputs, live[B, T]) -> what is predicted: token, symbol or tag ids [B, T], classes [B], whether each
         class is given [B, C], or numbers [B]; live marks the tokens that are no padding.

@@ -3,13 +3,12 @@
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 
-from hybrid_flax.ops.losses import cross_entropy, squared_error
+from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.tasks.base import Metric, Task, likeliest
 
-__all__ = ["LOSSES", "make_language_modelling"]
+__all__ = ["make_language_modelling"]
 
 METRICS = (
     Metric("loss", "nats/token", lower_is_better=True, text="loss {:.4f} nats/token"),
@@ -21,26 +20,13 @@ METRICS = (
 
 
 @functools.cache
-def make_language_modelling(loss: str = "cross_entropy") -> Task:
-    """The task; equal arguments give the identical object. Metrics are those of the cross-entropy for either loss.
-
-    loss: "cross_entropy" in nats, or "squared_error", the sum over the vocabulary of (probability - one-hot)²
-    (Brier 1950). Raises ValueError for another name.
-    """
-    if loss not in LOSSES:
-        raise ValueError(f"loss.name={loss!r} is none of {', '.join(LOSSES)}")
-    return Task(LOSSES[loss], _evaluate, _measure, METRICS, likeliest, generates=True)
+def make_language_modelling() -> Task:
+    """The task; equal calls give the identical object. Loss and metrics are those of the cross-entropy in nats."""
+    return Task(_loss, _evaluate, _measure, METRICS, likeliest, generates=True)
 
 
-def _cross_entropy(logits, batch, label_smoothing=0.0, z_loss=0.0):
+def _loss(logits, batch, label_smoothing=0.0, z_loss=0.0):
     losses = cross_entropy(logits, batch.targets, label_smoothing, z_loss)
-    return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
-
-
-def _squared_error(logits, batch, label_smoothing=0.0, z_loss=0.0):
-    del label_smoothing, z_loss
-    one_hot = jax.nn.one_hot(batch.targets, logits.shape[-1], dtype=logits.dtype)
-    losses = jnp.sum(squared_error(jax.nn.softmax(logits, axis=-1), one_hot), axis=-1)
     return {"loss": jnp.sum(losses * batch.weights), "count": jnp.sum(batch.weights)}
 
 
@@ -67,6 +53,3 @@ def _measure(sums):
         "bits_per_byte": nats / math.log(2) / sums["bytes"],
         "accuracy": sums["correct"] / count,
     }
-
-
-LOSSES = {"cross_entropy": _cross_entropy, "squared_error": _squared_error}

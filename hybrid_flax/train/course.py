@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hybrid_flax.errors import ConfigError
+from hybrid_flax.registration import SCHEDULES, chosen
 from hybrid_flax.train.optimizer import make_unit_schedule
 
 __all__ = ["ENDS", "check_course", "schedule_pairs"]
@@ -19,7 +20,7 @@ ENDS = ("train.steps", "train.patience")  # knobs that say when a run ends, and 
 def schedule_pairs(config: Any) -> tuple[tuple[str, Any], ...]:
     """The arguments of `make_unit_schedule` that a config stands for, as sorted pairs."""
     schedule: Mapping[str, Any] = {
-        "name": config.schedule.name,
+        "name": chosen(SCHEDULES, config),
         "num_steps": config.train.steps,
         "warmup_steps": config.schedule.warmup_steps,
         "final_fraction": config.schedule.final_fraction,

@@ -23,7 +23,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
 
     workdir: a run folder, or an exported one. checkpoint: "latest" or "best" (by eval.metric on the validation split),
     None for what eval.best of the run says; where there are weights alone, these.
-    Mixers of the user's own must be registered before (`register_own_mixers`). Where it is damaged the newest that is
+    What is the user's own must be registered before (`register_own`). Where it is damaged the newest that is
     whole is taken, and a line on stderr says so.
     Raises ConfigError in one line where there is no such run or checkpoint.
     """

@@ -1,6 +1,7 @@
 """Optimisers and schedules from optax, with hyperparameters that may be traced."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -8,17 +9,19 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from hybrid_flax.train.state import Hparams
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.registration import OPTIMIZERS, SCHEDULES, Chosen, calling
+from hybrid_flax.train.state import Hparams, OwnHparams
 from hybrid_flax.typing import LEAF_KINDS, Array, Int, Params, Scalar
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Course", "Optimizer", "leaf_kinds", "make_optimizer", "make_unit_schedule"]
-
-
-class Optimizer(NamedTuple):
-    """make: (hparams, nesterov) -> the direction of a step. decays: whether weights decay under it."""
-
-    make: Callable[[Hparams, bool], optax.GradientTransformation]
-    decays: bool = True
+__all__ = [
+    "Course",
+    "leaf_kinds",
+    "make_optimizer",
+    "make_unit_schedule",
+    "register_optimizer",
+    "register_schedule",
+]
 
 
 class Course(NamedTuple):
@@ -33,7 +36,29 @@ class Course(NamedTuple):
     decay_fraction: float
 
 
-def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> optax.GradientTransformation:
+def register_optimizer(name: str, make: Callable[..., optax.GradientTransformation], *, decays: bool = True) -> None:
+    """Make `name` an optimizer: make(hparams, **options) -> the direction of a step before the learning rate.
+
+    That is what `optax.scale_by_adam` and its like give. hparams: the knobs optim.* as attributes, scalars that may be
+    traced, and `nesterov`, a bool. Options are the keyword-only arguments of `make`, `optimizers.NAME.OPTION` in a
+    config; those that are floats may be traced too. decays: whether weights decay under it.
+    Raises ValueError as `Table.register`.
+    """
+    OPTIMIZERS.register(name, make, decays)
+
+
+def register_schedule(name: str, make: Callable[..., Callable[[Int[Array, ""]], Scalar]]) -> None:
+    """Make `name` a schedule: make(course, **options) -> (steps after the warm-up -> factor of the learning rate).
+
+    course: a `Course`. Options are the keyword-only arguments of `make`, `schedules.NAME.OPTION` in a config.
+    Raises ValueError as `Table.register`.
+    """
+    SCHEDULES.register(name, make)
+
+
+def make_optimizer(
+    optimizer: str | Chosen, hparams: Hparams | OwnHparams, *, nesterov: bool = False
+) -> optax.GradientTransformation:
     """Clip, precondition and decay weights; the caller multiplies by -learning rate * unit schedule.
 
     Weight decay is decoupled, of one strength for matrices and another for tables of embeddings; vectors have none,
@@ -41,19 +66,25 @@ def make_optimizer(name: str, hparams: Hparams, *, nesterov: bool = False) -> op
     "muon" (Jordan et al. 2024) orthogonalises every matrix, its size matched to Adam's (Liu et al. 2025,
     equation 4), and gives the rest to Adam, under `nesterov` to NAdam (Dozat 2016). Its Nesterov step is NAdam's too:
     b m_t / (1 - b^(t+1)) + (1 - b) g_t / (1 - b^t), t = 1, 2, ...; Jordan et al. have no such corrections, which soon
-    are 1. Raises ValueError for an unknown name.
+    are 1. optimizer: a name, or one of `OPTIMIZERS` with its options. Raises ValueError for an unknown name.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optim.name={name!r} is none of {', '.join(OPTIMIZERS)}")
-    entry = OPTIMIZERS[name]
-    direction = entry.make(hparams, nesterov)
-    decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if entry.decays else optax.identity()
-    direction = optax.GradientTransformation(direction.init, _promoting(direction.update))
+    choice = OPTIMIZERS.choose(optimizer) if isinstance(optimizer, str) else optimizer
+    knobs, options = hparams if isinstance(hparams, OwnHparams) else (hparams, {})
+    direction = choice.make(SimpleNamespace(**knobs._asdict(), nesterov=nesterov), **options)
+    if not isinstance(direction, optax.GradientTransformation):
+        raise ConfigError(
+            f"optimizer {choice.name} returned {type(direction).__name__}, no optax.GradientTransformation"
+        )
+    decays = choice.entry.traits
+    decay = _decay(matrix=hparams.weight_decay, table=hparams.table_decay) if decays else optax.identity()
+    direction = optax.GradientTransformation(
+        _named(choice, direction.init), _named(choice, _promoting(direction.update))
+    )
     return optax.chain(_clip_by_global_norm(hparams.clip_norm), direction, decay)
 
 
 def make_unit_schedule(
-    name: str,
+    name: str | Chosen,
     *,
     num_steps: int,
     warmup_steps: int = 0,
@@ -67,19 +98,21 @@ def make_unit_schedule(
     constant; exponential: decay_rate^(t / decay_every); step: the same in jumps; linear and cosine: down to
     final_fraction; wsd: constant, then linear to final_fraction over the last `decay_fraction` of all steps;
     rsqrt: sqrt(warmup / step), steps counted from 1 (Vaswani et al. 2017, equation 3).
+    name: that of a schedule, or one of `SCHEDULES` with its options.
     Raises ValueError for an unknown name and for a warm-up that leaves no step.
     """
     if not 0 <= warmup_steps < max(num_steps, 1):
         raise ValueError(f"schedule.warmup_steps={warmup_steps} must be in [0, {num_steps}), the number of steps")
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule.name={name!r} is none of {', '.join(SCHEDULES)}")
+    choice = SCHEDULES.choose(name) if isinstance(name, str) else name
     rest = num_steps - warmup_steps
     course = Course(rest, num_steps, warmup_steps, final_fraction, decay_rate, decay_every, decay_fraction)
-    after = SCHEDULES[name](course)
+    after = choice.make(course)
+    if not callable(after):
+        raise ConfigError(f"schedule {choice.name} returned {type(after).__name__}, no function of the steps")
     if warmup_steps:
         warmup = optax.linear_schedule(1.0 / warmup_steps, 1.0, max(1, warmup_steps - 1))
         after = optax.join_schedules([warmup, after], [warmup_steps])
-    return _promoting(after)
+    return _named(choice, _promoting(after))
 
 
 def leaf_kinds(params: Params) -> Params:
@@ -137,6 +170,16 @@ def _clip_by_global_norm(max_norm):
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _named(choice, function):
+    """`function`, whose faults are told as those of what was chosen."""
+
+    def run(*arguments):
+        with calling(choice.name, choice.entry.make, passes=ValueError):
+            return function(*arguments)
+
+    return run
+
+
 def _promoting(function):
     """`function` of optax, which mixes counts of steps with floats, where strict promotion is asked of all else."""
 
@@ -147,21 +190,32 @@ def _promoting(function):
     return run
 
 
-def _adam(hparams, nesterov):
-    del nesterov
+def _adam(hparams):
     return optax.scale_by_adam(b1=hparams.b1, b2=hparams.b2, eps=hparams.epsilon)
 
 
-def _adafactor(hparams, nesterov):
-    del hparams, nesterov
+def _rmsprop(hparams):
+    return optax.scale_by_rms(decay=hparams.b2, eps=hparams.epsilon)
+
+
+def _sgd(hparams):
+    return optax.trace(decay=hparams.momentum, nesterov=hparams.nesterov)
+
+
+def _lion(hparams):
+    return optax.scale_by_lion(b1=hparams.b1, b2=hparams.b2)
+
+
+def _adafactor(hparams):
+    del hparams
     return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
 
 
-def _muon(hparams, nesterov):
+def _muon(hparams):
     muon = contrib.muon(
         learning_rate=1.0,
         beta=hparams.momentum,
-        nesterov=nesterov,
+        nesterov=hparams.nesterov,
         consistent_rms=0.2,
         adam_b1=hparams.b1,
         adam_b2=hparams.b2,
@@ -169,17 +223,6 @@ def _muon(hparams, nesterov):
         muon_weight_dimension_numbers=_matrix_axes,
     )
     return optax.chain(muon, optax.scale(-1.0))
-
-
-OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": Optimizer(_adam, decays=False),
-    "adamw": Optimizer(_adam),
-    "rmsprop": Optimizer(lambda h, nesterov: optax.scale_by_rms(decay=h.b2, eps=h.epsilon)),
-    "sgd": Optimizer(lambda h, nesterov: optax.trace(decay=h.momentum, nesterov=nesterov)),
-    "lion": Optimizer(lambda h, nesterov: optax.scale_by_lion(b1=h.b1, b2=h.b2)),
-    "adafactor": Optimizer(_adafactor),
-    "muon": Optimizer(_muon),
-}
 
 
 def _wsd(course):
@@ -191,13 +234,17 @@ def _rsqrt(course):
     return lambda count: jnp.sqrt(max(course.warmup_steps, 1) / (count + course.warmup_steps + 1))
 
 
-# What follows the warm-up, by steps after it.
-SCHEDULES: dict[str, Callable[[Course], Callable]] = {
-    "constant": lambda c: optax.constant_schedule(1.0),
-    "exponential": lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate),
-    "step": lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate, staircase=True),
-    "linear": lambda c: optax.linear_schedule(1.0, c.final_fraction, c.rest),
-    "cosine": lambda c: optax.cosine_decay_schedule(1.0, c.rest, alpha=c.final_fraction),
-    "wsd": _wsd,
-    "rsqrt": _rsqrt,
-}
+register_optimizer("adam", _adam, decays=False)
+register_optimizer("adamw", _adam)
+register_optimizer("rmsprop", _rmsprop)
+register_optimizer("sgd", _sgd)
+register_optimizer("lion", _lion)
+register_optimizer("adafactor", _adafactor)
+register_optimizer("muon", _muon)
+register_schedule("constant", lambda c: optax.constant_schedule(1.0))
+register_schedule("exponential", lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate))
+register_schedule("step", lambda c: optax.exponential_decay(1.0, c.decay_every, c.decay_rate, staircase=True))
+register_schedule("linear", lambda c: optax.linear_schedule(1.0, c.final_fraction, c.rest))
+register_schedule("cosine", lambda c: optax.cosine_decay_schedule(1.0, c.rest, alpha=c.final_fraction))
+register_schedule("wsd", _wsd)
+register_schedule("rsqrt", _rsqrt)

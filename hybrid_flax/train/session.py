@@ -17,11 +17,14 @@ from hybrid_flax.data.vectors import read_vectors
 from hybrid_flax.files import write_json
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
 from hybrid_flax.models.embedding import replace_rows
+from hybrid_flax.tasks.registry import label_kind
 from hybrid_flax.train.checkpoint import Checkpoints, Damaged, SaveFailed
 from hybrid_flax.train.course import check_course
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
 from hybrid_flax.train.folder import News, Run, RunFolder
+from hybrid_flax.train.hooks import RunView, call_hooks, has_hooks
+from hybrid_flax.train.loggers import Loggers
 from hybrid_flax.train.optimizer import leaf_kinds, make_unit_schedule
 from hybrid_flax.train.parallel import any_process
 from hybrid_flax.train.peak import peak_memory
@@ -33,7 +36,6 @@ from hybrid_flax.train.warm_start import check_source, read_warm_start
 from hybrid_flax.train.writers import (
     JsonlWriter,
     Mark,
-    TensorBoardWriter,
     as_number,
     cut_to_mark,
     holds_mark,
@@ -152,6 +154,9 @@ class Session:
             self.evaluate(step, position, measure)
         elif due.saves:
             self._save(step, position)
+            self._call_hooks("checkpoint", step, {}, position)
+        if due.logs:
+            self._call_hooks("log", step, row | perf, position)
 
     def evaluate(self, step: int, position: Position, measure: Callable[[], Mapping[str, float] | None]) -> None:
         """Evaluate and save. Where `measure` was cut off and gives None, the evaluation is owed."""
@@ -163,6 +168,9 @@ class Session:
             self.progress.update(step, metrics)
         if metrics is not None or step not in self._checkpoints.steps():
             self._save(step, position, metrics)
+            self._call_hooks("checkpoint", step, metrics or {}, position)
+        if metrics is not None:
+            self._call_hooks("evaluation", step, metrics, position)
 
     def owes_evaluation(self, step: int) -> bool:
         """Whether the checkpoint of `step` was saved when its evaluation was cut off."""
@@ -200,6 +208,7 @@ class Session:
         for split in results:
             if cut := cut_rows(source.splits[split], eval_length(self.config, source)):
                 self.progress.message(f"{split}: {cut}")
+        self._call_hooks("end", last_step, results, Position(judged, ()))
         return self.run(judged)
 
     def run(self, state: TrainState) -> Run:
@@ -244,7 +253,7 @@ class Session:
             if news.end:
                 self.folder.note_end(self.config, self.start)
         rows = checkpoints.rows(self.start) if self.start else None
-        self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack)
+        self._writers = _open_writers(self.folder, self.config, self.start, rows, self._stack, self.progress.message)
         self._clock = _Clock(spent=_seconds_spent(self.folder) if self.start else 0.0)
         self._stack.enter_context(self.progress)
         for reason in checkpoints.damaged.values():
@@ -281,6 +290,24 @@ class Session:
         carry = self.setup.parallel.get_rows(position.carry)
         with self._saving():
             self._checkpoints.save(step, Position(position.state, carry), metrics, self._writers.mark())
+
+    def _call_hooks(self, event, step, values, position):
+        """Raise TrainingFailed where one fails, when the checkpoint of `step` is on disk."""
+        if jax.process_index() != 0 or not has_hooks(event):
+            return
+        if event == "checkpoint":
+            self.wait()
+        setup, config = self.setup, self.config
+        fetch = functools.partial(jax.device_get, eval_params(position.state))
+        view = RunView(setup.model, setup.source.tokenizer, setup.source.labels, config, self.folder.path, fetch)
+        try:
+            call_hooks(event, step, values, view)
+        except ConfigError as error:
+            if event != "end":
+                if step not in self._checkpoints.steps():
+                    self._save(step, position)
+                self.wait()
+            raise TrainingFailed(f"{error}; the checkpoint of step {step} is saved") from error
 
     def _close_checkpoints(self):
         with self._saving():
@@ -361,7 +388,7 @@ def eval_length(config: Any, source: Source) -> int:
     Where tags are scored it is the longest example of any split: a tag that is cut off would be none to find.
     """
     longest = max((length for split in source.splits.values() for length in split.lengths), default=0)
-    return config.eval.length or (longest if config.task.name == "tag" else config.data.length)
+    return config.eval.length or (longest if label_kind(config.task.name) == "tags" else config.data.length)
 
 
 def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[Batch]:
@@ -456,22 +483,21 @@ def _train_metrics(state):
 class _Writers(NamedTuple):
     metrics: Any
     perf: Any
-    tensorboard: Any
+    loggers: Any
 
     def write(self, row: dict[str, Any], perf: dict[str, Any] | None = None) -> None:
         if self.metrics is not None:
             self.metrics.write(row)
             if perf is not None:
                 self.perf.write(perf)
-        if self.tensorboard is not None:
-            self.tensorboard.write(row | (perf or {}))
+            self.loggers.write(row | (perf or {}))
 
     def mark(self) -> Mark | None:
         """What metrics.jsonl holds."""
         return None if self.metrics is None else self.metrics.mark()
 
 
-def _open_writers(folder, config, start, rows, stack) -> _Writers:
+def _open_writers(folder, config, start, rows, stack, message) -> _Writers:
     """Writers of the first process, cut back to the step that the run goes on from."""
     if jax.process_index() != 0:
         return _Writers(None, None, None)
@@ -482,10 +508,8 @@ def _open_writers(folder, config, start, rows, stack) -> _Writers:
         cut_to_mark(folder.metrics, rows)
     metrics = stack.enter_context(JsonlWriter(folder.metrics))
     perf = stack.enter_context(JsonlWriter(folder.perf))
-    board = None
-    if config.log.tensorboard:
-        board = stack.enter_context(TensorBoardWriter(folder.tensorboard, purge_step=start + 1))
-    return _Writers(metrics, perf, board)
+    loggers = stack.enter_context(Loggers(folder.path, config, start, message))
+    return _Writers(metrics, perf, loggers)
 
 
 def _seconds_spent(folder):

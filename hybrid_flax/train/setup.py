@@ -12,15 +12,23 @@ from hybrid_flax.data.text_files import file_versions, find_path, regular_file
 from hybrid_flax.data.tokenizers import Tokenizer
 from hybrid_flax.models.build import abstract_params, model_is_bounded, model_is_causal
 from hybrid_flax.models.model import Dropout, LockedDropout, SequenceModel
+from hybrid_flax.registration import (
+    OPTIMIZERS,
+    READERS,
+    TASKS,
+    TOKENIZERS,
+    chosen,
+    options_without_effect,
+)
 from hybrid_flax.tasks.base import Metric, Task, find_metric
-from hybrid_flax.tasks.registry import check_task, label_kind, make_task
+from hybrid_flax.tasks.registry import check_task, make_task, task_traits
 from hybrid_flax.train.config_model import model_from_config
 from hybrid_flax.train.course import schedule_pairs
 from hybrid_flax.train.frozen import find_frozen
 from hybrid_flax.train.noise import Noise, has_recurrent_weights
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
 from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
-from hybrid_flax.train.state import Hparams, make_hparams
+from hybrid_flax.train.state import Hparams, OwnHparams, make_hparams
 from hybrid_flax.train.step import StepTraits
 from hybrid_flax.train.warm_start import WarmStart, read_warm_start
 
@@ -45,7 +53,7 @@ class Setup(NamedTuple):
     task: Task
     metric: Metric
     traits: StepTraits
-    hparams: Hparams
+    hparams: Hparams | OwnHparams
     parallel: Parallel
     batches: Batches
     batch_size: int
@@ -74,9 +82,9 @@ def make_setup(
             regular_file(find_path(config.model.vectors))
         batches = source.train(config.data.mode, config.data.batch_size, config.data.length, config.seed)
         batch_size = batches.batch_size
-        notes = _check_prompt(config, source.tokenizer)
-        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         task = make_task(config, source.labels, source.unseen)
+        notes = _notes(config, task, source.tokenizer)
+        model = model_from_config(config, source.tokenizer.vocab_size, source.labels, source.tokenizer.num_characters)
         frozen = find_frozen(config.model.freeze, abstract_params(model)) if config.model.freeze else ()
         traits = _step_traits(config, source.tokenizer, frozen)
         hparams = _hparams(config)
@@ -113,13 +121,14 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
     Sources are kept: another run on the same files neither reads nor tokenises them again.
     Raises ValueError and FileNotFoundError in one line.
     """
-    data, task = config.data, config.task.name
+    data, task, traits = config.data, config.task.name, task_traits(config.task.name)
     synthetic = data.path.startswith(SYNTHETIC)
-    if synthetic != (task == "answer"):
+    if synthetic != (traits.reads == "language"):
+        takers = " or ".join(name for name in TASKS if task_traits(name).reads == "language")
         raise ValueError(
-            f"task.name={task} and data.path={data.path!r}: synthetic languages go with answer, and only they"
+            f"task.name={task} and data.path={data.path!r}: synthetic languages go with {takers}, and only they"
         )
-    if config.model.characters != "none" and (label_kind(task) is None or data.tokenizer != "word"):
+    if config.model.characters != "none" and (traits.label_kind is None or data.tokenizer != "word"):
         raise ValueError(
             f"model.characters={config.model.characters} needs labelled examples and data.tokenizer=word, "
             f"not task.name={task} and data.tokenizer={data.tokenizer}"
@@ -131,7 +140,7 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
     given = {
         "valid_fraction": float(data.valid_fraction),
         "test_fraction": float(data.test_fraction),
-        "tokenizer": tokenizer or data.tokenizer,
+        "tokenizer": tokenizer or chosen(TOKENIZERS, config),
         "vocab_size": data.vocab_size,
         "min_count": data.min_count,
         "lowercase": data.lowercase,
@@ -139,12 +148,13 @@ def read_source(config: Any, tokenizer: Tokenizer | None = None, labels: tuple[s
         "text": data.text,
         "files": data.splits,
     }
-    if task == "lm":
-        return _kept(text_source, data.path, file_versions(data.path, HUB), document=data.document, **given)
+    versions = (file_versions(data.path, HUB), tuple(READERS.values()))
+    if traits.reads == "text":
+        return _kept(text_source, data.path, versions, document=data.document, **given)
     given |= {"label": data.label, "split_seed": data.split_seed, "folds": data.folds, "fold": data.fold}
     word_length = 0 if config.model.characters == "none" else data.word_length
-    options = {"kind": label_kind(task), "labels": labels, "word_length": word_length}
-    return _kept(labelled_source, data.path, file_versions(data.path, HUB), **options, **given)
+    options = {"kind": traits.label_kind, "labels": labels, "word_length": word_length}
+    return _kept(labelled_source, data.path, versions, **options, **given)
 
 
 def missing_split(config: Any, split: str) -> str:
@@ -162,7 +172,7 @@ def _kept(source, path, versions, **options):
 
 def _step_traits(config, tokenizer, frozen) -> StepTraits:
     return StepTraits(
-        optimizer=config.optim.name,
+        optimizer=chosen(OPTIMIZERS, config).split(float)[0],
         nesterov=config.optim.nesterov,
         schedule=schedule_pairs(config),
         noise=_noise(config.train, tokenizer),
@@ -189,10 +199,11 @@ def _noise(train, tokenizer) -> Noise:
     )
 
 
-def _hparams(config) -> Hparams:
+def _hparams(config) -> Hparams | OwnHparams:
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     names = ("learning_rate", "weight_decay", "table_decay", "b1", "b2", "epsilon", "momentum", "clip_norm")
     return make_hparams(
+        chosen(OPTIMIZERS, config).split(float)[1],
         **{name: config.optim[name] for name in names},
         **{name: config.train[name] for name in rates},
         ema_decay=config.optim.ema_decay,
@@ -201,14 +212,16 @@ def _hparams(config) -> Hparams:
     )
 
 
-def _check_prompt(config, tokenizer):
-    """What to say of the prompt. Raises ValueError for one without a token."""
-    if config.task.name != "lm":
-        return ()
+def _notes(config, task, tokenizer):
+    """What to say of options and of the prompt. Raises ValueError for a prompt without a token."""
+    unread = options_without_effect(config)
+    notes = (f"note: set without effect, as nothing here is made with it: {', '.join(unread)}",) if unread else ()
+    if not task.generates:
+        return notes
     prompt = config.sample.prompt
     if not len(tokenizer.encode(prompt)):
         raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
-    return tuple(filter(None, (tokenizer.note_unknown("sample.prompt", prompt),)))
+    return (*notes, *filter(None, (tokenizer.note_unknown("sample.prompt", prompt),)))
 
 
 def _check_model(model, task, carried):

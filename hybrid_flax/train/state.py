@@ -1,12 +1,13 @@
 """Everything that moves while a model trains, in one value."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from hybrid_flax.typing import Array, Int, Key, Params, PyTree, Scalar
 
-__all__ = ["Hparams", "TrainState", "make_hparams"]
+__all__ = ["Hparams", "OwnHparams", "TrainState", "make_hparams"]
 
 
 class Hparams(NamedTuple):
@@ -29,6 +30,19 @@ class Hparams(NamedTuple):
     z_loss: Scalar
 
 
+class OwnHparams(NamedTuple):
+    """`Hparams`, and the floats among the options of a registered optimizer, by name.
+
+    A class of its own, so that runs without such options have the checkpoints that they always had.
+    """
+
+    knobs: Hparams
+    options: dict[str, Scalar]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.knobs, name)
+
+
 class TrainState(NamedTuple):
     """Replicated on every device.
 
@@ -43,11 +57,13 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     ema: Params | None
     key: Key[Array, ""]
-    hparams: Hparams
+    hparams: Hparams | OwnHparams
     sums: dict[str, Scalar]
     failed_step: Int[Array, ""]
 
 
-def make_hparams(**values: float) -> Hparams:
-    """Hparams as float32 scalars on the device."""
-    return Hparams(**{name: jnp.asarray(values[name], jnp.float32) for name in Hparams._fields})
+def make_hparams(options: Mapping[str, float] = {}, **values: float) -> Hparams | OwnHparams:
+    """Hparams as float32 scalars on the device; options: of a registered optimizer."""
+    knobs = Hparams(**{name: jnp.asarray(values[name], jnp.float32) for name in Hparams._fields})
+    own = {name: jnp.asarray(value, jnp.float32) for name, value in options.items()}
+    return OwnHparams(knobs, own) if own else knobs

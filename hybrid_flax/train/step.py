@@ -14,11 +14,12 @@ import optax
 from jax import lax
 
 from hybrid_flax.models.model import SequenceModel
+from hybrid_flax.registration import Chosen
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.train.frozen import hold, merge, moving, without_frozen
 from hybrid_flax.train.noise import NO_NOISE, Noise, Noisy, apply_noise
 from hybrid_flax.train.optimizer import make_optimizer, make_unit_schedule
-from hybrid_flax.train.state import Hparams, TrainState
+from hybrid_flax.train.state import Hparams, OwnHparams, TrainState
 from hybrid_flax.typing import Array, Batch, Key, Params, State
 
 __all__ = ["StepTraits", "apply_model", "init_train_state", "make_eval_step", "make_train_step"]
@@ -29,12 +30,13 @@ SUMS = ("loss", "count", "grad_norm", "steps")
 class StepTraits(NamedTuple):
     """What a train step is compiled for; everything else it needs is data.
 
-    schedule: arguments of `make_unit_schedule` as sorted pairs. noise: the kinds of dropout. ema: whether there is one.
-    regularised: whether label smoothing or z-loss is on. accumulate: parts that a device's rows are worked off in.
-    log_every: the steps after which the sums in the state start again. frozen: places of parameters that do not move.
+    optimizer: its name, or it with the options that are no data. schedule: arguments of `make_unit_schedule` as sorted
+    pairs. noise: the kinds of dropout. ema: whether there is one. regularised: whether label smoothing or z-loss is on.
+    accumulate: parts that a device's rows are worked off in. log_every: the steps after which the sums in the state
+    start again. frozen: places of parameters that do not move.
     """
 
-    optimizer: str
+    optimizer: str | Chosen
     nesterov: bool
     schedule: tuple[tuple[str, Any], ...]
     noise: Noise = NO_NOISE
@@ -45,7 +47,9 @@ class StepTraits(NamedTuple):
     frozen: tuple[str, ...] = ()
 
 
-def init_train_state(params: Params, hparams: Hparams, traits: StepTraits, key: Key[Array, ""]) -> TrainState:
+def init_train_state(
+    params: Params, hparams: Hparams | OwnHparams, traits: StepTraits, key: Key[Array, ""]
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -74,7 +78,7 @@ def make_train_step(model: SequenceModel, task: Task, traits: StepTraits, axis_n
         logits, after = apply_model(model, params, carry, batch, traits.noise, state)
         carry = () if after is None else after
         hparams = state.hparams
-        factors = (hparams.label_smoothing, hparams.z_loss) if traits.regularised else (0.0, 0.0)
+        factors = (hparams.label_smoothing, hparams.z_loss) if traits.regularised else ()
         sums = task.loss(logits, batch, *factors)
         return sums["loss"], (sums["count"], carry)
 

@@ -1,13 +1,12 @@
-"""Where training rows go: a JSON-lines file and TensorBoard.
+"""Where training rows go: a JSON-lines file.
 
 A row is a flat dict of one logging point: `step` and metrics named by slash paths (`train/loss`, `eval/loss`,
-`perf/tokens_per_sec`, `train/learning_rate`). Writers take scalars: Python or numpy numbers, or 0-d arrays.
+`perf/tokens_per_sec`, `train/learning_rate`). A writer takes scalars: Python or numpy numbers, or 0-d arrays.
 """
 
 import json
 import math
 import os
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from hybrid_flax.files import write_whole
 __all__ = [
     "JsonlWriter",
     "Mark",
-    "TensorBoardWriter",
     "as_number",
     "cut_to_mark",
     "holds_mark",
@@ -116,43 +114,6 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, str):
         return _NON_FINITE.get(value)
     return float(value) if isinstance(value, (int, float)) else None
-
-
-class TensorBoardWriter:
-    """Writes the numbers of rows as TensorBoard scalars under `directory`; needs the extra `tensorboard`.
-
-    On resume pass `purge_step`, the first step that will be written again: TensorBoard then hides what an earlier,
-    interrupted process wrote from that step on.
-    """
-
-    def __init__(self, directory: str | os.PathLike, purge_step: int | None = None):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ImportError(
-                "TensorBoard logging needs tensorboardX: pip install 'hybrid_flax[tensorboard]'"
-            ) from None
-        # tensorboardX names files by the second: two writers within one second would overwrite each other.
-        suffix = f".{time.time_ns() % 10**9:09d}"
-        self._writer = SummaryWriter(str(directory), purge_step=purge_step, filename_suffix=suffix)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Writes every number of `row` except `step`, which is the abscissa and must be there."""
-        step = int(row["step"])
-        for name, value in row.items():
-            number = as_number(value)
-            if name != "step" and number is not None:
-                self._writer.add_scalar(name, number, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def __enter__(self) -> "TensorBoardWriter":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

@@ -10,7 +10,7 @@ from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.ranges import Range, check_number, fits
 from hybrid_flax.spelling import read_value
 
-__all__ = ["Option", "check_defaults", "options_of"]
+__all__ = ["Option", "check_defaults", "options_of", "source_of"]
 
 
 class Option(NamedTuple):
@@ -58,7 +58,7 @@ class Option(NamedTuple):
 
 def options_of(build: Callable[..., Any], defaults: Mapping[str, Any] = {}) -> dict[str, Option]:
     """The options of a builder, with `defaults` in place of its own. Raises ValueError for one without a default."""
-    hints = typing.get_type_hints(inspect.unwrap(build), include_extras=True)
+    hints = typing.get_type_hints(inspect.unwrap(_annotated(build)), include_extras=True)
     parameters = inspect.signature(build).parameters.values()
     options = {}
     for parameter in parameters:
@@ -77,6 +77,27 @@ def check_defaults(build: Callable[..., Any], defaults: Mapping[str, Any], optio
     for key in defaults:
         if key not in options:
             raise ValueError(f"unknown option {key!r} of {build.__qualname__}; {nearest(key, options)}")
+
+
+def source_of(build: Callable[..., Any]) -> str:
+    """Where a function was written: its module and its name there."""
+    function = _function(build)
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _function(build):
+    """The function of a partial one; the class of an object that can be called."""
+    while hasattr(build, "func"):
+        build = build.func
+    return build if hasattr(build, "__qualname__") else type(build)
+
+
+def _annotated(build):
+    """What holds the annotations of the arguments of `build`."""
+    function = _function(build)
+    if inspect.isclass(function):
+        return function.__init__ if inspect.isclass(build) else function.__call__
+    return function
 
 
 def _option(default: Any, hint: Any) -> Option:

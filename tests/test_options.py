@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.mixers.options import Option, options_of
+from hybrid_flax.options import Option, options_of
 from hybrid_flax.ranges import Range
 
 
