@@ -98,8 +98,12 @@ def _make(rng) -> Case:
         options = sorted(mixer_options()[name].items())
         numbers = [{float: 24, int: 8}.get(option.type, 1) for _, option in options]
         key = f"mixers.{name}.{rng.choices([key for key, _ in options], numbers)[0]}"
-        layer = rng.choice((name, name, f"cascade:lstm+{name}", f"add:{name}+gru"))
+        whole = f"{name}:gru" if name == "sharnn" else name
+        layer = rng.choice((whole, whole, f"cascade:lstm+{whole}", f"add:{whole}+gru", f"gate:add:gru+{whole}+conv"))
         part = _right_in_itself(draw_value(rng, key, sense_of(key) or "finite", (0, 8, 2)), sense_of(key))
+        if rng.random() < 0.3 and not {*part.text} & {*",+:@"}:  # which end it where it stands with the name
+            text = layer.replace(name, f"{name}@{key.rpartition('.')[2]}={part.text}", 1)
+            return Case("config", ("plan", "flags"), (part._replace(name="model.pattern", text=text),))
         return Case("config", ("plan", "flags"), (valid("model.pattern", layer), part))
     known = [key for key in KNOBS if key != "model.pattern"]
     numbers = [{float: 6, int: 2}.get(type(KNOBS[key].default), 1) for key in known]

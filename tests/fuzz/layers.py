@@ -1,49 +1,11 @@
-"""Layers: `model.pattern` and `--mixers`, by the grammar [fusion:]name[+name], whole and broken."""
+"""Layers: `model.pattern` and `--mixers`, by the grammar of layers, whole and broken."""
 
 from fuzz.case import Case, nonsense, unknown, valid
+from fuzz.grammar import ARITIES, NAMES, draw_layer, draw_wrong
 from fuzz.judge import Action, Strategy
 
 __all__ = ["LAYERS"]
 
-_NAMES = [
-    "tanh",
-    "relu",
-    "lstm",
-    "lstmp",
-    "gru",
-    "mgu",
-    "slstm",
-    "mingru",
-    "minlstm",
-    "qrnn",
-    "sru",
-    "indrnn",
-    "rglru",
-    "hgrn",
-    "lru",
-    "s5",
-    "s6",
-    "linattn",
-    "retnet",
-    "gla",
-    "hgrn2",
-    "ssd",
-    "mlstm",
-    "deltanet",
-    "gdn",
-    "rwkv7",
-    "conv",
-    "attn",
-    "swa",
-    "tanhdot",
-    "sink",
-    "alibi",
-    "chunked",
-    "sha",
-    "blockrec",
-    "xl",
-]
-_FUSIONS = {"cascade": 2, "add": 2, "gate": 2, "concat": 2, "context": 2, "parallel": 2, "feed": 2, "sharnn": 1}
 _WHOLE = (
     "cascade:lstm+attn",
     "add:gru+swa",
@@ -51,7 +13,12 @@ _WHOLE = (
     "concat:gru+attn",
     "context:lstm+tanhdot",
     "feed:attn+lstm",
+    "add:cascade:lstm+attn+swa@window=3",
+    "gate:add:swa@window=2+swa@window=5+sharnn@window=3:gru",
+    "lstm@state_width=6@peephole=true",
 )
+# Wrong at the width of some models only, or by what is stripped off or stands between layers.
+_SIZES = ("does not fit", "empty")
 _SPOILT = (
     "",
     "+",
@@ -84,28 +51,30 @@ def _make(rng) -> Case:
 
 
 def _layer(rng):
-    fusion = rng.choice(sorted(_FUSIONS))
-    names = rng.choices(_NAMES, k=_FUSIONS[fusion])
-    form = rng.randrange(10)
+    fusion = rng.choice(sorted(ARITIES))
+    names = rng.choices(sorted(NAMES), k=ARITIES[fusion])
+    form = rng.randrange(12)
     if form < 3:
         return valid("layer", rng.choice(_WHOLE) if form == 0 else names[0])
     if form == 3:
-        return unknown("layer", f"{fusion}:{'+'.join(names)}")
+        return unknown("layer", f"{fusion}:{'+'.join(names)}")  # with a part that reads the future
     if form == 4:
-        return nonsense(
-            "layer", f"{fusion}:{'+'.join(rng.choices(_NAMES, k=_FUSIONS[fusion] + rng.choice((-1, 1, 5))))}"
-        )
+        wrong = rng.choices(sorted(NAMES), k=ARITIES[fusion] + rng.choice((-1, 1, 5)))
+        return nonsense("layer", f"{fusion}:{'+'.join(wrong)}")
     if form == 5:
-        return nonsense("layer", f"{fusion}:{fusion}:{'+'.join(names)}")
+        return unknown("layer", str(draw_layer(rng, rng.randrange(1, 4))))
     if form == 6:
-        return nonsense("layer", "+".join(names) + "+" + rng.choice(_NAMES))
+        return nonsense("layer", "+".join(names) + "+" + rng.choice(sorted(NAMES)))
     if form == 7:
         return nonsense("layer", f"{rng.choice(('fuse', 'cascad', '', 'Add', '[/x]'))}:{'+'.join(names)}")
     if form == 8:
-        text = f"{fusion}:{'+'.join(names)}"
+        text = str(draw_layer(rng, rng.randrange(3)))
         place = rng.randrange(len(text) + 1)
         return unknown("layer", text[:place] + rng.choice(_SPOILT) + text[place + rng.randrange(3) :])
-    return nonsense("layer", rng.choice(_SPOILT))
+    if form == 9:
+        return nonsense("layer", rng.choice(_SPOILT))
+    kind, text = draw_wrong(rng)
+    return (unknown if kind in _SIZES else nonsense)("layer", text)
 
 
 def _actions(case, here, room) -> list[Action]:
