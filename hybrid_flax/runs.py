@@ -4,6 +4,7 @@ import os
 
 from hybrid_flax.config import ConfigError, check_trust, load_module, unknown_mixers
 from hybrid_flax.files import read_json
+from hybrid_flax.train.experiment_source import run_experiment
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.load import load_run
 
@@ -13,6 +14,7 @@ __all__ = ["Run", "load_run", "register_own_mixers"]
 def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = None, *, trust: bool = False) -> None:
     """Run `experiment` for the mixers of a run that it registers, or with `trust` the file that the folder names.
 
+    Where that file is gone or has changed, the source that the folder keeps of it is run, and a line says so.
     Raises ConfigError in one line where the run has mixers that are not known and nothing says which file may be run: a
     folder may come from anywhere, and a file that it names is a program.
     """
@@ -30,4 +32,4 @@ def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = Non
     if not named:
         raise ConfigError(f"{folder.path} has mixers of its own, {own}, and run.json names no experiment: add --config")
     check_trust(f"{folder.path} has mixers of its own, {own}", str(named), trust)
-    load_module(str(named))
+    run_experiment(folder, str(named))
