@@ -1,7 +1,6 @@
 """Text from a run: the prompt is read once, then one token a step from the carried state, at constant memory."""
 
 import functools
-import math
 from collections.abc import Iterator
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hybrid_flax.data.tokenizers import stream_decoder
+from hybrid_flax.knobs import check_range
 from hybrid_flax.train.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
@@ -32,17 +32,15 @@ def generate(
 
     temperature: 0 takes the likeliest token. top_k: of the k likeliest, 0 for all. top_p: of the fewest tokens
     that hold this much probability (Holtzman et al. 2020, section 3.1). Raises ValueError for an empty prompt and
-    for values out of range.
+    for values out of the range of their knob `sample.*`.
     """
     if run.config.task.name != "lm":
         raise ValueError(f"a run of task.name={run.config.task.name} has no next token to generate")
     tokens = np.asarray(run.tokenizer.encode(prompt), np.int32)
     if not len(tokens):
         raise ValueError("the prompt is empty: give at least one token to go on from")
-    if num_tokens < 0:
-        raise ValueError(f"num_tokens={num_tokens} must be at least 0")
-    if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature={temperature}, top_k={top_k}, top_p={top_p}: want >= 0, >= 0 and in (0, 1]")
+    for name, value in (("tokens", num_tokens), ("temperature", temperature), ("top_k", top_k), ("top_p", top_p)):
+        check_range(f"sample.{name}", value)
     return _generate(run, tokens, num_tokens, (temperature, top_k, top_p), jax.random.key(seed))
 
 

@@ -262,6 +262,8 @@ def test_the_verbs(finished, experiment, capsys):
     assert cli.main(["generate", f"--workdir={finished}", "--prompt=abc", "--tokens=5", "--temperature=0"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("abc") and len(out) == len("abc") + 5 + 1
+    assert cli.main(["generate", f"--workdir={finished}", "--prompt=a§§", "--tokens=5"]) == 0
+    assert "prompt='a§§' has 2 tokens unseen in training" in capsys.readouterr().err
     assert cli.main(["plan", f"--config={experiment}"]) == 0
     assert "0 cascade:lstm+swa" in capsys.readouterr().out
     assert cli.main(["preview", f"--config={experiment}"]) == 0
@@ -303,8 +305,13 @@ def test_diff(finished, copy, capsys):
     assert "model.width 8 16" in out and "run: the same" in out and "+0.25" in out
     assert "model.depth" not in out
     (copy / "results.json").unlink()
+    (copy / "run.json").unlink()
     assert cli.main(["diff", str(copy), str(copy)]) == 0
-    assert "train/loss" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "train/loss" in out and f"{copy} has no run.json" in err
+    (copy / "metrics.jsonl").write_bytes(bytes(99))
+    assert cli.main(["diff", str(finished), str(copy)]) == 0
+    assert f"{copy} has no figures in metrics.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Text from a run: pieces, choices, memory and mistakes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import tiny
 
 from hybrid_flax.data.tokenizers import make_tokenizer
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.generate import _make_write, generate, sample_token
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.runs import Run
@@ -91,10 +94,14 @@ def test_unknown_characters_are_read_and_mistakes_are_named(run):
     assert text_of(run, "ψ", temperature=0.0) == text_of(run, "ω", temperature=0.0)
     with pytest.raises(ValueError, match="the prompt is empty"):
         generate(run, "", num_tokens=3)
-    for wrong in ({"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}):
-        with pytest.raises(ValueError, match=r"want >= 0, >= 0 and in \(0, 1\]"):
-            generate(run, "a", **{"num_tokens": 3} | wrong)
-    with pytest.raises(ValueError, match="num_tokens=-1"):
+    wrongs = (
+        *(("temperature", -0.1), ("temperature", math.nan), ("temperature", 1e300), ("temperature", math.inf)),
+        *(("top_k", -1), ("top_k", 2**31), ("top_p", 0.0), ("top_p", 1.1)),
+    )
+    for name, wrong in wrongs:
+        with pytest.raises(ConfigError, match=rf"sample\.{name}=.* must be"):
+            generate(run, "a", **{"num_tokens": 3, name: wrong})
+    with pytest.raises(ConfigError, match=r"sample\.tokens=-1"):
         generate(run, "a", num_tokens=-1)
 
 

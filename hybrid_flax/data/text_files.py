@@ -149,8 +149,11 @@ def decode_text(raw: bytes, name: str, encoding: str = "utf-8") -> str:
 def cut_lines(text: str, name: str) -> list[str]:
     r"""The lines of a text that `\n` ends, and what stands behind the last; no other sign ends a line.
 
-    Raises ValueError with the name and the line for one that is too long to be an example.
+    Raises ValueError with the name and the line for one that is too long to be an example, and for a text whose lines
+    end in `\r` alone.
     """
+    if "\r" in text and "\n" not in text:
+        raise ValueError(f"{name}: carriage returns alone end its lines: write line feeds instead")
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()

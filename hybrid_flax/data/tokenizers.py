@@ -82,6 +82,11 @@ class Tokenizer(abc.ABC):
     def to_dict(self) -> dict:
         """What `tokenizer_from_dict` needs to build an equal one; it survives JSON."""
 
+    def note_unknown(self, name: str, text: str) -> str:
+        """What to say where `text`, which is called `name`, has unknown tokens; "" where it has none."""
+        unknown = int(np.sum(self.encode(text) == self.unknown_id)) if self.unknown_id is not None else 0
+        return f"note: {name}={text!r} has {unknown} tokens unseen in training, read as unknown" if unknown else ""
+
     def _checked(self, ids: Iterable) -> np.ndarray:
         ids = np.asarray(ids, dtype=np.int64)
         outside = ids[(ids < 0) | (ids >= self.vocab_size)]

@@ -132,7 +132,7 @@ class Trainer:
             "program": _program_hash(first.config, first.setup),
             "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         }
-        for row in read_jsonl(self._choices):
+        for row in read_jsonl(self._choices, needs="choice"):
             if identity.items() <= row.items():
                 return row["choice"]
         paces = self._measure(first, lanes)

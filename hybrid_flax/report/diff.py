@@ -1,6 +1,7 @@
 """Two runs side by side: what differs in their configs, and their metrics."""
 
 import os
+import sys
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -57,6 +58,8 @@ def _read(path):
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json")
     about = folder.read_about() if folder.about.exists() else {}
+    if not about:
+        print(f"{folder.path} has no {folder.about.name}: its versions and devices are not known", file=sys.stderr)
     return {"config": flatten(read_json(folder.config, dict)), "run": flatten(about), "metrics": _metrics(folder)}
 
 
@@ -67,6 +70,8 @@ def _metrics(folder):
     last: dict[str, Any] = {}
     for row in read_jsonl(folder.metrics):
         last |= row
+    if not last:
+        print(f"{folder.path} has no figures in {folder.metrics.name}", file=sys.stderr)
     return last
 
 

@@ -1,5 +1,7 @@
 """Text from a run, printed as it comes."""
 
+import sys
+
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.generate import generate
 from hybrid_flax.train.folder import Run
@@ -25,6 +27,8 @@ def print_sample(
         pieces = generate(run, prompt, num_tokens=options.pop("tokens"), seed=seed, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if note := run.tokenizer.note_unknown("prompt", prompt):
+        print(note, file=sys.stderr)
     print(prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

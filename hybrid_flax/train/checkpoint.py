@@ -5,8 +5,6 @@ every array, the metrics of the evaluation at s, where there was one, and which 
 asynchronous; a save that was cut off is not a checkpoint.
 """
 
-import functools
-import gc
 import json
 import logging
 import os
@@ -14,6 +12,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,12 +194,7 @@ class Checkpoints:
         """target: `like` where it is to lie; None for the first device, in the dtypes that were saved."""
         name = f"checkpoint {self._directory}/{step}"
         checksums = self._records[step].checksums if step in self._records else None
-        try:
-            saved = ocp.metadata(self._directory / str(step)).metadata
-            for part in path:
-                saved = saved[part]
-        except Exception as error:
-            raise Damaged(f"{name} cannot be read: {_reason(error)}") from error
+        saved = _read(name, partial(_listed, self._directory / str(step), path))
         if target is None:
             like = target = _as_saved(saved, like)
         problem = _difference(saved, like)
@@ -209,14 +203,7 @@ class Checkpoints:
             if lost:
                 raise Damaged(f"{name} is damaged: {min(lost)} was saved and is not there")
             raise ValueError(f"{name} does not fit this model: {problem}")
-        reason = ""
-        try:
-            tree = ocp.load(self._directory / str(step), _nested(path, target))
-        except Exception as error:
-            reason = _reason(error)
-        if reason:
-            _drop_what_is_left()
-            raise Damaged(f"{name} cannot be read: {reason}")
+        tree = _read(name, partial(ocp.load, self._directory / str(step), _nested(path, target)))
         changed = [key for key, value in _checksums(tree).items() if (checksums or {}).get(key, value) != value]
         if changed:
             raise Damaged(f"{name} is damaged: {changed[0]} is not what was saved")
@@ -225,11 +212,31 @@ class Checkpoints:
         return tree
 
 
-def _drop_what_is_left():
-    """Let go, without a page on the screen, of the reads that Orbax began before one of them failed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited"
-        gc.collect()
+def _listed(checkpoint, path):
+    """What a checkpoint says of the arrays at `path`."""
+    saved = ocp.metadata(checkpoint).metadata
+    for part in path:
+        saved = (saved or {})[part]
+    if not saved:
+        raise ValueError("it lists no arrays")
+    return saved
+
+
+def _read(name, call):
+    """What `call` returns; whatever Orbax raises as Damaged, in one line, and no page on the screen.
+
+    Neither what it logs comes there, nor, however late, the reads that it began before one of them failed.
+    """
+    warnings.filterwarnings("ignore", r"coroutine '_\w+' was never awaited", RuntimeWarning)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        return call()
+    except Exception as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else _reason(error)
+    finally:
+        logging.disable(level)
+    raise Damaged(f"{name} cannot be read: {reason}")
 
 
 def _kept(steps, best):
@@ -287,7 +294,7 @@ def _free_name(path):
     return next(name for name in names if not name.exists())
 
 
-@functools.cache
+@cache
 def _quieten():
     """Keep Orbax's tracebacks off the screen: it logs what it raises, and leaves one for every other array."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -206,12 +206,9 @@ def _check_prompt(config, tokenizer):
     if config.task.name != "lm":
         return ()
     prompt = config.sample.prompt
-    tokens = tokenizer.encode(prompt).tolist()
-    if not tokens:
+    if not len(tokenizer.encode(prompt)):
         raise ValueError(f"sample.prompt={prompt!r} is empty: the sample needs at least one token to go on from")
-    if tokenizer.unknown_id not in tokens:
-        return ()
-    return (f"note: sample.prompt={prompt!r} has tokens that are not in the training data: they are read as unknown",)
+    return tuple(filter(None, (tokenizer.note_unknown("sample.prompt", prompt),)))
 
 
 def _check_model(model, task, carried):

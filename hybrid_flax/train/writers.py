@@ -70,12 +70,17 @@ class JsonlWriter:
         self.close()
 
 
-def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_jsonl(path: str | os.PathLike, needs: str = "step") -> list[dict[str, Any]]:
     """The rows of a JSON-lines file, a torn last line left out; "nan", "inf" and "-inf" are floats again.
 
-    A missing file has no rows. ConfigError names the line if any line but the last is not a JSON object.
+    A missing file has no rows. needs: what every row has. ConfigError names the line if any line but the last is not a
+    JSON object, or one without that.
     """
-    return [row for _, row in _rows(Path(path))]
+    rows = [row for _, row in _rows(Path(path))]
+    for number, row in enumerate(rows, 1):
+        if needs not in row:
+            raise ConfigError(f"{path}:{number}: a row without {needs!r}: {row!r:.80}; mend the line or remove it")
+    return rows
 
 
 def cut_to_mark(path: str | os.PathLike, mark: Mark) -> None:

@@ -35,6 +35,14 @@ def test_lines_are_what_ends_with_a_line_feed(lines):
     assert cut_lines(text + "x", "") == [*lines, "x"]
 
 
+def test_lines_that_carriage_returns_alone_end(tmp_path):
+    path = tmp_path / "t.conll"
+    path.write_bytes(b"He O\rBerlin B-LOC\r\rShe O\r")
+    with pytest.raises(ValueError, match="carriage returns alone end its lines: write line feeds instead"):
+        read_splits(str(path), tagged=True)
+    assert cut_lines("a\rb\n", "") == ["a\rb"]
+
+
 def test_every_reader_cuts_the_same_lines(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes(f"\N{BYTE ORDER MARK}{ODD}\r\n\nlast".encode())

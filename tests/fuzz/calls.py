@@ -31,8 +31,6 @@ _CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--seed=9223372036854775808",
             "--checkpoint=first",
             "--checkpoint=",
-            "--prompt=§",
-            "--prompt=日本",
             "--tokens=-1",
             "--config.model.width=8",
             "--split=test",
@@ -40,6 +38,8 @@ _CALLS: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (
             "--prompt=",
+            "--prompt=§",
+            "--prompt=日本",
             "--prompt=[/x]",
             "--top_k=1000000000000",
             "--temperature=1e-320",

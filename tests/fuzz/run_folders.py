@@ -36,7 +36,7 @@ _VERBS = {
     "labelled": ("predict", "load_run", "train", "eval"),
 }
 _TOLD = re.compile(
-    r"damaged|cannot be read|unreadable|checksum|not whole|skipp|left out|broken|does not fit|going back"
+    r"damaged|cannot be read|unreadable|checksum|not whole|skipp|left out|broken|does not fit|going back|has no"
 )
 
 

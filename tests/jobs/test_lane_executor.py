@@ -86,7 +86,7 @@ def test_programs_in_turn(folders, tmp_path, monkeypatch):
         assert read_status(folder.path, "loss").state == "done"
         assert [row["step"] for row in read_jsonl(folder.metrics) if "train/loss" in row] == list(range(1, 31))
         assert not is_locked(folder.launched)
-    rows = read_jsonl(tmp_path / "lanes.jsonl")
+    rows = read_jsonl(tmp_path / "lanes.jsonl", needs="choice")
     assert [(row["pattern"], row["lanes"], row["choice"]) for row in rows] == [
         ("lstm", 3, "lanes"),
         ("tanh", 3, "lanes"),
@@ -154,7 +154,7 @@ def test_a_program_that_does_not_fit(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(lane_worker, "prepare_paces", prepare)
     reports, _ = train_all(folders[3:], tmp_path)
     assert [report["code"] for report in reports if "ended" in report] == [0] * 3
-    (row, *_) = read_jsonl(tmp_path / "lanes.jsonl")
+    (row, *_) = read_jsonl(tmp_path / "lanes.jsonl", needs="choice")
     assert row["choice"] == "alone" and row["reason"].startswith("RESOURCE_EXHAUSTED") and "more" not in row["reason"]
 
 
@@ -239,7 +239,7 @@ def test_a_sweep_stopped_and_gone_on_with(experiment, tmp_path):
         assert one.value == pytest.approx(other.value, rel=1e-4)
         steps = [row["step"] for row in read_jsonl(folder / trial.name / "metrics.jsonl") if "train/loss" in row]
         assert steps == list(range(1, 31))
-    assert {row["choice"] for row in read_jsonl(folder / "lanes.jsonl")} <= {"lanes", "alone"}
+    assert {row["choice"] for row in read_jsonl(folder / "lanes.jsonl", needs="choice")} <= {"lanes", "alone"}
 
 
 def test_a_process_that_cannot_start_is_told(folders, tmp_path, monkeypatch):
