@@ -225,7 +225,10 @@ def _reproduce(options) -> int:
     (folder,) = options.words
     command = reproduce_command(folder, options.workdir, options.config, trust=options.trust)
     print(command.text)
-    return main(command.arguments) if options.run else 0
+    if options.run:
+        command.restore()
+        return next(filter(None, map(main, command.arguments)), 0)
+    return 0
 
 
 def _export(options) -> int:

@@ -48,6 +48,7 @@ run = hf.load_run("runs/NAME")  # or THIS_FOLDER itself
 
 Another run starts from it with `--config.train.init_from=THIS_FOLDER`. `model.safetensors` holds every parameter under
 its place in the model, `config.json` the config, `tokenizer.json` and `labels.json` what tokens and outputs stand for.
+`experiment.py` and `modules/`, where they are here, are the source that made it, which is run only with `--trust`.
 """
 
 

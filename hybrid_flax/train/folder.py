@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from hybrid_flax import __version__
 from hybrid_flax.config import config_diff, config_hash, few_of, read_config, value_at
 from hybrid_flax.data.sources import Source
 from hybrid_flax.data.tokenizers import Tokenizer, tokenizer_from_dict
@@ -55,12 +56,12 @@ class News(NamedTuple):
 class RunFolder:
     """Paths of a run folder.
 
-    config.json, run.json (versions, git revision, what the data held), tokenizer.json, labels.json, metrics.jsonl
-    (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/, damaged/ (those
-    that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json, init_from.json
-    (what it took from another run), experiment.py and modules/ (the source of the experiment, and of the modules that
-    it imports), writer.lock (held by the process that trains). An exported folder has model.safetensors in place of
-    checkpoints/, and README.md.
+    config.json, run.json (versions, driver, git revision, what the data held), tokenizer.json, labels.json,
+    metrics.jsonl (every figure that does not depend on the machine), perf.jsonl (wall-clock figures), checkpoints/,
+    damaged/ (those that were found damaged), tensorboard/, results.json, loss.png, sample.txt, diagnosis.json,
+    init_from.json (what it took from another run), experiment.py and modules/ (the source of the experiment, and of the
+    modules that it imports), writer.lock (held by the process that trains). An exported folder has model.safetensors in
+    place of checkpoints/, and README.md.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -249,8 +250,9 @@ def _about(experiment_name):
         "experiment": experiment_name,
         "git_revision": _git_revision(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {"hybrid_flax": __version__, **{name: metadata.version(name) for name in packages}},
         "devices": f"{jax.device_count()} x {device.device_kind}",
+        "driver": " ".join(device.client.platform_version.split()),
         "processes": jax.process_count(),
     }
 

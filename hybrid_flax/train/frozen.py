@@ -27,12 +27,11 @@ def find_frozen(patterns: str, params: Params) -> tuple[str, ...]:
     if not patterns:
         return ()
     places, frozen = list(by_place(params)), set()
-    for pattern in patterns.split(","):
-        found = [place for place in places if fnmatchcase(place, pattern.strip())]
+    for pattern in map(str.strip, patterns.split(",")):
+        found = [place for place in places if fnmatchcase(place, pattern)]
         if not found:
-            raise ValueError(
-                f"model.freeze={patterns!r}: {pattern.strip()!r} matches no parameter; {nearest(pattern, places)}"
-            )
+            near = nearest(pattern, places, cutoff=0.0)
+            raise ValueError(f"model.freeze={patterns!r}: {pattern!r} matches no parameter; {near}")
         frozen |= {*found}
     if len(frozen) == len(places):
         raise ValueError(f"model.freeze={patterns!r} matches all {len(places)} parameters: nothing is left to train")

@@ -22,6 +22,7 @@ from hybrid_flax.train.checkpoint import Checkpoints, Damaged, SaveFailed
 from hybrid_flax.train.course import check_course
 from hybrid_flax.train.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.train.evaluate import Track, evaluate
+from hybrid_flax.train.experiment_source import is_same_source, save_source
 from hybrid_flax.train.folder import News, Run, RunFolder
 from hybrid_flax.train.hooks import RunView, call_hooks, has_hooks
 from hybrid_flax.train.loggers import Loggers
@@ -111,7 +112,7 @@ class Session:
             self.progress = Progress(config.train.steps, self.start, console, metric=setup.metric.name)
             self.ended = self.is_over(self.start) and self.folder.has_results(self.start)
             if not self.ended:
-                self._begin(news, end)
+                self._begin(news, end, experiment_name)
         except BaseException:
             self._stack.close()
             raise
@@ -236,7 +237,15 @@ class Session:
         start = read_warm_start(self.config, setup.model, setup.source.tokenizer, setup.source.labels)
         return setup._replace(start=start)
 
-    def _begin(self, news, end):
+    def _keep_source(self, experiment_name):
+        """Keep the source of the experiment where the run begins; where it goes on, say whether it has changed."""
+        if not self._checkpoints.steps() and not self._checkpoints.damaged:
+            save_source(self.folder, experiment_name)
+        elif experiment_name and not is_same_source(self.folder, experiment_name):
+            name = experiment_name.partition(":")[0]
+            self.progress.message(f"{name} is not what it was when the run began: {self.folder.experiment} is")
+
+    def _begin(self, news, end, experiment_name):
         checkpoints, best = self._checkpoints, self._checkpoints.best()
         # Where a later one is damaged, and not the best, what is trained anew from here on is better again.
         superseded = best not in checkpoints.damaged and any(step > self.start for step in checkpoints.damaged)
@@ -246,6 +255,7 @@ class Session:
                 f"{checkpoints.damaged.get(best, 'missing')}: put it back, or use another --workdir"
             )
         if jax.process_index() == 0:
+            self._keep_source(experiment_name)
             self.folder.checkpoints.mkdir(exist_ok=True)  # rows without it are rows whose checkpoints are gone
             self._inode = self.folder.path.stat().st_ino
             if news.data:
@@ -265,7 +275,6 @@ class Session:
             self.progress.message(note)
         if self.start:
             self.progress.message(f"going on from the checkpoint of step {self.start}")
-
         if self.setup.start is not None and not checkpoints.steps():
             self._note_start(self.setup.start)
 

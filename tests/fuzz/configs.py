@@ -27,7 +27,7 @@ _SENSES = {
     "choice": "document tokenizer mode characters norm mlp dtype parallel metric position implementation gate form "
     "activation forget_gate output_norm output_gate pooling name",
     "encoding": "encoding",
-    "file": "path vectors",
+    "file": "path vectors init_from",
 }
 _BY_NAME = {name: sense for sense, names in _SENSES.items() for name in names.split()}
 _BY_KEY = {
@@ -36,9 +36,11 @@ _BY_KEY = {
     "sample.temperature": "at least 0",
     "data.text": "label",
     "data.label": "label",
+    "model.freeze": "choice",
 }
 # Right in itself, and in this small run not: more than its data, or not dividing what it must.
-_TOO_MUCH = {"data.vocab_size", "optim.accumulate", "data.word_length", "model.vectors", "log.tensorboard"}
+_TOO_MUCH = {"data.vocab_size", "optim.accumulate", "data.word_length", "model.vectors", "train.init_from"}
+_TOO_MUCH |= {"log.tensorboard"}
 _CROSS = (
     ("data.folds=1", "data.fold=0"),
     ("data.folds=3", "data.fold=3"),
@@ -70,6 +72,9 @@ _CROSS = (
     ("data.valid_fraction=0.6", "data.test_fraction=0.6"),
     ("data.valid_fraction=0.0", "eval.every=1"),
     ("model.characters=cnn",),
+    ("model.freeze=*",),
+    ("model.freeze=embed.*,",),
+    ("model.vectors=x.txt", "train.init_from=runs/x"),
     ("eval.metric=f1",),
     ("sample.prompt=",),
     ("data.path=hub:",),

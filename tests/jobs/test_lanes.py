@@ -106,6 +106,7 @@ PROGRAMS = {
     "stream": {"data__mode": "stream", "model__pattern": "cascade:lru+swa", "optim__learning_rate": 3e-4},
     "packed": {"data__mode": "packed", "model__pattern": "cascade:gru+attn", "data__document": "paragraph"},
     "muon": {"optim__name": "muon", "train__steps": 5, "eval__every": 2},
+    "frozen": {"model__freeze": "embed.*,*.recurrent_kernel", "train__steps": 20},
 }
 for name in ("stream", "packed"):
     PROGRAMS[name] |= {"optim__name": "sgd", "train__recurrent_dropout": 0.0}
