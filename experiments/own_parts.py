@@ -2,7 +2,8 @@
 
     python launch.py --config=experiments/own_parts.py
     python launch.py plan --config=experiments/own_parts.py --config.optimizers.signum.beta=0.5
-    python launch.py sweep --config=experiments/own_parts.py
+    python launch.py sweep --config=experiments/own_parts.py --sweep=momenta
+    python launch.py compare --config=experiments/own_parts.py
 
 Rows of ballots such as "a b b a b" are told by what has the majority; 60 steps take seconds, and the accuracy on the
 validation split is above 90 %. The data are written to runs/own_parts.ballots where they are not there.
@@ -12,6 +13,7 @@ import dataclasses
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from ml_collections import ConfigDict
 
 import hybrid_flax as hf
 from hybrid_flax.cells.inputs import linear
+from hybrid_flax.compare.definition import ComparedTask, Definition
 from hybrid_flax.config import base_config
 from hybrid_flax.data.text_files import read_lines
 from hybrid_flax.files import write_whole
@@ -104,23 +107,21 @@ def read_ballots(file: Path, text: str, label: str | None, encoding: str) -> Ite
         yield hf.Record(ballots, winner, f"{file}:{number}")
 
 
+Alphabet = Annotated[int, hf.Range(at_least=1, at_most=26)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Letters(hf.Tokenizer):
-    """A tokenizer: letters in lower case; 0 is every other sign."""
+    """A tokenizer: at most 26 letters in lower case; 0 is every other sign."""
 
     letters: str
-    name = "letters"
-    unknown_id = 0
-
-    @property
-    def vocab_size(self) -> int:
-        return 1 + len(self.letters)
+    name, unknown_id, vocab_size = "letters", 0, 27
 
     def encode(self, text: str) -> np.ndarray:
         return np.array([1 + self.letters.find(sign.lower()) for sign in text], np.int32)
 
     def decode(self, ids: Iterable) -> str:
-        return "".join(("?" + self.letters)[i] for i in ids)
+        return "".join(f"?{self.letters:26}"[i] for i in ids)
 
     def widths(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         return np.ones(len(text), np.int32), np.array([len(sign.encode()) for sign in text], np.int32)
@@ -129,7 +130,7 @@ class Letters(hf.Tokenizer):
         return {"name": self.name, "letters": self.letters}
 
 
-def make_letters(texts: Iterable[str], vocabulary, *, most: int = 26) -> Letters:
+def make_letters(texts: Iterable[str], vocabulary, *, most: Alphabet = 26) -> Letters:
     """The letters of the training texts, at most so many."""
     return Letters("".join(sorted({sign for text in texts for sign in text.lower()})[:most]))
 
@@ -171,7 +172,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task.name, config.loss.name = "majority", "focal"
     config.data.path = arg or _written("runs/own_parts.ballots")
     config.data.mode, config.data.tokenizer, config.data.length = "padded", "letters", 24
+    config.data.test_fraction = 0.1
     config.model.pattern, config.model.depth, config.model.width = "leaky,attn", 2, 16
+    config.mixers.attn.num_heads = 1
     config.optim.name, config.optim.learning_rate, config.optimizers.signum.beta = "signum", 3e-3, 0.8
     config.schedule.name = "triangle"
     config.train.steps, config.train.log_every, config.train.checkpoint_every = 60, 10, 20
@@ -180,9 +183,21 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-def sweep() -> list[dict]:
+def sweep_momenta() -> list[dict]:
     """Two momenta."""
     return axis("optimizers.signum.beta", [0.5, 0.9])
+
+
+def get_compare(arg: str = "") -> Definition:
+    """The cell, attention, and both; arg: as for get_config."""
+    return Definition(
+        title="Which side has the majority?",
+        rows={name: {"model.pattern": name} for name in ("leaky,leaky", "attn,attn", "leaky,attn")},
+        tasks={"majority": ComparedTask(get_config(arg))},
+        budget={"parameters": 6250},
+        learning_rates=(3e-3,),
+        seeds=2,
+    )
 
 
 def _written(name: str) -> str:

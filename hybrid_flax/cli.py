@@ -131,6 +131,7 @@ def _predict(options) -> int:
 
 def _plan(options) -> int:
     from hybrid_flax.config import apply_overrides, load_config
+    from hybrid_flax.registration import options_in_use
     from hybrid_flax.report.costs import write_costs
     from hybrid_flax.report.plan import make_plan, print_plan
     from hybrid_flax.train.devices import set_up_jax
@@ -142,7 +143,9 @@ def _plan(options) -> int:
         write_costs(names, options.width, options.length, options.workdir)
         return 0
     config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
-    print_plan(make_plan(make_setup(config), config.train.steps))
+    setup = make_setup(config)
+    print_plan(make_plan(setup, config.train.steps), options=options_in_use(config))
+    print("\n".join(setup.notes), end="\n" * bool(setup.notes))
     return 0
 
 

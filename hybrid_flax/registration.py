@@ -32,6 +32,7 @@ __all__ = [
     "Table",
     "calling",
     "chosen",
+    "options_in_use",
     "options_without_effect",
     "registered_options",
 ]
@@ -187,17 +188,15 @@ def chosen(table: Table, config: Any) -> Chosen:
     return table.choose(name, dict(config.get(section, {}).get(name, {})))
 
 
+def options_in_use(config: Any) -> list[str]:
+    """ "optimizers.mine.beta=0.5": the options of what the config chooses, those of loggers that are on among them."""
+    return [f"{key}={value}" for key, value, option, used in _options_in(config) if used]
+
+
 def options_without_effect(config: Any) -> list[str]:
-    """ "optimizers.mine.beta=0.5": options that are set and belong to what the config does not choose."""
-    on = {"loggers": [name for name, value in config.log.items() if value]}
-    return [
-        f"{section}.{name}.{key}={config[section][name][key]}"
-        for section, entries in registered_options().items()
-        for name, options in entries.items()
-        if name not in on.get(section, [_named(SECTIONS[section], config)])
-        for key, option in options.items()
-        if config.get(section, {}).get(name, {}).get(key, option.default) != option.default
-    ]
+    """Options that are set and belong to what the config does not choose, as `options_in_use` writes them."""
+    found = _options_in(config)
+    return [f"{key}={value}" for key, value, option, used in found if not used and value != option.default]
 
 
 @contextmanager
@@ -215,6 +214,17 @@ def calling(name: str, function: Callable[..., Any], passes: type[Exception] = C
         where = f"{frames[-1].filename}, line {frames[-1].lineno}"
         said = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(f"{name} ({source_of(function)}) fails: {said[:300]} ({where})") from error
+
+
+def _options_in(config: Any) -> Iterator[tuple[str, Any, Option, bool]]:
+    """(key, value, option, whether the config makes something with it)."""
+    on = {"loggers": [name for name, value in config.log.items() if value]}
+    for section, entries in registered_options().items():
+        for name, options in entries.items():
+            used = name in on.get(section, [_named(SECTIONS[section], config)])
+            given = config.get(section, {}).get(name, {})
+            for key, option in options.items():
+                yield f"{section}.{name}.{key}", given.get(key, option.default), option, used
 
 
 def _named(table: Table, config: Any) -> str:

@@ -16,6 +16,7 @@ from hybrid_flax.registration import (
     Table,
     calling,
     chosen,
+    options_in_use,
     options_of,
     options_without_effect,
 )
@@ -147,7 +148,9 @@ def test_options_of_what_is_not_chosen_are_named():
     register_optimizer("mine", maker)
     config = apply_overrides(base_config(), ["optimizers.mine.beta=0.25", "loggers.wandb.project=x"])
     assert options_without_effect(config) == ["optimizers.mine.beta=0.25", "loggers.wandb.project=x"]
+    assert options_in_use(config) == []
     config.optim.name, config.log.wandb = "mine", True
+    assert options_in_use(config)[:2] == ["optimizers.mine.beta=0.25", "optimizers.mine.turns=2"]
     assert options_without_effect(config) == []
 
 

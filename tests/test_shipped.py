@@ -7,7 +7,7 @@ import sys
 import pytest
 import tiny
 
-from hybrid_flax import cli
+from hybrid_flax import cli, registration
 from hybrid_flax.config import config_diff, load_config
 from hybrid_flax.mixers import registry
 
@@ -25,8 +25,12 @@ def test_a_copy_is_the_same_experiment(name, capsys, monkeypatch, tmp_path):
     assert all(f"{file} written" in out for file in written) and len(written) <= 2
     packaged = {key: made for key, made in registry._primitives.items() if made.source.startswith("hybrid_flax.")}
     monkeypatch.setattr(registry, "_primitives", dict(packaged))
+    tables = (*registration.SECTIONS.values(), registration.METRICS, registration.READERS)
+    entries = [dict(table) for table in tables]
     original = load_config(f"{tiny.ROOT}/experiments/{name}.py")
     monkeypatch.setattr(registry, "_primitives", dict(packaged))  # one process refuses a name from two files
+    for table, own in zip(tables, entries):
+        monkeypatch.setattr(table, "_entries", own)
     assert config_diff(original, load_config("mine.py")) == []
     docstring = ast.get_docstring(ast.parse((tmp_path / "mine.py").read_text(encoding="utf-8")))
     assert "hybrid-flax --config=mine.py" in docstring or "hybrid-flax compare --config=mine.py" in docstring

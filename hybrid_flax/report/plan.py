@@ -1,5 +1,6 @@
 """What a setup will cost, before anything trains: sizes from `eval_shape`, FLOPs from one walk over the jaxpr."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -117,8 +118,11 @@ def memory_warning(plan: ModelPlan, available: int) -> str | None:
     )
 
 
-def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
-    """The plan as a table and the totals below it, with a warning where a device has too little memory for it."""
+def print_plan(plan: ModelPlan, console: Console | None = None, options: Sequence[str] = ()) -> None:
+    """The plan as a table and the totals below it, with a warning where a device has too little memory for it.
+
+    options: those of what is registered and chosen, as `options_in_use` writes them.
+    """
     console = console or make_console()
     table = Table(title=f"Plan for sequences of {plan.length} tokens", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
@@ -153,8 +157,8 @@ def print_plan(plan: ModelPlan, console: Console | None = None) -> None:
         f"activations           {format_bytes(plan.activation_bytes)} per device, at the worst moment of a step"
     )
     console.print(f"tokens per step       {plan.tokens_per_step:,}, {plan.num_steps:,} steps")
-    for line in plan.start:
-        console.print(line, soft_wrap=True)
+    for line in (*(f"option                {option}" for option in options), *plan.start):
+        console.print(line, soft_wrap=True, markup=False)
     if warning := memory_warning(plan, device_memory()):
         console.print(warning, soft_wrap=True)
 

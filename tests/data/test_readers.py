@@ -1,11 +1,13 @@
 """Readers of labelled examples: what they give, and one line with file and line for what they cannot read."""
 
 import json
+import re
 
 import engines
 import pytest
 
-from hybrid_flax.data.readers import read_records, read_splits
+from hybrid_flax.data.corpora import load_corpus
+from hybrid_flax.data.readers import Record, read_records, read_splits, register_reader
 
 
 def write(folder, name, text):
@@ -295,3 +297,49 @@ def test_a_line_of_ten_million_characters(name, tmp_path):
     path = write(tmp_path, name, "text,label\n" + "a" * 10_000_000)
     spec = f"x={path}" if name == "l.txt" else path
     assert f"{name}:2: a line of 10,000,000 characters, more than 2,000,000" in error_of(spec, tagged="conll" in name)
+
+
+def test_a_reader_of_ones_own(tmp_path):
+    """For labelled records and for texts, as a file and in a folder of splits, also of an ending that others refuse."""
+
+    def read(file, text, label, encoding):
+        for number, line in enumerate(file.read_text(encoding).splitlines(), start=1):
+            left, _, right = line.partition("|")
+            yield Record(left, None if label is None else right, f"{file}:{number}")
+
+    for ending in (".bar", ".json"):
+        register_reader(ending, read)
+        file = write(tmp_path, f"a{ending}", "one|x\ntwo|y\n")
+        assert pairs(read_records(file)) == [("one", "x"), ("two", "y")]
+        assert load_corpus(str(file), valid_fraction=0.0).train == ("one", "two")
+    for split in ("train", "valid", "test"):
+        write(tmp_path, f"folder/{split}.bar", f"{split} one|x\n{split} two|y\n")
+    assert {split: len(part) for split, part in read_splits(str(tmp_path / "folder")).items()} == {
+        "train": 2,
+        "valid": 2,
+        "test": 2,
+    }
+    assert load_corpus(str(tmp_path / "folder")).test == ("test one", "test two")
+
+
+@pytest.mark.parametrize(
+    ("give", "wanted"),
+    [
+        (lambda *a: [1], "its reader gave 1, no Record with a text or its tokens"),
+        (lambda *a: [Record("a", 3, "here:1")], "here:1: its reader gave the label 3, no text or several"),
+        (lambda *a: {}["missing"], r"reader of '.*a.bar' \(.*\) fails: KeyError: missing \(.*test_readers.py, line"),
+        (lambda *a: int("here:7 is no number"), "here:7 is no number"),
+        (lambda *a: [], "has no examples"),
+    ],
+)
+def test_what_a_reader_gives_is_checked(tmp_path, give, wanted):
+    register_reader(".bar", give)
+    assert re.search(wanted, error_of(write(tmp_path, "a.bar", "")))
+
+
+@pytest.mark.parametrize("ending", ["bar", ".", ".a.b", ".Bar", "", ".txt", ".conll"])
+def test_endings_that_cannot_be(ending):
+    with pytest.raises(ValueError, match=r"is no ending of files|is taken"):
+        register_reader(ending, lambda *a: [])
+    with pytest.raises(ValueError, match=r"reader 'csv' is already registered for hybrid_flax.data.readers._table"):
+        register_reader(".csv", lambda *a: [])

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import re
@@ -8,15 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybrid_flax.data.pipeline import tokenize
 from hybrid_flax.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
+    Tokenizer,
     WordTokenizer,
     cut_words,
     make_tokenizer,
+    register_tokenizer,
     stream_decoder,
     tokenizer_from_dict,
 )
+from hybrid_flax.registration import TOKENIZERS
 
 KINDS = ("byte", "char", "word", *(("bpe",) if importlib.util.find_spec("tokenizers") else ()))
 NEXT = {kind: KINDS[i - 1] for i, kind in enumerate(KINDS)}
@@ -215,3 +220,97 @@ def test_errors_are_one_line_that_says_what_is_valid():
         assert re.search(rf"id {size} .* {size} ids", error_of(tokenizer.decode, [1, size]))
         assert "id -1 " in error_of(tokenizer.decode, [-1])
         assert f"id {size} " in error_of(stream_decoder(tokenizer), [size])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs(Tokenizer):
+    """Two characters at a time; those that are not known are 0."""
+
+    pairs: tuple[str, ...]
+    name = "pairs"
+    unknown_id = 0
+
+    @property
+    def vocab_size(self):
+        return 1 + len(self.pairs)
+
+    def _cut(self, text):
+        return [text[start : start + 2] for start in range(0, len(text), 2)]
+
+    def encode(self, text):
+        return np.array([1 + self.pairs.index(p) if p in self.pairs else 0 for p in self._cut(text)], np.int32)
+
+    def decode(self, ids):
+        return "".join(("\ufffd", *self.pairs)[i] for i in ids)
+
+    def widths(self, text):
+        return tuple(np.array([len(f(p)) for p in self._cut(text)], np.int32) for f in (str, str.encode))
+
+    def to_dict(self):
+        return {"name": self.name, "pairs": list(self.pairs)}
+
+    @classmethod
+    def made(cls, texts, vocabulary, *, most: int = 100):
+        found = sorted({pair for text in texts for pair in cls._cut(cls, text)})
+        return cls(tuple(found[: min(most, vocabulary.vocab_size - 1)]))
+
+
+def load_pairs(saved):
+    return Pairs(tuple(saved["pairs"]))
+
+
+@settings(max_examples=30)
+@given(TEXT.filter(bool))
+def test_a_tokenizer_of_ones_own(text):
+    register_tokenizer("pairs", Pairs.made, load_pairs)
+    ours = make_tokenizer("pairs", [text])
+    assert tokenizer_from_dict(json.loads(json.dumps(ours.to_dict()))) == ours
+    decode = stream_decoder(ours)
+    assert "".join(decode([i]) for i in ours.encode(text)) == ours.decode(ours.encode(text)) == text
+    tokens = tokenize([text], ours)
+    assert (tokens.num_chars.sum(), tokens.num_bytes.sum()) == (len(text), len(text.encode()))
+    few = make_tokenizer(TOKENIZERS.choose("pairs", {"most": 1}), [text])
+    assert few.vocab_size == 2
+
+
+def test_a_tokenizer_of_bytes_is_decoded_over_pieces():
+    """One that has `join` is one of bytes, whoever wrote it."""
+
+    class Own(ByteTokenizer):
+        name = "own"
+
+    decode = stream_decoder(Own())
+    parts = [decode([i]) for i in "é語".encode()] + [decode([], final=True)]
+    assert parts == ["", "é", "", "", "語", ""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"to_dict": lambda self: {"name": "pair", "pairs": []}},
+            "from its to_dict: that holds name='pairs'",
+        ),
+        ({"to_dict": lambda self: {"name": "pairs", "pairs": ["x"]}}, "must come back from its to_dict"),
+        ({"to_dict": lambda self: {"name": "pairs", "pairs": {1}}}, r"fails: TypeError: .*set is not JSON"),
+        ({"to_dict": lambda self: {"name": "pairs"}}, r"fails: KeyError: pairs"),
+        (
+            {"widths": lambda self, text: (np.ones(1, np.int32),) * 2},
+            "sum to 1 and 1, for a text of 4 characters",
+        ),
+    ],
+)
+def test_what_a_tokenizer_gives_is_checked(monkeypatch, changes, wanted):
+    register_tokenizer("pairs", Pairs.made, load_pairs)
+    for name, value in changes.items():
+        monkeypatch.setattr(Pairs, name, value)
+    with pytest.raises(ValueError, match=wanted):
+        tokenize(["abcd"], make_tokenizer("pairs", ["abcd"]))
+
+
+def test_a_tokenizer_that_is_none():
+    register_tokenizer("three", lambda texts, vocabulary: 3, load_pairs)
+    with pytest.raises(ValueError, match=r"tokenizer three made int, no hybrid_flax.data.tokenizers.Tokenizer"):
+        make_tokenizer("three", ["a"])
+    with pytest.raises(ValueError, match="lower case goes with the tokenizers word and bpe, not with three"):
+        make_tokenizer("three", ["a"], lowercase=True)

@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 from optax import contrib
 
+from hybrid_flax import register_optimizer, register_schedule
+from hybrid_flax.config import apply_overrides, base_config
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.train.optimizer import OPTIMIZERS, SCHEDULES, leaf_kinds, make_optimizer, make_unit_schedule
+from hybrid_flax.ranges import Share
+from hybrid_flax.registration import OPTIMIZERS, SCHEDULES
+from hybrid_flax.train.loop import train
+from hybrid_flax.train.optimizer import leaf_kinds, make_optimizer, make_unit_schedule
+from hybrid_flax.train.setup import make_setup, step_program
 from hybrid_flax.train.state import make_hparams
+from hybrid_flax.train.writers import read_jsonl
 
 optax_alone = functools.partial(jax.numpy_dtype_promotion, "standard")  # optax mixes counts of steps with floats
 RATE = 0.02
@@ -298,3 +307,80 @@ def test_schedules(name, warmup):
 def test_a_warm_up_leaves_a_step(warmup):
     with pytest.raises(ValueError, match=r"must be in \[0, 5\)"):
         make_unit_schedule("linear", num_steps=5, warmup_steps=warmup)
+
+
+def blend(hparams, *, beta: Share = 0.5, sign: bool = True):
+    """An optimizer of one's own, with an option that is data and one that is not."""
+    steps = [optax.trace(decay=beta), optax.scale_by_sign()]
+    return optax.chain(*steps[: 2 if sign else 1])
+
+
+def test_an_optimizer_of_ones_own_is_what_optax_makes_of_it():
+    register_optimizer("blend", blend, decays=False)
+    params, gradients = random_tree(0), [random_tree(seed) for seed in (1, 2, 3)]
+    choice, traced = OPTIMIZERS.choose("blend", {"beta": 0.25, "sign": False}).split(float)
+    ours = make_optimizer(choice, hparams(options=traced, weight_decay=0.5))
+    found, wanted = walk(ours, params, gradients, -RATE), walk(optax.trace(0.25), params, gradients, -RATE)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_floats_of_an_optimizer_are_data_and_others_are_not():
+    """Runs that differ in a float share a program; those that differ in a bool do not."""
+    register_optimizer("blend", blend)
+    base = apply_overrides(base_config(), ["optim.name=blend", "model.width=8", "data.length=8", "data.batch_size=2"])
+
+    def program(*overrides):
+        config = apply_overrides(base.copy_and_resolve_references(), overrides)
+        setup = make_setup(config)
+        return step_program(setup, config), setup.hparams.options
+
+    (one, options), (other, others) = program("optimizers.blend.beta=0.25"), program("optimizers.blend.beta=0.75")
+    assert one == other and hash(one) == hash(other) and (options["beta"], others["beta"]) == (0.25, 0.75)
+    assert one != program("optimizers.blend.sign=false")[0]
+    register_optimizer("blend", blend)
+    assert one == program()[0], "the same again is the same program"
+
+
+def test_registered_again_it_takes_effect_at_once(text, tmp_path):
+    """Optimizer and schedule, also where a step was compiled for the old one."""
+
+    def made(factor):
+        def own(hparams):
+            return optax.scale(factor)
+
+        def course(given):
+            return lambda count: jnp.where(count < 3, 1.0, factor)
+
+        register_optimizer("own", own)
+        register_schedule("course", course)
+        config = tiny.tiny_config(text, optim__name="own", schedule__name="course", optim__learning_rate=0.1)
+        run, _ = train(config, tmp_path / f"{len(list(tmp_path.glob('*')))}")
+        rates = [row["train/learning_rate"] for row in read_jsonl(max(tmp_path.glob("*")) / "metrics.jsonl")[:3]]
+        return jax.tree.leaves(run.params), rates
+
+    (first, rates), (second, others) = made(1.0), made(0.5)
+    assert rates == pytest.approx([0.1, 0.1, 0.1]) and others == pytest.approx([0.1, 0.05, 0.05])
+    assert any(np.any(one != other) for one, other in zip(first, second, strict=True))
+    again, _ = made(0.5)
+    assert all(np.all(one == other) for one, other in zip(second, again, strict=True))
+
+
+def test_what_is_no_optimizer_and_no_schedule():
+    register_optimizer("three", lambda hparams: 3)
+    register_schedule("four", lambda course: 4)
+    with pytest.raises(ConfigError, match=r"optimizer three returned int, no optax.GradientTransformation"):
+        make_optimizer("three", hparams())
+    with pytest.raises(ConfigError, match="schedule four returned int, no function"):
+        make_unit_schedule("four", num_steps=5)
+
+
+def test_a_fault_in_an_optimizer_is_one_line():
+    def own(hparams):
+        return optax.GradientTransformation(lambda params: (), lambda updates, state, params: 1 // 0)
+
+    register_optimizer("own", own)
+    optimizer = make_optimizer("own", hparams())
+    params = random_tree(0)
+    with pytest.raises(ConfigError, match=r"^own \(.*own\) fails: ZeroDivisionError: .* \(.*test_optimizer.py, line"):
+        optimizer.update(params, optimizer.init(params), params)
