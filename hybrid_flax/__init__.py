@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_flax.config import base_config, load_config
     from hybrid_flax.data.readers import Record, register_reader
     from hybrid_flax.data.tokenizers import Tokenizer, register_tokenizer
     from hybrid_flax.mixers.fusion import fuse
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
         register_mixer,
         registered_mixers,
     )
+    from hybrid_flax.models.build import init_params, make_model
     from hybrid_flax.ranges import Range
-    from hybrid_flax.runs import Run, load_run
+    from hybrid_flax.runs import OpenRun, load_run, train
     from hybrid_flax.tasks.base import Metric, Task
     from hybrid_flax.tasks.objective import register_loss
     from hybrid_flax.tasks.registry import register_metric, register_task
@@ -31,16 +33,20 @@ __all__ = [
     "Cell",
     "Metric",
     "Mixer",
+    "OpenRun",
     "Range",
     "Record",
-    "Run",
     "Segments",
     "Task",
     "Tokenizer",
     "Traits",
+    "base_config",
     "fuse",
+    "init_params",
+    "load_config",
     "load_run",
     "make_mixer",
+    "make_model",
     "parse_pattern",
     "register_cell",
     "register_fusion",
@@ -55,12 +61,15 @@ __all__ = [
     "register_task",
     "register_tokenizer",
     "registered_mixers",
+    "train",
 ]
 
 
 _HOME = {
     **dict.fromkeys(("Cell", "Mixer", "Segments", "Traits"), "typing"),
-    **dict.fromkeys(("Run", "load_run"), "runs"),
+    **dict.fromkeys(("OpenRun", "load_run", "train"), "runs"),
+    **dict.fromkeys(("base_config", "load_config"), "config"),
+    **dict.fromkeys(("init_params", "make_model"), "models.build"),
     **dict.fromkeys(("Metric", "Task"), "tasks.base"),
     **dict.fromkeys(("register_metric", "register_task"), "tasks.registry"),
     **dict.fromkeys(("register_optimizer", "register_schedule"), "train.optimizer"),

@@ -82,8 +82,8 @@ def _train(options) -> int:
 
 def _eval(options) -> int:
     from hybrid_flax.report.evaluation import evaluate_run
-    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.experiment_source import register_own
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
     register_own(options.workdir, options.config, trust=options.trust)
@@ -93,8 +93,8 @@ def _eval(options) -> int:
 
 def _diagnose(options) -> int:
     from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
-    from hybrid_flax.runs import register_own
     from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.experiment_source import register_own
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
@@ -105,12 +105,13 @@ def _diagnose(options) -> int:
 
 def _generate(options) -> int:
     from hybrid_flax.report.sample import print_sample
-    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.experiment_source import register_own
+    from hybrid_flax.train.load import read_run
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
-    run = load_run(options.workdir, options.checkpoint)
+    run = read_run(options.workdir, options.checkpoint)
     given = {name: getattr(options, name) for name in ("prompt", "tokens", "temperature", "top_k", "top_p")}
     print_sample(run, **given, seed=options.seed)
     return 0
@@ -119,12 +120,13 @@ def _generate(options) -> int:
 def _predict(options) -> int:
     from hybrid_flax.predict import read_texts
     from hybrid_flax.report.predictions import print_predictions
-    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.train.experiment_source import register_own
+    from hybrid_flax.train.load import read_run
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
-    run = load_run(options.workdir, options.checkpoint)
+    run = read_run(options.workdir, options.checkpoint)
     print_predictions(run, read_texts(options.input) if options.text is None else [options.text])
     return 0
 
@@ -236,29 +238,31 @@ def _reproduce(options) -> int:
 
 def _export(options) -> int:
     from hybrid_flax.report.model_card import model_card
-    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.exchange import export_run
+    from hybrid_flax.train.experiment_source import register_own
     from hybrid_flax.train.folder import RunFolder
+    from hybrid_flax.train.load import read_run
 
     set_up_jax()
     source, target = options.words
     register_own(source, options.config, trust=options.trust)
-    run = load_run(source, options.checkpoint)
+    run = read_run(source, options.checkpoint)
     card = model_card(run, RunFolder(source), Path(target).name)
     print("\n".join(map(str, export_run(run, source, target, card))))
     return 0
 
 
 def _import(options) -> int:
-    from hybrid_flax.runs import load_run, register_own
     from hybrid_flax.train.devices import set_up_jax
     from hybrid_flax.train.exchange import import_run
+    from hybrid_flax.train.experiment_source import register_own
+    from hybrid_flax.train.load import read_run
 
     set_up_jax()
     source, target = options.words
     register_own(source, options.config, trust=options.trust)
-    import_run(load_run(source), source, target)
+    import_run(read_run(source), source, target)
     print(f"run folder: {target}")
     return 0
 

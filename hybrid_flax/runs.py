@@ -1,36 +1,96 @@
-"""Runs as they are used after training."""
+"""Runs as notebooks have them: trained or loaded in one call, and asked in others.
+
+run = hf.train(config)
+run.evaluate("test"); run.predict(["a fine film"]); run.attention("a fine film").at["1.b"]
+"""
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from hybrid_flax.config import ConfigError, check_trust, load_module, unregistered
-from hybrid_flax.files import read_json
-from hybrid_flax.train.experiment_source import run_experiment
-from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.load import load_run
+from rich.console import Console
 
-__all__ = ["Run", "load_run", "register_own"]
+from hybrid_flax.insides import Insides, read_attention, read_gates
+from hybrid_flax.predict import Prediction, predict
+from hybrid_flax.report.evaluation import open_split
+from hybrid_flax.report.finish import finish_run
+from hybrid_flax.report.sample import sample
+from hybrid_flax.train.devices import set_up_jax
+from hybrid_flax.train.evaluate import evaluate
+from hybrid_flax.train.experiment_source import register_own
+from hybrid_flax.train.folder import Run, default_folder
+from hybrid_flax.train.load import read_run
+from hybrid_flax.train.loop import train as train_loop
+from hybrid_flax.train.session import split_batches
+
+__all__ = ["OpenRun", "load_run", "train"]
 
 
-def register_own(workdir: str | os.PathLike, experiment: str | None = None, *, trust: bool = False) -> None:
-    """Run `experiment` for what it registers of a run's, or with `trust` the file that the folder names.
+class OpenRun(Run):
+    """A run with what can be asked of it. Its methods raise ValueError in one line for what it cannot answer."""
 
-    Where that file is gone or has changed, the source that the folder keeps of it is run, and a line says so.
-    Raises ConfigError in one line where the run needs what is not registered and nothing says which file may be run: a
-    folder may come from anywhere, and a file that it names is a program.
+    __slots__ = ()
+
+    def evaluate(self, split: str = "valid") -> dict[str, float]:
+        """The metrics of the task on a split of config.data, every row from nothing, as at the end of training."""
+        source, task, parallel = open_split(self, split)
+        batches = split_batches(source, self.config, split)
+        return evaluate(self.model, task, parallel.put_state(self.params), batches, parallel)
+
+    def generate(self, prompt: str | None = None, *, seed: int = 0, **options: Any) -> str:
+        """The text that follows `prompt`. options: tokens, temperature, top_k, top_p; else as config.sample says."""
+        return "".join(sample(self, prompt=prompt, seed=seed, **options)[1])
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The label of every text, in order, as `hybrid_flax.predict` gives it."""
+        if isinstance(texts, str):
+            raise ValueError(f"predict takes a list of texts, not {texts!r} alone")
+        return predict(self, texts)
+
+    def attention(self, text: str) -> Insides:
+        """The weights of every attention while the model reads `text`, by place: float32 [H, T, T]."""
+        return read_attention(self, text)
+
+    def gates(self, text: str) -> Insides:
+        """The gate of every fusion that has one while the model reads `text`, by place: float32 [T, D]."""
+        return read_gates(self, text)
+
+
+def load_run(
+    workdir: str | os.PathLike, checkpoint: str | None = None, *, experiment: str | None = None, trust: bool = False
+) -> OpenRun:
+    """The run in a folder, or in one that `export` wrote.
+
+    checkpoint: "latest" or "best" (by eval.metric on the validation split), None for what eval.best of the run says.
+    experiment: the file that registers what the run has of the user's own. trust: run the file that the folder names.
+    Where a checkpoint is damaged the newest that is whole is taken, and a line on stderr says so.
+    Raises ConfigError in one line where there is no such run or checkpoint, and where it needs what is not registered.
     """
-    folder = RunFolder(workdir)
-    if experiment is not None:
-        load_module(experiment)
-    if not folder.config.exists():
-        return
-    own = ", ".join(unregistered(read_json(folder.config, dict)))
-    if own and experiment is not None:
-        raise ConfigError(f"{folder.path} needs {own}, and {experiment} registers none of that name")
-    named = folder.read_about().get("experiment") if own or (trust and folder.about.exists()) else None
-    if own and not named:
-        raise ConfigError(f"{folder.path} needs {own}, and run.json names no experiment: add --config")
-    if own:
-        check_trust(f"{folder.path} needs {own}", str(named), trust)
-    if own or (named and (Path(str(named).partition(":")[0]).is_file() or folder.experiment.is_file())):
-        run_experiment(folder, str(named))  # with trust also for readers and hooks, of which a config does not speak
+    register_own(workdir, experiment, trust=trust)
+    return OpenRun(*read_run(workdir, checkpoint))
+
+
+def train(
+    config: Any,
+    workdir: str | os.PathLike | None = None,
+    *,
+    quiet: bool = False,
+    changed_data: bool = False,
+    changed_schedule: bool = False,
+) -> OpenRun:
+    """Train a config to its end, going on where the folder holds a part of the run; what comes of it.
+
+    workdir: by default runs/notebook-HASH, of the config. quiet: without progress, figures and sample. changed_data,
+    changed_schedule: as the flags of the command `train`.
+    Raises ConfigError before anything runs, TrainingFailed for values that are not finite, and Interrupted for Ctrl-C:
+    the same call goes on.
+    """
+    set_up_jax()
+    folder = default_folder("notebook", config) if workdir is None else str(workdir)
+    console = Console(quiet=True) if quiet else None
+    run, results = train_loop(
+        config, folder, console=console, changed_data=changed_data, changed_schedule=changed_schedule
+    )
+    if not quiet:
+        finish_run(folder, run, results)
+    return OpenRun(*run)

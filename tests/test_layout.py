@@ -41,7 +41,7 @@ ORDER = (
         "config",
         "models",
     ),
-    *("data", "tasks", "train", "runs", "predict", "generate", "insides", "jobs", "sweep", "compare", "report", "cli"),
+    *("data", "tasks", "train", "predict", "generate", "insides", "jobs", "sweep", "compare", "report", "runs", "cli"),
     *("__main__", "__init__"),
 )
 # What is kept apart besides: data knows no models, and two parts that stand side by side not each other.

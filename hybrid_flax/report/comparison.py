@@ -30,9 +30,9 @@ from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import Drawing, draw_costs, draw_curves, draw_intervals, write_pngs
 from hybrid_flax.report.finish import write_sample
 from hybrid_flax.report.page import Field, Page
-from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.load import read_run
 
 __all__ = ["comparison_page", "write_report"]
 
@@ -217,7 +217,7 @@ def _samples(folders):
     for row, folder in folders.items():
         where = RunFolder(folder)
         text = where.sample.read_text(encoding="utf-8") if where.sample.exists() else None
-        text = write_sample(where, load_run(folder, "best")) if text is None else text
+        text = write_sample(where, read_run(folder, "best")) if text is None else text
         blocks.append(page.text(f"`{row}`") + page.preformatted(text.strip()[:_SAMPLE]))
     yield page.grid(*(f"<div>{block}</div>" for block in blocks))
 

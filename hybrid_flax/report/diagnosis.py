@@ -18,10 +18,10 @@ from hybrid_flax.files import read_json, reading, write_json
 from hybrid_flax.insides import apply_changed, gate_of, parts_of
 from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import unscanned
-from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.train.load import read_run
 from hybrid_flax.train.session import split_batches
 from hybrid_flax.train.setup import read_source
 from hybrid_flax.typing import Batch, Mixer, Params
@@ -89,7 +89,7 @@ class Diagnosis(NamedTuple):
 
 def diagnose_run(workdir: str | os.PathLike, split: str = "valid", checkpoint: str | None = None) -> Diagnosis:
     """The diagnosis of a run on the first batches of a split. Raises ConfigError in one line for what is not there."""
-    run = load_run(workdir, checkpoint)
+    run = read_run(workdir, checkpoint)
     config = run.config
     try:
         source = read_source(config, run.tokenizer, run.labels)

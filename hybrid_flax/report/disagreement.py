@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from hybrid_flax.data.tags import are_spans
-from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.registry import label_kind, make_task
 from hybrid_flax.train.folder import Run
+from hybrid_flax.train.load import read_run
 from hybrid_flax.train.session import split_batches
 from hybrid_flax.train.setup import read_source
 from hybrid_flax.train.step import apply_model
@@ -45,7 +45,7 @@ def most_disputed(folders: Mapping[str, Path], count: int, split: str = "test") 
     predicted: dict[str, list[Said]] = {}
     numbers: dict[str, np.ndarray] = {}
     for name, folder in folders.items():
-        run = load_run(folder, "best")
+        run = read_run(folder, "best")
         source = read_source(run.config, run.tokenizer, run.labels)
         own = split_batches(source, run.config, split)[0]
         named = run._replace(labels=run.labels + source.unseen)

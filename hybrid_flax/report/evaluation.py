@@ -11,20 +11,20 @@ from rich.table import Table
 
 from hybrid_flax.config import ConfigError, few_of
 from hybrid_flax.console import make_console
-from hybrid_flax.data.sources import cut_rows
+from hybrid_flax.data.sources import Source, cut_rows
 from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
-from hybrid_flax.runs import load_run
-from hybrid_flax.tasks.base import describe
+from hybrid_flax.tasks.base import Task, describe
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.parallel import check_rows, make_parallel
+from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.train.load import read_run
+from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.train.progress import track
 from hybrid_flax.train.session import eval_length, split_batches
 from hybrid_flax.train.setup import read_source
 
-__all__ = ["evaluate_run", "print_classes"]
+__all__ = ["evaluate_run", "open_split", "print_classes"]
 
 
 def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None) -> dict[str, dict[str, float]]:
@@ -32,19 +32,9 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
 
     Raises ConfigError in one line for a split that the data has not.
     """
-    run = load_run(workdir, checkpoint)
+    run = read_run(workdir, checkpoint)
     config = run.config
-    try:
-        source = read_source(config, run.tokenizer, run.labels)
-        parallel = make_parallel(config.train.parallel)
-        check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
-    if split not in source.splits:
-        raise ConfigError(
-            f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
-        )
-    task = make_task(config, run.labels, source.unseen)
+    source, task, parallel = open_split(run, split)
     length = eval_length(config, source)
     how = {"windows": f"rows of at most {length} tokens, each from nothing"}
     if task.generates and model_is_bounded(run.model):
@@ -70,6 +60,22 @@ def evaluate_run(workdir: str | os.PathLike, split: str, checkpoint: str | None)
     if task.generates and "carried" not in results:
         print("carried state: not for this model, the cache of full attention would grow with the text")
     return results
+
+
+def open_split(run: Run, split: str) -> tuple[Source, Task, Parallel]:
+    """What a run is evaluated with. Raises ConfigError in one line for a split that its data has not."""
+    config = run.config
+    try:
+        source = read_source(config, run.tokenizer, run.labels)
+        parallel = make_parallel(config.train.parallel)
+        check_rows(parallel, config.eval.batch_size, name="eval.batch_size")
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    if split not in source.splits:
+        raise ConfigError(
+            f"split {split!r} of {config.data.path} has nothing to evaluate; one of {', '.join(source.splits)}"
+        )
+    return source, make_task(config, run.labels, source.unseen), parallel
 
 
 _MOST_CLASSES = 12  # whose confusion fits on a screen

@@ -15,10 +15,10 @@ from hybrid_flax.train.config_model import model_from_config
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.weights import read_weights
 
-__all__ = ["load_run"]
+__all__ = ["read_run"]
 
 
-def load_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
+def read_run(workdir: str | os.PathLike, checkpoint: str | None = None) -> Run:
     """The model, parameters (their running mean, if the run kept one), tokenizer and config of a run.
 
     workdir: a run folder, or an exported one. checkpoint: "latest" or "best" (by eval.metric on the validation split),

@@ -18,7 +18,7 @@ from hybrid_flax.models.build import abstract_params
 from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.models.places import by_place, replace_places
 from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.load import load_run
+from hybrid_flax.train.load import read_run
 from hybrid_flax.typing import LEAF_KINDS, Params
 from hybrid_flax.units import text_table
 
@@ -119,7 +119,7 @@ def check_source(config: Any, workdir: str | os.PathLike) -> None:
 @functools.lru_cache(maxsize=2)
 def _load(path, version) -> Run:
     del version
-    run = load_run(path)
+    run = read_run(path)
     return run._replace(params={place: np.asarray(leaf) for place, leaf in by_place(run.params).items()})
 
 
