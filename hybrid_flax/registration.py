@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hybrid_flax.errors import ConfigError, nearest, one_line
 from hybrid_flax.ranges import Range, check_number, fits
@@ -43,6 +43,8 @@ __all__ = [
     "registered_options",
     "source_of",
 ]
+
+Passes: TypeAlias = type[Exception] | tuple[()]
 
 _SEPARATORS = ":+,.=/@()"
 
@@ -230,7 +232,7 @@ def options_without_effect(config: Any) -> list[str]:
 
 
 @contextmanager
-def calling(name: str, function: Callable[..., Any], passes: type[Exception] = ConfigError) -> Iterator[None]:
+def calling(name: str, function: Callable[..., Any], passes: Passes = ConfigError) -> Iterator[None]:
     """Whatever goes wrong in a function that is registered as `name`, as a ConfigError of one line with its place.
 
     passes: exceptions that say themselves what is wrong.
