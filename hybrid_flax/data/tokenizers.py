@@ -479,7 +479,7 @@ def make_tokenizer(
 def tokenizer_from_dict(d: dict) -> Tokenizer:
     """The tokenizer whose `to_dict()` was `d`. Raises ValueError for anything else."""
     name = d.get("name")
-    if name not in TOKENIZERS:
+    if not isinstance(name, str) or name not in TOKENIZERS:
         known = f"one of {', '.join(TOKENIZERS)}; {nearest(str(name), TOKENIZERS, count=1)}"
         raise ValueError(f"no tokenizer {name!r} is registered: {known}")
     load = TOKENIZERS[name].traits.load

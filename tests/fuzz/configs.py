@@ -22,8 +22,8 @@ _SENSES = {
     "above 0": "mlp_ratio decay_rate top_p rope_base soft_cap min_step max_step max_radius max_phase",
     "finite": "forget_bias input_bias highway_bias",
     "at most inf": "clip_norm",
-    "truth": "crf lowercase tied scan_layers remat nesterov locked_dropout best tensorboard wandb mlflow qk_norm causal "
-    "peephole layer_norm reset_after use_phase negative_eigenvalues",
+    "truth": "crf lowercase tied scan_layers remat nesterov locked_dropout best tensorboard wandb mlflow qk_norm "
+    "causal peephole layer_norm reset_after use_phase negative_eigenvalues",
     "choice": "document tokenizer mode characters norm mlp dtype parallel metric position implementation gate form "
     "activation forget_gate output_norm output_gate pooling name",
     "encoding": "encoding",
