@@ -11,7 +11,7 @@ import importlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hybrid_flax.errors import ConfigError, nearest, one_line
 from hybrid_flax.options import Option, options_of, source_of
@@ -36,6 +36,8 @@ __all__ = [
     "options_without_effect",
     "registered_options",
 ]
+
+Passes: TypeAlias = type[Exception] | tuple[()]
 
 _SEPARATORS = ":+,.=/@()"
 
@@ -200,7 +202,7 @@ def options_without_effect(config: Any) -> list[str]:
 
 
 @contextmanager
-def calling(name: str, function: Callable[..., Any], passes: type[Exception] = ConfigError) -> Iterator[None]:
+def calling(name: str, function: Callable[..., Any], passes: Passes = ConfigError) -> Iterator[None]:
     """Whatever goes wrong in a function that is registered as `name`, as a ConfigError of one line with its place.
 
     passes: exceptions that say themselves what is wrong.

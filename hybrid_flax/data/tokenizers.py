@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from hybrid_flax.data import bpe
+from hybrid_flax.errors import nearest
 from hybrid_flax.registration import TOKENIZERS, Chosen, calling
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -498,9 +499,12 @@ def make_tokenizer(
 
 def tokenizer_from_dict(d: dict) -> Tokenizer:
     """The tokenizer whose `to_dict()` was `d`. Raises ValueError for anything else."""
-    choice = TOKENIZERS.choose(str(d.get("name")))
-    load = choice.entry.traits.load
-    with calling(f"tokenizer {choice.name}, which is loaded,", load, passes=ValueError):
+    name = d.get("name")
+    if not isinstance(name, str) or name not in TOKENIZERS:
+        known = f"one of {', '.join(TOKENIZERS)}; {nearest(str(name), TOKENIZERS, count=1)}"
+        raise ValueError(f"no tokenizer {name!r} is registered: {known}")
+    load = TOKENIZERS[name].traits.load
+    with calling(f"load of tokenizer {name}", load, passes=ValueError):
         return load(dict(d))
 
 

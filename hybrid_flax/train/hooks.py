@@ -76,5 +76,5 @@ def call_hooks(event: str, step: int, values: Mapping[str, Any], run: RunView) -
     """Call those of the event. Raises ConfigError in one line that names the one that failed."""
     for (own, _), hook in list(_hooks.items()):
         if own == event:
-            with calling(f"hook of {event} at step {step}", hook):
+            with calling(f"hook of {event} at step {step}", hook, passes=()):
                 hook(step, values, run)

@@ -301,22 +301,28 @@ class Session:
             self._checkpoints.save(step, Position(position.state, carry), metrics, self._writers.mark())
 
     def _call_hooks(self, event, step, values, position):
-        """Raise TrainingFailed where one fails, when the checkpoint of `step` is on disk."""
-        if jax.process_index() != 0 or not has_hooks(event):
+        """Raise TrainingFailed, in all processes, where one fails; the checkpoint of `step` is then on disk."""
+        if not has_hooks(event):
             return
         if event == "checkpoint":
             self.wait()
-        setup, config = self.setup, self.config
-        fetch = functools.partial(jax.device_get, eval_params(position.state))
-        view = RunView(setup.model, setup.source.tokenizer, setup.source.labels, config, self.folder.path, fetch)
-        try:
-            call_hooks(event, step, values, view)
-        except ConfigError as error:
-            if event != "end":
-                if step not in self._checkpoints.steps():
-                    self._save(step, position)
-                self.wait()
-            raise TrainingFailed(f"{error}; the checkpoint of step {step} is saved") from error
+        error = None
+        if jax.process_index() == 0:
+            try:
+                call_hooks(event, step, values, self._view(position))
+            except ConfigError as failure:
+                error = failure
+        if not any_process(error is not None):
+            return
+        if event != "end" and step not in self._checkpoints.steps():
+            self._save(step, position)
+        self.wait()
+        raise TrainingFailed(f"{error or 'a hook of the first process fails'}; the checkpoint of step {step} is saved")
+
+    def _view(self, position):
+        setup, params = self.setup, eval_params(position.state)
+        source, fetch = setup.source, functools.partial(jax.device_get, params)
+        return RunView(setup.model, source.tokenizer, source.labels, self.config, self.folder.path, fetch)
 
     def _close_checkpoints(self):
         with self._saving():

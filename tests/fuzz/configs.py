@@ -22,11 +22,12 @@ _SENSES = {
     "above 0": "mlp_ratio decay_rate top_p rope_base soft_cap min_step max_step max_radius max_phase",
     "finite": "forget_bias input_bias highway_bias",
     "at most inf": "clip_norm",
-    "truth": "crf lowercase tied scan_layers remat nesterov locked_dropout best tensorboard qk_norm causal peephole "
-    "layer_norm reset_after use_phase negative_eigenvalues",
+    "truth": "crf lowercase tied scan_layers remat nesterov locked_dropout best tensorboard wandb mlflow qk_norm "
+    "causal peephole layer_norm reset_after use_phase negative_eigenvalues",
     "choice": "document tokenizer mode characters norm mlp dtype parallel metric position implementation gate form "
     "activation forget_gate output_norm output_gate pooling name",
     "encoding": "encoding",
+    "label": "project entity group experiment uri",
     "file": "path vectors init_from",
 }
 _BY_NAME = {name: sense for sense, names in _SENSES.items() for name in names.split()}
@@ -40,7 +41,7 @@ _BY_KEY = {
 }
 # Right in itself, and in this small run not: more than its data, or not dividing what it must.
 _TOO_MUCH = {"data.vocab_size", "optim.accumulate", "data.word_length", "model.vectors", "train.init_from"}
-_TOO_MUCH |= {"log.tensorboard"}
+_TOO_MUCH |= {"log.tensorboard", "log.wandb", "log.mlflow"}
 _CROSS = (
     ("data.folds=1", "data.fold=0"),
     ("data.folds=3", "data.fold=3"),
