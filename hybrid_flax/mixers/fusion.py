@@ -59,8 +59,8 @@ def fuse(
         init_own: (key) -> parameters of the fusion itself, under names of `typing.LEAF_KINDS`; none by default.
 
     Raises:
-        ValueError: by `init`, for parameters that are called "a" or "b"; by `apply`, for a state where a part reads the
-            future.
+        ValueError: by `init`, for parameters that are called "a" or "b"; by `apply`, for a part that is not run once,
+            and for a state where a part reads the future.
     """
     traits = _traits(name, a, b, lambda a, b: fuse(name, a, b, combine, init_own))
 
@@ -82,10 +82,14 @@ def fuse(
         after: dict[str, State] = {}
 
         def run(part: str, mixer: Mixer, x: Hidden) -> Hidden:
+            if part in after:
+                raise ValueError(f"fusion {name} runs its part {part} twice")
             y, after[part] = mixer.apply(params[part], x, segments, None if state is None else state[part])
             return y
 
         y = combine(params, x, lambda x: run("a", a, x), lambda x: run("b", b, x))
+        if after.keys() != {"a", "b"}:
+            raise ValueError(f"fusion {name} must run both of its parts, and runs {', '.join(after) or 'none'}")
         y = jnp.where((segments.ids > 0)[..., None], y, 0)
         return y, None if state is None else after
 

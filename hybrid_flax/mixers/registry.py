@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from hybrid_flax.cells import delta, diagonal, gated, linear_attention, minimal
 from hybrid_flax.cells.inputs import conv
-from hybrid_flax.errors import nearest
+from hybrid_flax.errors import ConfigError, nearest
 from hybrid_flax.mixers import attention, blockwise, fusion
 from hybrid_flax.mixers.grammar import RESERVED, Layer, Named, count_layers, read_layer
 from hybrid_flax.mixers.recurrent import recurrent
@@ -183,7 +183,10 @@ def _build(layer: Layer, width: int) -> Mixer:
 
 @functools.cache
 def _assemble(layer: Layer, width: int, parts: tuple[Mixer, ...], build: Callable[..., Mixer]) -> Mixer:
-    mixer = build(*parts, width, **dict(layer.options))
+    try:
+        mixer = build(*parts, width, **dict(layer.options))
+    except ValueError as error:
+        raise ConfigError(f"layer {str(layer)!r}: {error}") from error
     made_of = tuple(part.traits.spec for part in parts) if parts else (width,)
     return mixer._replace(traits=mixer.traits._replace(spec=(layer.name, *made_of, *layer.options)))
 

@@ -281,6 +281,22 @@ def test_a_reversed_fusion_is_one_of_reversed_parts():
     check_close(y, np.where((segments.ids > 0)[..., None], g * a + (1 - g) * b, 0))
 
 
+@pytest.mark.parametrize(
+    ("combine", "message"),
+    [
+        (lambda params, x, run_a, run_b: run_a(run_a(x)), "runs its part a twice"),
+        (lambda params, x, run_a, run_b: run_b(x), "must run both of its parts, and runs b"),
+        (lambda params, x, run_a, run_b: x, "must run both of its parts, and runs none"),
+    ],
+)
+def test_a_formula_that_does_not_run_its_parts_once_is_refused(combine, message):
+    part = make_mixer("conv", WIDTH)
+    mixer = fusion.fuse("own", part, part, combine)
+    params, x = prepare(mixer)
+    with pytest.raises(ValueError, match=f"^fusion own {message}"):
+        jax.eval_shape(mixer.apply, params, x, segments_of(ROWS))
+
+
 def test_parameters_of_a_fusion_and_of_its_parts_have_names_apart():
     part = make_mixer("conv", WIDTH)
     mixer = fusion.fuse("own", part, part, lambda params, x, run_a, run_b: run_a(x), lambda key: {"b": {}, "c": {}})

@@ -102,7 +102,8 @@ def test_patterns_repeat_to_the_depth():
         (lambda: make_mixer("zzzz", WIDTH), "lstm"),
         (lambda: make_mixer("lstm", WIDTH, form="parallel"), "deferred"),
         (lambda: make_mixer("lstm", WIDTH, output_gate="mish"), "gelu"),
-        (lambda: make_mixer("attn", WIDTH, num_heads=3), "3"),
+        (lambda: make_mixer("attn", WIDTH, num_heads=3), "layer 'attn@num_heads=3': num_heads=3"),
+        (lambda: make_mixer("add:attn+bi:attn@num_heads=3", WIDTH), "layer 'attn@num_heads=3': num_heads=3"),
     ],
 )
 def test_errors_name_what_would_be_valid(attempt, nearest):

@@ -53,6 +53,8 @@ HOSTILE = [
     (rows('axis("train.steps", [0])'), "grid", r"must be at least 1"),
     (rows('axis("model.pattern", ["lstm", "lsmt"])'), "grid", r"trial 1 .*nearest: lstm"),
     (rows('axis("model.pattern", ["cascad:lstm+attn"])'), "grid", r"trial 0 .*nearest: cascade"),
+    (rows('axis("model.pattern", ["lstm", "bi:swa@windw=3"])'), "grid", r"trial 1 .*option 'windw' of swa; nearest"),
+    (rows('axis("model.pattern", ["add:lstm+swa@num_heads=3"])'), "grid", r"layer 'swa@num_heads=3@window=4': .*width 8"),
     (rows('axis("mixers.swa.num_heads", [2, 3])'), "grid", r"trial 1 .*must divide the width 8"),
     (rows('product(axis("model.width", [8, 9]), axis("seed", [0]))'), "grid", r"trial 1 .*must divide the width 9"),
     (rows('axis("data.path", ["no/such.txt"])'), "grid", r"trial 0 .*no/such.txt"),
@@ -213,3 +215,10 @@ def test_status(tmp_path):
     folder.write_results({"valid": {"loss": 1.25, "accuracy": 0.5}}, 4, last_step=6, stopped_early=True)
     assert read_status(folder.path, "loss")[:3] == ("done", 6, 1.25)
     assert read_status(folder.path, "accuracy")[:3] == ("done", 6, 0.5)
+
+
+def test_layers_with_options_of_their_parts_are_trials(experiment):
+    patterns = ["add:swa@window=3+swa@window=5", "gate:add:lstm+swa+sharnn@window=3:gru"]
+    sweep = read_sweep(experiment(rows(f'axis("model.pattern", {patterns})')), [], (), "grid", None)
+    assert [trial.values["model.pattern"] for trial in sweep.trials] == patterns
+    assert len({trial.name for trial in sweep.trials}) == 2
