@@ -1,10 +1,11 @@
 """Runs as they are used after training."""
 
 import os
+import sys
 
 from hybrid_flax.config import ConfigError, check_trust, load_module, unknown_mixers
 from hybrid_flax.files import read_json
-from hybrid_flax.train.experiment_source import run_experiment
+from hybrid_flax.train.experiment_source import is_same_source, run_experiment
 from hybrid_flax.train.folder import Run, RunFolder
 from hybrid_flax.train.load import load_run
 
@@ -20,6 +21,9 @@ def register_own_mixers(workdir: str | os.PathLike, experiment: str | None = Non
     """
     folder = RunFolder(workdir)
     if experiment is not None:
+        needs = folder.config.exists() and unknown_mixers(read_json(folder.config, dict))
+        if needs and not is_same_source(folder, experiment):
+            print(f"{experiment} is run, which is not as {folder.experiment} keeps it", file=sys.stderr)
         load_module(experiment)
     if not folder.config.exists():
         return
