@@ -39,6 +39,7 @@ __all__ = [
     "load_module",
     "mixer_option_pairs",
     "read_config",
+    "read_values",
     "unknown_mixers",
     "validate",
     "value_at",
@@ -162,7 +163,16 @@ def read_config(path: str | Path) -> ConfigDict:
 
     Raises ConfigError in one line where the file is damaged.
     """
-    return _merge_saved(read_json(path, dict), path)
+    return _merge_saved(read_values(path), path)
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The nested values in a JSON file of a run, as they stand there. Raises ConfigError where sections are missing."""
+    values = read_json(path, dict)
+    missing = {key.partition(".")[0] for key, knob in KNOBS.items() if knob.since == "0.1"} - values.keys()
+    if missing:
+        raise ConfigError(f"{path} is damaged: it has no {min(missing)}")
+    return values
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

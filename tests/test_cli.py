@@ -312,6 +312,9 @@ def test_diff(finished, copy, capsys):
     (copy / "metrics.jsonl").write_bytes(bytes(99))
     assert cli.main(["diff", str(finished), str(copy)]) == 0
     assert f"{copy} has no figures in metrics.jsonl" in capsys.readouterr().err
+    (copy / "config.json").write_text("{}")
+    for verb in (["diff", str(finished), str(copy)], ["eval", f"--workdir={copy}"]):
+        assert f"{copy / 'config.json'} is damaged: it has no data" in mistake(capsys, *verb)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.config import ConfigError, flatten
+from hybrid_flax.config import ConfigError, flatten, read_values
 from hybrid_flax.console import make_console
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.trial import values_text
@@ -57,10 +57,10 @@ def _read(path):
     folder = RunFolder(path)
     if not folder.config.exists():
         raise ConfigError(f"{folder.path} is no run: it has no config.json")
-    about = folder.read_about() if folder.about.exists() else {}
+    config, about = flatten(read_values(folder.config)), folder.read_about() if folder.about.exists() else {}
     if not about:
         print(f"{folder.path} has no {folder.about.name}: its versions and devices are not known", file=sys.stderr)
-    return {"config": flatten(read_json(folder.config, dict)), "run": flatten(about), "metrics": _metrics(folder)}
+    return {"config": config, "run": flatten(about), "metrics": _metrics(folder)}
 
 
 def _metrics(folder):

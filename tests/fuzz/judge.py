@@ -76,7 +76,8 @@ def judge(case: Case, actions: Callable[[Case, Path, Path], list[Action]], room:
 
 
 def _run(case: Case, action: Action) -> Outcome:
-    with captured() as text, warnings.catch_warnings():  # which forgets what it has warned of before
+    warnings.simplefilter("default", append=True)  # no other filter, and what was warned of before is forgotten
+    with captured() as text:
         try:
             code = main(action.run) if isinstance(action.run, list) else action.run()
         except NoEnd as error:
