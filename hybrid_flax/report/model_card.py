@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybrid_flax.cost import tree_size
+from hybrid_flax.files import read_json
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.registry import make_task
 from hybrid_flax.train.folder import Run, RunFolder
@@ -84,7 +85,8 @@ def _training(run, about, folder):
 def _figures(run, folder):
     if not folder.results.exists():
         return "None: the run was not finished.\n"
-    task, rows = make_task(run.config, run.labels), []
-    for split, metrics in folder.read_results().items():
-        rows.append((split, describe(task, metrics)))
-    return markdown_table([("split", "metrics"), *rows])
+    task, most = make_task(run.config, run.labels), run.config.eval.final_batches
+    rows = [(split, describe(task, metrics)) for split, metrics in folder.read_results().items()]
+    step = read_json(folder.results, dict).get("step", run.step)
+    of = f", of the first {most} batches of a split" if most else ""
+    return f"After {step:,} updates, every row from nothing{of}.\n\n" + markdown_table([("split", "metrics"), *rows])

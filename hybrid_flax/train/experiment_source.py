@@ -31,6 +31,9 @@ def register_own(workdir: str | os.PathLike, experiment: str | None = None, *, t
     """
     folder = RunFolder(workdir)
     if experiment is not None:
+        needs = folder.config.exists() and unregistered(read_json(folder.config, dict))
+        if needs and not is_same_source(folder, experiment):
+            print(f"{experiment} is run, which is not as {folder.experiment} keeps it", file=sys.stderr)
         load_module(experiment)
     if not folder.config.exists():
         return

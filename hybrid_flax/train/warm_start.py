@@ -29,8 +29,8 @@ class WarmStart(NamedTuple):
     """What a run takes from another.
 
     source: its folder. step: updates that it had. taken: {place: "" for the whole leaf, or which rows of it}. left:
-    {place: why} of the source. anew: {place: why} of the run that starts. sizes: numbers at every place of either.
-    copies: how to copy what is taken.
+    {place: why} of the source. anew: {place: why} of the run that starts. sizes, source_sizes: {place: numbers there}
+    of the run and of the source. copies: how to copy what is taken.
     """
 
     source: str
@@ -39,6 +39,7 @@ class WarmStart(NamedTuple):
     left: dict[str, str]
     anew: dict[str, str]
     sizes: Mapping[str, int]
+    source_sizes: Mapping[str, int]
     copies: Mapping[str, "_Copy"]
 
     def apply(self, params: Params) -> Params:
@@ -52,12 +53,16 @@ class WarmStart(NamedTuple):
 
     def lines(self) -> list[str]:
         """A table of the numbers that are taken, start anew and are left, by part of the model; reasons behind."""
-        parts = ["all", *dict.fromkeys(map(_part, self.sizes))]
+        parts = ["all", *dict.fromkeys(map(_part, (*self.sizes, *self.source_sizes)))]
         rows = [("", "taken", "starts anew", "left", "")]
         for part in parts:
             sums = [
-                sum(self.sizes[place] for place in places if part in ("all", _part(place)))
-                for places in (self.taken, self.anew, self.left)
+                sum(sizes[place] for place in places if part in ("all", _part(place)))
+                for places, sizes in (
+                    (self.taken, self.sizes),
+                    (self.anew, self.sizes),
+                    (self.left, self.source_sizes),
+                )
             ]
             reasons = [
                 f"{place.removeprefix(part).removeprefix('.') or part}: {why}"
@@ -145,8 +150,10 @@ def _compare(name, source, model, tokenizer, labels) -> WarmStart:
         else:
             copies[place], taken[place] = copy, note
     left = {place: anew.get(place, "not in this model") for place in there if place not in taken}
-    sizes = {place: int(np.prod(leaf.shape)) for place, leaf in (there | here).items()}
-    return WarmStart(name, source.step, taken, left, anew, sizes, copies)
+    sizes, there_sizes = (
+        {place: int(np.prod(leaf.shape)) for place, leaf in leaves.items()} for leaves in (here, there)
+    )
+    return WarmStart(name, source.step, taken, left, anew, sizes, there_sizes, copies)
 
 
 def _match(shape, array, here, there):

@@ -12,6 +12,7 @@ def test_it_says_what_there_is(finished):
     card = model_card(run, RunFolder(finished), "my-model")
     assert "# my-model" in card and "cascade:lstm+swa" in card and "## Licence" in card
     assert f"loss {results['valid']['loss']:.4f}" in card
+    assert f"After {run.step} updates, every row from nothing." in card
     assert str(run.config.data.path) in card and "hybrid-flax import" in card
 
 

@@ -108,6 +108,14 @@ def test_a_folder_that_was_copied_is_evaluated_with_trust_alone(copied):
 
 
 @pytest.mark.slow
+def test_a_file_that_is_given_is_run_and_named_where_it_is_another(copied, tmp_path):
+    given = tmp_path / "other.py"
+    given.write_text(CELL + "# another\n")
+    code, _, err = tiny.python(tiny.ROOT / "launch.py", "eval", f"--workdir={copied}", f"--config={given}")
+    assert code == 0 and err == f"{given} is run, which is not as {copied / 'experiment.py'} keeps it\n"
+
+
+@pytest.mark.slow
 def test_its_weights_go_out_and_come_in_with_their_source(copied, tmp_path):
     launch = tiny.ROOT / "launch.py"
     for call in (["export", copied, tmp_path / "out"], ["import", tmp_path / "out", tmp_path / "run"]):

@@ -55,6 +55,9 @@ def test_another_depth_takes_the_layers_that_both_have(depth, source, text):
     named = setup.start.left if depth == 2 else setup.start.anew
     layers = range(*sorted((depth, 5)))
     assert {place.split(".")[1] for place in named} == {f"layer_{index}" for index in layers}
+    sums = [sum(leaf.size for leaf in leaves.values()) for leaves in (here, there)]
+    taken, anew, left = (int(word.replace(",", "")) for word in setup.start.lines()[2].split()[1:4])
+    assert (taken + anew, taken + left) == tuple(sums)
     fresh = by_place(started(tiny.tiny_config(text, **DEEP | {"model__depth": depth}))[1])
     for place in setup.start.anew:
         np.testing.assert_array_equal(here[place], fresh[place])
