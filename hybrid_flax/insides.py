@@ -101,7 +101,7 @@ def _look(run, text, noted) -> Insides:
     ids = _encode(run, text)
     length = len(ids)
     targets = jnp.zeros((1, length), jnp.int32)
-    batch = Batch(jnp.asarray(ids[None]), Segments.single(1, length), targets, targets * 0.0, targets[:, 0])
+    batch = Batch(jnp.asarray(ids[None]), Segments.single(1, length), targets, jnp.zeros((1, length)), targets[:, 0])
     model, params = unscanned(run.model, run.params)
 
     @jax.jit

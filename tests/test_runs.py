@@ -14,6 +14,7 @@ from hybrid_flax import cli
 from hybrid_flax.config import ConfigError
 from hybrid_flax.generate import generate
 from hybrid_flax.runs import load_run
+from hybrid_flax.runs import train as train_run
 from hybrid_flax.train.loop import train
 from hybrid_flax.train.writers import read_jsonl
 
@@ -46,6 +47,29 @@ def test_parameters_are_the_running_mean(workdir, tmp_path):
     assert status == 0, err
     sums = [float(abs(leaf).sum()) for leaf in jax.tree.leaves(latest.params)]
     np.testing.assert_allclose(json.loads(out), sums, rtol=1e-6)
+
+
+def test_a_run_answers_in_a_notebook(text, tmp_path, capsys):
+    """Training, evaluation, text and weights in one call each, as the commands have them."""
+    config = tiny.tiny_config(text, train__steps=3, model__pattern="gate:lstm+swa")
+    run = train_run(config, tmp_path / "run", quiet=True)
+    assert capsys.readouterr().out == ""
+    assert run.step == 3
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert run.evaluate() == pytest.approx(saved["valid"], rel=1e-6)
+    again = load_run(tmp_path / "run")
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, run.params))
+    said = again.generate("ab", tokens=7, temperature=0.0)
+    assert said == "".join(generate(run, "ab", num_tokens=7, temperature=0.0))
+    assert cli.main(["generate", f"--workdir={tmp_path / 'run'}", "--prompt=ab", "--tokens=7", "--temperature=0"]) == 0
+    assert capsys.readouterr().out == f"ab{said}\n"
+    assert again.attention("ab ab").at["0.b"].shape[1:] == (5, 5) and again.gates("ab ab").at["0"].shape == (5, 8)
+    with pytest.raises(ConfigError, match=r"split 'tests' of .* has nothing to evaluate; one of train, valid"):
+        again.evaluate("tests")
+    with pytest.raises(ValueError, match="predict takes a list of texts, not 'ab' alone"):
+        again.predict("ab")
+    with pytest.raises(ValueError, match=r"a run of task\.name=lm gives no labels"):
+        again.predict(["ab"])
 
 
 def test_evaluation_of_a_loaded_run_is_that_of_training(workdir, capsys):
