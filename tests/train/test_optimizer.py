@@ -342,28 +342,29 @@ def test_floats_of_an_optimizer_are_data_and_others_are_not():
     assert one == program()[0], "the same again is the same program"
 
 
-def test_registered_again_it_takes_effect_at_once(text, tmp_path):
-    """Optimizer and schedule, also where a step was compiled for the old one."""
+@pytest.mark.parametrize("kind", ["optimizer", "schedule"])
+def test_registered_again_it_takes_effect_at_once(kind, text, tmp_path):
+    """Also where a step was compiled for the old one; the same again is what it was."""
 
-    def made(factor):
-        def own(hparams):
-            return optax.scale(factor)
+    def own(factor):
+        def made(given):
+            return optax.scale(factor) if kind == "optimizer" else lambda count: jnp.full((), factor)
 
-        def course(given):
-            return lambda count: jnp.where(count < 3, 1.0, factor)
+        return made
 
-        register_optimizer("own", own)
-        register_schedule("course", course)
-        config = tiny.tiny_config(text, optim__name="own", schedule__name="course", optim__learning_rate=0.1)
-        run, _ = train(config, tmp_path / f"{len(list(tmp_path.glob('*')))}")
-        rates = [row["train/learning_rate"] for row in read_jsonl(max(tmp_path.glob("*")) / "metrics.jsonl")[:3]]
-        return jax.tree.leaves(run.params), rates
-
-    (first, rates), (second, others) = made(1.0), made(0.5)
-    assert rates == pytest.approx([0.1, 0.1, 0.1]) and others == pytest.approx([0.1, 0.05, 0.05])
+    register = {"optimizer": register_optimizer, "schedule": register_schedule}[kind]
+    section = {"optimizer": "optim__name", "schedule": "schedule__name"}[kind]
+    found = []
+    for number, factor in enumerate((1.0, 0.5, 0.5)):
+        register("own", own(factor))
+        config = tiny.tiny_config(text, **{"schedule__name": "constant"} | {section: "own"})
+        run, _ = train(config, tmp_path / str(number))
+        rates = {row["train/learning_rate"] for row in read_jsonl(tmp_path / str(number) / "metrics.jsonl")[:3]}
+        found.append((jax.tree.leaves(run.params), rates))
+    (first, _), (second, rates), (third, _) = found
+    assert [*rates] == pytest.approx([config.optim.learning_rate * (1.0 if kind == "optimizer" else 0.5)])
     assert any(np.any(one != other) for one, other in zip(first, second, strict=True))
-    again, _ = made(0.5)
-    assert all(np.all(one == other) for one, other in zip(second, again, strict=True))
+    assert all(np.all(one == other) for one, other in zip(second, third, strict=True))
 
 
 def test_what_is_no_optimizer_and_no_schedule():
