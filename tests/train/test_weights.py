@@ -13,7 +13,7 @@ from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.models.places import by_place
 from hybrid_flax.train.weights import read_weights, write_weights
 
-safetensors = engines.library("safetensors.numpy")
+engines.library("safetensors")
 
 
 def params_of(scan_layers=True, **fields):
@@ -30,6 +30,8 @@ def test_the_same_bits_come_back(dtype, tmp_path):
         params = jax.tree.map(
             lambda leaf: leaf.astype("bfloat16") if dtype == "bfloat16" or chosen.random() < 0.5 else leaf, params
         )
+    from safetensors.numpy import load_file
+
     write_weights(tmp_path / "w.safetensors", params, 7)
     found, step = read_weights(tmp_path / "w.safetensors", params_of())
     assert step == 7
@@ -38,7 +40,7 @@ def test_the_same_bits_come_back(dtype, tmp_path):
     plain = by_place(read_weights(tmp_path / "w.safetensors", params_of(scan_layers=False))[0])
     for place, leaf in by_place(params).items():
         assert np.asarray(leaf).tobytes() == np.asarray(plain[place]).tobytes()
-    assert set(safetensors.load_file(tmp_path / "w.safetensors")) == set(plain)
+    assert set(load_file(tmp_path / "w.safetensors")) == set(plain)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "header", "bit", "folder"])
@@ -95,13 +97,15 @@ def test_weights_of_another_model(fields, problem, tmp_path):
 
 def test_files_of_others(tmp_path):
     """Without what this package notes in them; numbers that are no weights are refused."""
+    from safetensors.numpy import save_file
+
     arrays = {place: np.asarray(leaf) for place, leaf in by_place(params_of()).items()}
-    safetensors.save_file(arrays, tmp_path / "w.safetensors")
+    save_file(arrays, tmp_path / "w.safetensors")
     found, step = read_weights(tmp_path / "w.safetensors", params_of())
     jax.tree.map(np.testing.assert_array_equal, found, params_of())
     assert step == 0
     arrays["head.bias"] = np.zeros(5, np.int32)
-    safetensors.save_file(arrays, tmp_path / "w.safetensors")
+    save_file(arrays, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"head\.bias is int32, the model wants float32"):
         read_weights(tmp_path / "w.safetensors", params_of())
 
