@@ -114,7 +114,7 @@ def test_a_config_that_names_no_task(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"task": config["task"] | {"name": "tagg"}}))
-    with pytest.raises(ConfigError, match=r"copy: task\.name='tagg' is none of lm, .*; nearest: tag$"):
+    with pytest.raises(ConfigError, match=r"copy needs task tagg, and run\.json names no experiment: add --config"):
         load_run(copy)
 
 
