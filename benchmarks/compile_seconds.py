@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from hybrid_flax.mixers.registry import registered_mixers
 from hybrid_flax.models.build import init_params, make_model, model_is_causal
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.train.state import Hparams
-from hybrid_flax.train.step import StepTraits, init_train_state, make_train_step
+from hybrid_flax.training.state import Hparams
+from hybrid_flax.training.step import StepTraits, init_train_state, make_train_step
 from hybrid_flax.typing import Batch, Segments
 
 ROWS, LENGTH, WIDTH, VOCAB_SIZE = 4, 64, 32, 64

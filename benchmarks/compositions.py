@@ -28,7 +28,7 @@ from fuzz.grammar import Tree, draw_layer, draw_wrong, simpler
 from hybrid_flax.certify import certify
 from hybrid_flax.certify.subjects import WIDTH, forget
 from hybrid_flax.mixers.registry import make_mixer, parse_layer
-from hybrid_flax.train.progress import track
+from hybrid_flax.training.progress import track
 
 FAST = ("split", "packed", "padded", "rows", "causal", "reach", "state", "refuse", "bf16", "params")
 _TRIES = 12  # layers that are tried to find the smallest one that fails

@@ -33,7 +33,7 @@ from fuzz.supervise import Worker
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_flax.train.progress import track
+from hybrid_flax.training.progress import track
 
 ENDINGS = ("refused", "accepted", *FAILURES)
 

@@ -4,7 +4,7 @@
 
 Every side trains the same trials of a one-layer LSTM to run folders, from an empty compile cache, one side after the
 other; the figure is the wall time of the whole command, from its start to its end. "One process" calls
-`hybrid_flax.train.loop.train` for every trial, which compiles once; "processes" is the local executor, `--jobs` at a
+`hybrid_flax.training.loop.train` for every trial, which compiles once; "processes" is the local executor, `--jobs` at a
 time, by default one after another as a shell loop starts them.
 
 This file is the experiment, too: `python launch.py sweep --config=benchmarks/lanes.py:16 --executor=lanes
@@ -67,7 +67,7 @@ def train_alone(width: str, text: str, folder: Path) -> None:
     from rich.console import Console
 
     from hybrid_flax.sweep.definition import read_sweep
-    from hybrid_flax.train.loop import train
+    from hybrid_flax.training.loop import train
 
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.models.build import init_params
-from hybrid_flax.train.setup import make_setup
-from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.training.setup import make_setup
+from hybrid_flax.training.step import init_train_state, make_train_step
 
 ROWS = (
     "attn",

@@ -35,9 +35,9 @@ from hybrid_flax.jobs.trial import TrialFolder, values_text
 from hybrid_flax.sweep.definition import Sweep, read_sweep
 from hybrid_flax.sweep.run import run_sweep
 from hybrid_flax.sweep.trials import make_trial
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.signals import Interrupted
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.signals import Interrupted
 
 EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "shakespeare.py")
 STEPS = 270

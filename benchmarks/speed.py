@@ -25,8 +25,8 @@ from hybrid_flax.data.pipeline import make_batch
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.models.model import Norm
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.train.state import make_hparams
-from hybrid_flax.train.step import StepTraits, init_train_state, make_train_step
+from hybrid_flax.training.state import make_hparams
+from hybrid_flax.training.step import StepTraits, init_train_state, make_train_step
 
 ROWS = (
     "attn",

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from hybrid_flax.tasks.base import Metric, Task
     from hybrid_flax.tasks.objective import register_loss
     from hybrid_flax.tasks.registry import register_metric, register_task
-    from hybrid_flax.train.hooks import register_hook
-    from hybrid_flax.train.loggers import register_logger
-    from hybrid_flax.train.optimizer import register_optimizer, register_schedule
+    from hybrid_flax.training.hooks import register_hook
+    from hybrid_flax.training.loggers import register_logger
+    from hybrid_flax.training.optimizer import register_optimizer, register_schedule
     from hybrid_flax.typing import Cell, Mixer, Segments, Traits
 
 __version__ = "0.1.0"
@@ -72,13 +72,13 @@ _HOME = {
     **dict.fromkeys(("init_params", "make_model"), "models.build"),
     **dict.fromkeys(("Metric", "Task"), "tasks.base"),
     **dict.fromkeys(("register_metric", "register_task"), "tasks.registry"),
-    **dict.fromkeys(("register_optimizer", "register_schedule"), "train.optimizer"),
+    **dict.fromkeys(("register_optimizer", "register_schedule"), "training.optimizer"),
     **dict.fromkeys(("Record", "register_reader"), "data.readers"),
     **dict.fromkeys(("Tokenizer", "register_tokenizer"), "data.tokenizers"),
     "Range": "ranges",
     "fuse": "mixers.fusion",
-    "register_hook": "train.hooks",
-    "register_logger": "train.loggers",
+    "register_hook": "training.hooks",
+    "register_logger": "training.loggers",
     "register_loss": "tasks.objective",
 }
 

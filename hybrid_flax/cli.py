@@ -8,7 +8,7 @@ from pathlib import Path
 import hybrid_flax
 from hybrid_flax.errors import ConfigError, one_line
 from hybrid_flax.flags import answer, parse
-from hybrid_flax.train.signals import Terminated, end_on_signals, stopped_by
+from hybrid_flax.training.signals import Terminated, end_on_signals, stopped_by
 from hybrid_flax.verbs import VERBS
 
 __all__ = ["main", "run"]
@@ -51,11 +51,11 @@ def run() -> int:
 def _train(options) -> int:
     from hybrid_flax.config import apply_overrides, experiment_name, load_config
     from hybrid_flax.report.finish import finish_run
-    from hybrid_flax.train.devices import leave, set_up_jax
-    from hybrid_flax.train.diagnose import TrainingFailed
-    from hybrid_flax.train.folder import default_folder
-    from hybrid_flax.train.loop import train
-    from hybrid_flax.train.signals import Interrupted
+    from hybrid_flax.training.devices import leave, set_up_jax
+    from hybrid_flax.training.diagnose import TrainingFailed
+    from hybrid_flax.training.folder import default_folder
+    from hybrid_flax.training.loop import train
+    from hybrid_flax.training.signals import Interrupted
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
     config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
@@ -82,8 +82,8 @@ def _train(options) -> int:
 
 def _eval(options) -> int:
     from hybrid_flax.report.evaluation import evaluate_run
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment_source import register_own
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.experiment_source import register_own
 
     set_up_jax(options.coordinator, options.num_processes, options.process_id)
     register_own(options.workdir, options.config, trust=options.trust)
@@ -93,8 +93,8 @@ def _eval(options) -> int:
 
 def _diagnose(options) -> int:
     from hybrid_flax.report.diagnosis import diagnose_run, print_diagnosis
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment_source import register_own
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.experiment_source import register_own
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
@@ -105,9 +105,9 @@ def _diagnose(options) -> int:
 
 def _generate(options) -> int:
     from hybrid_flax.report.sample import print_sample
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment_source import register_own
-    from hybrid_flax.train.load import read_run
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.experiment_source import register_own
+    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
@@ -120,9 +120,9 @@ def _generate(options) -> int:
 def _predict(options) -> int:
     from hybrid_flax.predict import read_texts
     from hybrid_flax.report.predictions import print_predictions
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.experiment_source import register_own
-    from hybrid_flax.train.load import read_run
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.experiment_source import register_own
+    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     register_own(options.workdir, options.config, trust=options.trust)
@@ -136,8 +136,8 @@ def _plan(options) -> int:
     from hybrid_flax.registration import options_in_use
     from hybrid_flax.report.costs import write_costs
     from hybrid_flax.report.plan import make_plan, print_plan
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.setup import make_setup
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.setup import make_setup
 
     set_up_jax()
     if options.mixers is not None:
@@ -154,8 +154,8 @@ def _plan(options) -> int:
 def _preview(options) -> int:
     from hybrid_flax.config import apply_overrides, load_config
     from hybrid_flax.report.preview import print_preview
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.setup import make_setup
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.setup import make_setup
 
     set_up_jax()
     config = apply_overrides(load_config(options.config, trust=options.trust), options.overrides)
@@ -168,8 +168,8 @@ def _compare(options) -> int:
     from hybrid_flax.jobs.executors import make_executor
     from hybrid_flax.report.comparison import write_report
     from hybrid_flax.report.comparison_tables import print_contenders, print_results, write_tables
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.folder import default_folder
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.folder import default_folder
 
     set_up_jax(platforms="cpu")  # of this process, which only plans: accelerators are for the runs
     title, contenders = plan_comparison(options.config, options.overrides)
@@ -198,8 +198,8 @@ def _sweep(options) -> int:
     from hybrid_flax.report.sweep_report import write_sweep_report
     from hybrid_flax.sweep.definition import read_sweep
     from hybrid_flax.sweep.run import run_sweep
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.folder import default_folder
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.folder import default_folder
 
     set_up_jax(platforms="cpu")  # accelerators are for the trials
     sweep = read_sweep(options.config, options.overrides, options.sweep, options.search, options.trials)
@@ -238,11 +238,11 @@ def _reproduce(options) -> int:
 
 def _export(options) -> int:
     from hybrid_flax.report.model_card import model_card
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.exchange import export_run
-    from hybrid_flax.train.experiment_source import register_own
-    from hybrid_flax.train.folder import RunFolder
-    from hybrid_flax.train.load import read_run
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.exchange import export_run
+    from hybrid_flax.training.experiment_source import register_own
+    from hybrid_flax.training.folder import RunFolder
+    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     source, target = options.words
@@ -254,10 +254,10 @@ def _export(options) -> int:
 
 
 def _import(options) -> int:
-    from hybrid_flax.train.devices import set_up_jax
-    from hybrid_flax.train.exchange import import_run
-    from hybrid_flax.train.experiment_source import register_own
-    from hybrid_flax.train.load import read_run
+    from hybrid_flax.training.devices import set_up_jax
+    from hybrid_flax.training.exchange import import_run
+    from hybrid_flax.training.experiment_source import register_own
+    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     source, target = options.words
@@ -270,7 +270,7 @@ def _import(options) -> int:
 def _certify(options) -> int:
     from hybrid_flax.config import load_config
     from hybrid_flax.report.certificate import certify_mixers
-    from hybrid_flax.train.devices import set_up_jax
+    from hybrid_flax.training.devices import set_up_jax
 
     set_up_jax()
     if options.config:

@@ -10,7 +10,7 @@ import numpy as np
 from hybrid_flax.data.tokenizers import stream_decoder
 from hybrid_flax.knobs import check_range
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.folder import Run
+from hybrid_flax.training.folder import Run
 from hybrid_flax.typing import Array, Float, Int, Key, Scalar, Segments
 
 __all__ = ["generate", "num_pieces", "sample_token"]

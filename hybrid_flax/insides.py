@@ -12,8 +12,8 @@ from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.models.swap import swapped, unscanned
 from hybrid_flax.predict import encode_texts
 from hybrid_flax.tasks.registry import label_kind
-from hybrid_flax.train.folder import Run
-from hybrid_flax.train.step import apply_model
+from hybrid_flax.training.folder import Run
+from hybrid_flax.training.step import apply_model
 from hybrid_flax.typing import Array, Batch, Float, Hidden, Mixer, Params, Segments
 
 __all__ = ["Insides", "apply_changed", "gate_of", "parts_of", "read_attention", "read_gates"]

@@ -14,8 +14,8 @@ from hybrid_flax.data.text_files import cut_lines, cut_tokens, decode_text, find
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.registration import TASKS
 from hybrid_flax.tasks.registry import label_kind, make_task
-from hybrid_flax.train.folder import Run
-from hybrid_flax.train.step import apply_model
+from hybrid_flax.training.folder import Run
+from hybrid_flax.training.step import apply_model
 
 __all__ = ["Prediction", "encode_texts", "predict", "read_texts"]
 

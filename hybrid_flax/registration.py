@@ -153,15 +153,15 @@ class Table(Mapping[str, Registered]):
         return self._entries
 
 
-OPTIMIZERS = Table("optimizer", "optim.name", "hybrid_flax.train.optimizer")
-SCHEDULES = Table("schedule", "schedule.name", "hybrid_flax.train.optimizer")
+OPTIMIZERS = Table("optimizer", "optim.name", "hybrid_flax.training.optimizer")
+SCHEDULES = Table("schedule", "schedule.name", "hybrid_flax.training.optimizer")
 TASKS = Table("task", "task.name", "hybrid_flax.tasks.registry")
 LOSSES = Table("loss", "loss.name", "hybrid_flax.tasks.registry")
 METRICS = Table("metric", "eval.metric", "hybrid_flax.tasks.registry")
 READERS = Table("reader", "", "hybrid_flax.data.readers")
 TOKENIZERS = Table("tokenizer", "data.tokenizer", "hybrid_flax.data.tokenizers")
-LOGGERS = Table("logger", "", "hybrid_flax.train.loggers")
-HOOKS = Table("hook", "", "hybrid_flax.train.hooks")
+LOGGERS = Table("logger", "", "hybrid_flax.training.loggers")
+HOOKS = Table("hook", "", "hybrid_flax.training.hooks")
 
 # The tables whose options stand in a config, by their section: optimizers.NAME.OPTION.
 SECTIONS = {

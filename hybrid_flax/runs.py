@@ -15,13 +15,13 @@ from hybrid_flax.predict import Prediction, predict
 from hybrid_flax.report.evaluation import open_split
 from hybrid_flax.report.finish import finish_run
 from hybrid_flax.report.sample import sample
-from hybrid_flax.train.devices import set_up_jax
-from hybrid_flax.train.evaluate import evaluate
-from hybrid_flax.train.experiment_source import register_own
-from hybrid_flax.train.folder import Run, default_folder
-from hybrid_flax.train.load import read_run
-from hybrid_flax.train.loop import train as train_loop
-from hybrid_flax.train.session import split_batches
+from hybrid_flax.training.devices import set_up_jax
+from hybrid_flax.training.evaluate import evaluate
+from hybrid_flax.training.experiment_source import register_own
+from hybrid_flax.training.folder import Run, default_folder
+from hybrid_flax.training.load import read_run
+from hybrid_flax.training.loop import train as train_loop
+from hybrid_flax.training.session import split_batches
 
 __all__ = ["OpenRun", "load_run", "train"]
 

@@ -33,7 +33,7 @@ from jobs import postgres, slurm_cluster  # noqa: E402
 from hybrid_flax import registration  # noqa: E402
 from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
-from hybrid_flax.train import hooks  # noqa: E402
+from hybrid_flax.training import hooks  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
 gc.set_threshold(100_000, 50, 100)  # tracing makes many small objects and few cycles: this takes 7 % off

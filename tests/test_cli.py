@@ -11,7 +11,7 @@ import tiny
 
 from hybrid_flax import cli
 from hybrid_flax.config import apply_overrides, load_config
-from hybrid_flax.train.folder import default_folder
+from hybrid_flax.training.folder import default_folder
 
 
 def mistake(capsys, *argv) -> str:

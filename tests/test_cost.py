@@ -12,7 +12,7 @@ from hybrid_flax.config import apply_overrides, base_config
 from hybrid_flax.cost import declare_flops, flops, peak_bytes, tree_bytes, tree_size
 from hybrid_flax.report import plan
 from hybrid_flax.report.plan import step_arguments
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training.setup import make_setup
 
 D = 8
 

@@ -12,7 +12,7 @@ from hybrid_flax.certify import certify
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.mixers import registry
 from hybrid_flax.sweep.definition import read_sweep
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 PAGES = [tiny.ROOT / "README.md", tiny.ROOT / "CONTRIBUTING.md", *sorted((tiny.ROOT / "docs").rglob("*.md"))]
 

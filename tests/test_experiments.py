@@ -17,7 +17,7 @@ from hybrid_flax.config import base_config, flatten, load_config, load_experimen
 from hybrid_flax.models.build import init_params
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.space import has_spaces
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training.setup import make_setup
 
 FILES = sorted((tiny.ROOT / "experiments").glob("*.py"))
 

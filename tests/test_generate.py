@@ -12,7 +12,7 @@ from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.generate import _make_write, generate, sample_token
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.train.folder import Run
+from hybrid_flax.training.folder import Run
 from hybrid_flax.typing import Segments
 
 OPTIONS = (("attn.num_heads", 2), ("swa.num_heads", 2), ("swa.window", 4))

@@ -8,7 +8,7 @@ import tiny
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.insides import read_attention, read_gates
 from hybrid_flax.models.build import init_params, make_model
-from hybrid_flax.train.folder import Run
+from hybrid_flax.training.folder import Run
 
 TEXT = "a bad cab."
 

@@ -41,7 +41,20 @@ ORDER = (
         "config",
         "models",
     ),
-    *("data", "tasks", "train", "predict", "generate", "insides", "jobs", "sweep", "compare", "report", "runs", "cli"),
+    *(
+        "data",
+        "tasks",
+        "training",
+        "predict",
+        "generate",
+        "insides",
+        "jobs",
+        "sweep",
+        "compare",
+        "report",
+        "runs",
+        "cli",
+    ),
     *("__main__", "__init__"),
 )
 # What is kept apart besides: data knows no models, and two parts that stand side by side not each other.
@@ -57,14 +70,14 @@ APART = {
 
 # Who may know a library; a place is a file or a folder of the package.
 HOLDERS = {
-    "orbax": {"train/checkpoint.py"},
-    "optax": {"train/optimizer.py", "train/step.py", "ops/losses.py"},
+    "orbax": {"training/checkpoint.py"},
+    "optax": {"training/optimizer.py", "training/step.py", "ops/losses.py"},
     "flax": {"models"},
     "matplotlib": {"report"},
-    "tensorboardX": {"train/loggers.py"},
-    "wandb": {"train/loggers.py"},
-    "mlflow": {"train/loggers.py"},
-    "safetensors": {"train/weights.py"},
+    "tensorboardX": {"training/loggers.py"},
+    "wandb": {"training/loggers.py"},
+    "mlflow": {"training/loggers.py"},
+    "safetensors": {"training/weights.py"},
     "tokenizers": {"data/bpe.py"},
     "datasets": {"data/hub.py"},
     "optuna": {"jobs/study.py", "jobs/queue.py", "sweep/search.py", "sweep/importance.py"},
@@ -99,11 +112,11 @@ def test_direction_of_imports(path):
 
 def test_wrong_directions_are_noticed():
     assert wrong_imports("ops/norm.py", "from hybrid_flax.cells import gated")
-    assert wrong_imports("models/model.py", "import hybrid_flax.train.step")
-    assert wrong_imports("train/loop.py", "from hybrid_flax import report")
-    assert wrong_imports("train/loop.py", "def f():\n    from orbax.checkpoint import v1")
+    assert wrong_imports("models/model.py", "import hybrid_flax.training.step")
+    assert wrong_imports("training/loop.py", "from hybrid_flax import report")
+    assert wrong_imports("training/loop.py", "def f():\n    from orbax.checkpoint import v1")
     assert wrong_imports("mixers/fusion.py", "import flax.linen as nn")
-    assert not wrong_imports("train/loop.py", "from hybrid_flax.models.build import make_model\nimport jax")
+    assert not wrong_imports("training/loop.py", "from hybrid_flax.models.build import make_model\nimport jax")
 
 
 def test_launch_holds_no_logic():

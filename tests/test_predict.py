@@ -14,9 +14,9 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.predict import predict
 from hybrid_flax.report.disagreement import _words
 from hybrid_flax.report.predictions import print_predictions
-from hybrid_flax.train import load
-from hybrid_flax.train.folder import Run
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training import load
+from hybrid_flax.training.folder import Run
+from hybrid_flax.training.setup import make_setup
 
 ROWS = {
     "classify": [("a good film", "yes"), ("a bad film", "no"), ("bad , bad", "no"), ("good one it is", "yes")] * 6,

@@ -58,7 +58,7 @@ def test_what_cannot_be_registered():
         register_optimizer("mine", lambda h, *, sizes=(1, 2): None)
     with pytest.raises(ValueError, match="option 'beta' needs a default"):
         register_optimizer("mine", lambda h, *, beta: None)
-    with pytest.raises(ValueError, match=r"'adamw' is already registered for hybrid_flax.train.optimizer._adam"):
+    with pytest.raises(ValueError, match=r"'adamw' is already registered for hybrid_flax.training.optimizer._adam"):
         register_optimizer("adamw", maker)
     assert "mine" not in OPTIMIZERS
 

@@ -15,8 +15,8 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.generate import generate
 from hybrid_flax.runs import load_run
 from hybrid_flax.runs import train as train_run
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.writers import read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_tagger_that_reads_characters_and_starts_from_vectors(tmp_path, capsys
     """It is evaluated as it was trained, goes on without the file of its vectors, and can be planned."""
     from hybrid_flax.report.evaluation import evaluate_run
     from hybrid_flax.report.plan import make_plan, print_plan
-    from hybrid_flax.train.setup import make_setup
+    from hybrid_flax.training.setup import make_setup
 
     data, vectors = tmp_path / "data.conll", tmp_path / "vectors.txt"
     data.write_text("\n\n".join(["U.N. B-ORG\nofficial O\nEkeus B-PER", "a O\nofficial O\nU.N. B-ORG"] * 6))

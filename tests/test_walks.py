@@ -19,7 +19,7 @@ from hybrid_flax.config import apply_overrides, load_config
 from hybrid_flax.report.sweep_report import write_sweep_report
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.run import run_sweep
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 MOST_RETURNS, MOST_FILES = 2, 8
 QUIET = Console(quiet=True)
@@ -145,14 +145,14 @@ def test_wrong_walks_are_noticed(trace):
     with pytest.raises(AssertionError, match="is not called after"):
         in_order(WALKS["A trial, from definition to page"][::-1], trace)
     with pytest.raises(AssertionError, match="is not called"):
-        in_order([*walk, ("train/step.py", "nothing")], trace)
-    without = [place for place in walk if place[0] != "train/session.py"]
-    assert strangers(in_order(without, trace)) == {"train/session.py"}
+        in_order([*walk, ("training/step.py", "nothing")], trace)
+    without = [place for place in walk if place[0] != "training/session.py"]
+    assert strangers(in_order(without, trace)) == {"training/session.py"}
     assert num_returns([("a.py", "f"), ("a.py", "g"), ("b.py", "f"), ("a.py", "f"), ("b.py", "f")]) == 2
     up = Call(("sweep/run.py", "run_sweep"), ("sweep/definition.py",))
     assert climbs([up._replace(place=("report/page.py", "text"), stack=("report/sweep_report.py",))]) == []
-    assert climbs([up._replace(place=("train/session.py", "f"), stack=("data/pipeline.py",))]) == []  # handed down
-    assert knows("report/sweep_report.py", "sweep/tables.py") and not knows("data/pipeline.py", "train/session.py")
+    assert climbs([up._replace(place=("training/session.py", "f"), stack=("data/pipeline.py",))]) == []  # handed down
+    assert knows("report/sweep_report.py", "sweep/tables.py") and not knows("data/pipeline.py", "training/session.py")
 
 
 def test_from_the_shell_to_the_maths():

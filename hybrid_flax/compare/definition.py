@@ -14,8 +14,8 @@ from hybrid_flax.config import apply_overrides, config_hash, validate, with_valu
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.mixers.registry import parse_layer
 from hybrid_flax.models.model import SequenceModel
-from hybrid_flax.train.config_model import model_from_config
-from hybrid_flax.train.setup import make_setup, missing_split, read_source
+from hybrid_flax.training.config_model import model_from_config
+from hybrid_flax.training.setup import make_setup, missing_split, read_source
 
 __all__ = ["ComparedTask", "Contender", "Definition", "make_contenders"]
 

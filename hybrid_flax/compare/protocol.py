@@ -21,9 +21,9 @@ from hybrid_flax.jobs.study import make_pruner, open_store, open_study
 from hybrid_flax.jobs.trial import Trial
 from hybrid_flax.jobs.view import View
 from hybrid_flax.jobs.worker import work_off
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.peak import PEAKS
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.peak import PEAKS
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["best_rate", "num_runs", "plan_comparison", "plan_runs", "run_comparison"]
 

@@ -23,13 +23,13 @@ from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.lanes import FAULTS, open_session, prepare_paces, program_of, train_lanes
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.locks import FileLock
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.session import Session
-from hybrid_flax.train.setup import Setup, make_setup
-from hybrid_flax.train.signals import Interrupt, Interrupted
-from hybrid_flax.train.state import Hparams, OwnHparams
-from hybrid_flax.train.writers import JsonlWriter, read_jsonl
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.session import Session
+from hybrid_flax.training.setup import Setup, make_setup
+from hybrid_flax.training.signals import Interrupt, Interrupted
+from hybrid_flax.training.state import Hparams, OwnHparams
+from hybrid_flax.training.writers import JsonlWriter, read_jsonl
 
 __all__ = ["Trainer", "main"]
 

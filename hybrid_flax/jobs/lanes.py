@@ -16,14 +16,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.errors import ConfigError
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.pace import measure_pace, quickest
-from hybrid_flax.train.parallel import make_lanes, make_parallel
-from hybrid_flax.train.session import Due, Position, Session, eval_params, evaluate_split, fresh_position, split_batches
-from hybrid_flax.train.setup import Setup, step_program
-from hybrid_flax.train.signals import Interrupted
-from hybrid_flax.train.step import make_train_step
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.evaluate import add_up
+from hybrid_flax.training.pace import measure_pace, quickest
+from hybrid_flax.training.parallel import make_lanes, make_parallel
+from hybrid_flax.training.session import (
+    Due,
+    Position,
+    Session,
+    eval_params,
+    evaluate_split,
+    fresh_position,
+    split_batches,
+)
+from hybrid_flax.training.setup import Setup, step_program
+from hybrid_flax.training.signals import Interrupted
+from hybrid_flax.training.step import make_train_step
 from hybrid_flax.typing import Batch, PyTree
 
 __all__ = ["FAULTS", "Feed", "Paces", "open_session", "prepare_paces", "program_of", "train_lanes"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hybrid_flax.files import read_json, reading
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.locks import is_locked
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["Status", "read_status"]
 

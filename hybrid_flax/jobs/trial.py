@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hybrid_flax.files import write_json
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.units import printable
 
 __all__ = ["Trial", "TrialFolder", "values_text"]

@@ -14,9 +14,9 @@ from hybrid_flax.jobs.queue import LOST, Queue, Standing, Ticket
 from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.jobs.view import View
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.signals import stop_on_signals
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.signals import stop_on_signals
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["work_off"]
 

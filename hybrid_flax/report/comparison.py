@@ -31,8 +31,8 @@ from hybrid_flax.report.drawings import Drawing, draw_costs, draw_curves, draw_i
 from hybrid_flax.report.finish import write_sample
 from hybrid_flax.report.page import Field, Page
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.load import read_run
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.load import read_run
 
 __all__ = ["comparison_page", "write_report"]
 

@@ -12,8 +12,8 @@ from hybrid_flax.config import ConfigError, flatten, read_values
 from hybrid_flax.console import make_console
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.trial import values_text
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["diff_runs", "print_diff"]
 

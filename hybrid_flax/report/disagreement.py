@@ -9,11 +9,11 @@ import numpy as np
 
 from hybrid_flax.data.tags import are_spans
 from hybrid_flax.tasks.registry import label_kind, make_task
-from hybrid_flax.train.folder import Run
-from hybrid_flax.train.load import read_run
-from hybrid_flax.train.session import split_batches
-from hybrid_flax.train.setup import read_source
-from hybrid_flax.train.step import apply_model
+from hybrid_flax.training.folder import Run
+from hybrid_flax.training.load import read_run
+from hybrid_flax.training.session import split_batches
+from hybrid_flax.training.setup import read_source
+from hybrid_flax.training.step import apply_model
 
 __all__ = ["Example", "Said", "most_disputed"]
 

@@ -11,8 +11,8 @@ from hybrid_flax.compare.results import Column, Comparison
 from hybrid_flax.compare.statistics import LEVEL, mean_interval, reference_row
 from hybrid_flax.report.page import INK, letters, new_figure, save_figure
 from hybrid_flax.tasks.base import Metric
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["Drawing", "draw_costs", "draw_curves", "draw_intervals", "metric_label", "write_pngs"]
 

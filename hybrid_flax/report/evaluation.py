@@ -16,13 +16,13 @@ from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.tasks.base import Task, describe
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.evaluate import add_up
-from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.load import read_run
-from hybrid_flax.train.parallel import Parallel, check_rows, make_parallel
-from hybrid_flax.train.progress import track
-from hybrid_flax.train.session import eval_length, split_batches
-from hybrid_flax.train.setup import read_source
+from hybrid_flax.training.evaluate import add_up
+from hybrid_flax.training.folder import Run, RunFolder
+from hybrid_flax.training.load import read_run
+from hybrid_flax.training.parallel import Parallel, check_rows, make_parallel
+from hybrid_flax.training.progress import track
+from hybrid_flax.training.session import eval_length, split_batches
+from hybrid_flax.training.setup import read_source
 
 __all__ = ["evaluate_run", "open_split", "print_classes"]
 

@@ -9,9 +9,9 @@ from hybrid_flax.generate import generate, num_pieces
 from hybrid_flax.report.curves import plot_loss_curve
 from hybrid_flax.tasks.base import describe, find_metric
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.folder import Run, RunFolder
-from hybrid_flax.train.progress import track
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.folder import Run, RunFolder
+from hybrid_flax.training.progress import track
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = ["finish_run", "write_sample"]
 

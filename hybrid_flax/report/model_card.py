@@ -7,7 +7,7 @@ from hybrid_flax.cost import tree_size
 from hybrid_flax.files import read_json
 from hybrid_flax.tasks.base import describe
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.train.folder import Run, RunFolder
+from hybrid_flax.training.folder import Run, RunFolder
 from hybrid_flax.units import markdown_table, printable
 
 __all__ = ["model_card"]

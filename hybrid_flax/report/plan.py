@@ -14,10 +14,10 @@ from hybrid_flax.cost import flops, peak_bytes, tree_bytes, tree_size
 from hybrid_flax.models.build import CARRIED_CAPACITY, init_params, model_is_causal
 from hybrid_flax.models.model import Block, layer_mixer
 from hybrid_flax.models.places import by_place
-from hybrid_flax.train.devices import device_memory
-from hybrid_flax.train.frozen import moving
-from hybrid_flax.train.setup import Setup
-from hybrid_flax.train.step import init_train_state, make_train_step
+from hybrid_flax.training.devices import device_memory
+from hybrid_flax.training.frozen import moving
+from hybrid_flax.training.setup import Setup
+from hybrid_flax.training.step import init_train_state, make_train_step
 from hybrid_flax.typing import Mixer, Segments
 from hybrid_flax.units import format_bytes, format_count
 

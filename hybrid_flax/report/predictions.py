@@ -6,7 +6,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.data.text_files import cut_tokens
 from hybrid_flax.predict import predict
 from hybrid_flax.tasks.registry import label_kind
-from hybrid_flax.train.folder import Run
+from hybrid_flax.training.folder import Run
 
 __all__ = ["print_predictions"]
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from hybrid_flax.config import ConfigError, apply_overrides, check_trust, config_hash, flatten, load_config, with_values
 from hybrid_flax.files import reading
-from hybrid_flax.train.course import ENDS, check_course
-from hybrid_flax.train.experiment_source import is_same_source, module_path
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.training.course import ENDS, check_course
+from hybrid_flax.training.experiment_source import is_same_source, module_path
+from hybrid_flax.training.folder import RunFolder
 
 __all__ = ["Command", "reproduce_command"]
 

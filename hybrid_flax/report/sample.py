@@ -6,7 +6,7 @@ from typing import Any
 
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.generate import generate
-from hybrid_flax.train.folder import Run
+from hybrid_flax.training.folder import Run
 
 __all__ = ["print_sample", "sample"]
 

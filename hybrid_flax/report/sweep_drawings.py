@@ -14,8 +14,8 @@ from hybrid_flax.report.page import INK, PAPER, letters, new_figure
 from hybrid_flax.sweep.importance import is_log, is_numeric
 from hybrid_flax.sweep.tables import best_of, short_names
 from hybrid_flax.tasks.base import Metric
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.writers import read_jsonl
 
 __all__ = [
     "MOST",

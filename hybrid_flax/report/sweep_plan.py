@@ -17,9 +17,9 @@ from hybrid_flax.report.plan import step_arguments
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import Choice, FloatRange, IntRange, When
 from hybrid_flax.sweep.trials import check_config
-from hybrid_flax.train.pace import measure_pace, start_seconds
-from hybrid_flax.train.setup import Setup, step_program
-from hybrid_flax.train.step import make_train_step
+from hybrid_flax.training.pace import measure_pace, start_seconds
+from hybrid_flax.training.setup import Setup, step_program
+from hybrid_flax.training.step import make_train_step
 from hybrid_flax.units import format_duration
 
 __all__ = ["Group", "group_trials", "print_sweep_plan", "space_text"]

@@ -29,7 +29,7 @@ from hybrid_flax.report.sweep_plan import space_text
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.importance import is_number, is_numeric, parameter_importances
 from hybrid_flax.sweep.tables import best_first, by_repeats, short_names, varying
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.training.folder import RunFolder
 
 __all__ = ["sweep_page", "write_sweep_report"]
 

@@ -18,7 +18,7 @@ from hybrid_flax.jobs.queue import ENDED, Standing
 from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.jobs.view import View, format_value
 from hybrid_flax.tasks.base import Metric
-from hybrid_flax.train.signals import stopped_by
+from hybrid_flax.training.signals import stopped_by
 from hybrid_flax.units import markdown_table
 
 __all__ = ["REPEATS", "SweepTable", "best_first", "best_of", "by_repeats", "print_end", "short_names", "varying"]

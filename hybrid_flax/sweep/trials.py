@@ -10,7 +10,7 @@ from hybrid_flax.config import config_hash, value_at, with_values
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.jobs.trial import Trial, values_text
 from hybrid_flax.sweep.space import Setting, draw, has_spaces
-from hybrid_flax.train.setup import Setup, make_setup
+from hybrid_flax.training.setup import Setup, make_setup
 
 __all__ = [
     "check_config",

@@ -25,9 +25,9 @@ from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.report import comparison as report_module
 from hybrid_flax.report.comparison_tables import markdown, write_tables
 from hybrid_flax.runs import load_run
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.signals import Interrupted
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 

@@ -5,7 +5,7 @@ import tiny
 
 from hybrid_flax.data.folders import given_splits, print_left_out, split_of
 from hybrid_flax.data.readers import read_splits
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training.setup import make_setup
 
 
 def fill(folder, *names):

@@ -54,8 +54,8 @@ def _train_runs(folder: Path) -> None:
     from rich.console import Console
 
     from hybrid_flax.config import load_config
-    from hybrid_flax.train.loop import train
-    from hybrid_flax.train.signals import Interrupt, Interrupted
+    from hybrid_flax.training.loop import train
+    from hybrid_flax.training.signals import Interrupt, Interrupted
 
     class At(Interrupt):
         def __init__(self, last: int | None):

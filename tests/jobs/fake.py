@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hybrid_flax.jobs.executor import Ended
 from hybrid_flax.jobs.trial import TrialFolder
-from hybrid_flax.train.writers import JsonlWriter, read_jsonl
+from hybrid_flax.training.writers import JsonlWriter, read_jsonl
 
 __all__ = ["FakeExecutor", "loss_of"]
 

@@ -8,9 +8,9 @@ from hybrid_flax.config import experiment_name, load_config
 from hybrid_flax.errors import one_line
 from hybrid_flax.jobs.executor import Ended
 from hybrid_flax.jobs.trial import TrialFolder
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.signals import Interrupted
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.signals import Interrupted
 
 __all__ = ["InProcessExecutor"]
 

@@ -16,8 +16,8 @@ sys.path[:0] = [f"{__file__.rpartition('/')[0]}/..", __file__.rpartition("/")[0]
 import tiny  # noqa: E402
 
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, train_lanes  # noqa: E402
-from hybrid_flax.train.loop import train  # noqa: E402
-from hybrid_flax.train.setup import make_setup  # noqa: E402
+from hybrid_flax.training.loop import train  # noqa: E402
+from hybrid_flax.training.setup import make_setup  # noqa: E402
 
 QUIET = Console(quiet=True)
 

@@ -16,7 +16,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.jobs.claims import FileClaims, PostgresClaims
 from hybrid_flax.jobs.study import open_store, open_study
 from hybrid_flax.locks import is_locked
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.writers import read_jsonl
 
 WORKER = Path(__file__).with_name("worker_script.py")
 SWEEP = """

@@ -19,8 +19,8 @@ from hybrid_flax.jobs.status import read_status
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.locks import is_locked
 from hybrid_flax.sweep.definition import read_sweep
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.writers import read_jsonl
 
 SWEEP = """
 from hybrid_flax.sweep.space import axis, product

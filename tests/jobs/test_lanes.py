@@ -11,14 +11,14 @@ from rich.console import Console
 
 from hybrid_flax.files import read_json
 from hybrid_flax.jobs.lanes import open_session, prepare_paces, program_of, train_lanes
-from hybrid_flax.train.checkpoint import Checkpoints
-from hybrid_flax.train.diagnose import TrainingFailed
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.session import start_position
-from hybrid_flax.train.setup import make_setup
-from hybrid_flax.train.signals import Interrupted
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.checkpoint import Checkpoints
+from hybrid_flax.training.diagnose import TrainingFailed
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.session import start_position
+from hybrid_flax.training.setup import make_setup
+from hybrid_flax.training.signals import Interrupted
+from hybrid_flax.training.writers import read_jsonl
 
 QUIET = Console(quiet=True)
 FIXED = {"train__steps": 100, "train__log_every": 10, "eval__every": 20, "train__checkpoint_every": 30}
@@ -270,7 +270,7 @@ def test_devices_share_the_lanes(num_devices, text, tmp_path):
 
 def test_a_fault_of_one_run_does_not_end_the_others(text, tmp_path, monkeypatch):
     """A folder that is gone, or a disk that is full, is the end of one lane."""
-    from hybrid_flax.train.session import Session
+    from hybrid_flax.training.session import Session
 
     right = Session.after_step
 

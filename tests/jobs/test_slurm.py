@@ -15,7 +15,7 @@ from hybrid_flax.jobs.executor import trial_command
 from hybrid_flax.jobs.slurm import SlurmExecutor, parse_parameters
 from hybrid_flax.jobs.trial import TrialFolder
 from hybrid_flax.sweep.definition import read_sweep
-from hybrid_flax.train.writers import read_jsonl
+from hybrid_flax.training.writers import read_jsonl
 
 engines.library("submitit")
 

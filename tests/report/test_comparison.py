@@ -16,7 +16,7 @@ from hybrid_flax.report.comparison import write_report
 from hybrid_flax.report.comparison_tables import markdown, write_tables
 from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.drawings import _validation_curve
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 ROWS = (Row("lstm", True), Row("attn", True), Row("gate:lstm+attn", False))
 COLUMNS = (

@@ -17,7 +17,7 @@ from hybrid_flax.report.disagreement import most_disputed
 from hybrid_flax.report.evaluation import evaluate_run, print_classes
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.tag import make_tagging
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 RNG = np.random.default_rng(0)
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.report.finish import finish_run
-from hybrid_flax.train.folder import RunFolder
-from hybrid_flax.train.loop import train
-from hybrid_flax.train.session import evaluate_split
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training.folder import RunFolder
+from hybrid_flax.training.loop import train
+from hybrid_flax.training.session import evaluate_split
+from hybrid_flax.training.setup import make_setup
 
 
 def trained(config, folder, capsys):

@@ -4,7 +4,7 @@ import json
 
 from hybrid_flax.report.model_card import model_card
 from hybrid_flax.runs import load_run
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.training.folder import RunFolder
 
 
 def test_it_says_what_there_is(finished):

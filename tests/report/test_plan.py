@@ -11,8 +11,8 @@ from rich.console import Console
 from hybrid_flax.models.build import init_params
 from hybrid_flax.models.model import layer_mixer
 from hybrid_flax.report.plan import make_plan, print_plan
-from hybrid_flax.train.setup import make_setup
-from hybrid_flax.train.step import init_train_state
+from hybrid_flax.training.setup import make_setup
+from hybrid_flax.training.step import init_train_state
 from hybrid_flax.typing import Segments
 
 PATTERNS = {

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from hybrid_flax.report.preview import print_preview
-from hybrid_flax.train.setup import make_setup
+from hybrid_flax.training.setup import make_setup
 
 
 def preview(capsys, path, **changes):

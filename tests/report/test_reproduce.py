@@ -10,7 +10,7 @@ import tiny
 
 from hybrid_flax import cli
 from hybrid_flax.report.reproduce import reproduce_command
-from hybrid_flax.train.folder import RunFolder
+from hybrid_flax.training.folder import RunFolder
 
 CHANGES = {"train__steps": 2, "train__log_every": 1}
 
@@ -50,7 +50,7 @@ def test_a_committed_file_is_checked_out(text, tmp_path, monkeypatch):
     for command in ("init -q", "add tiny_experiment.py", "-c user.name=a -c user.email=b commit -qm one"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
-    monkeypatch.setattr("hybrid_flax.train.folder._git_revision", lambda: head.stdout.strip())
+    monkeypatch.setattr("hybrid_flax.training.folder._git_revision", lambda: head.stdout.strip())
     for name in ("committed", "changed"):
         assert cli.main([f"--config={experiment}", f"--workdir={tmp_path / name}"]) == 0
         command = reproduce_command(tmp_path / name, trust=True)

@@ -11,8 +11,8 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.report.sweep_plan import group_trials, print_sweep_plan
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.sweep.trials import check_config
-from hybrid_flax.train.pace import Pace
-from hybrid_flax.train.step import make_train_step
+from hybrid_flax.training.pace import Pace
+from hybrid_flax.training.step import make_train_step
 
 SWEEP = """
 from hybrid_flax.sweep.space import *

@@ -22,7 +22,7 @@ from hybrid_flax.report.sweep_report import write_sweep_report
 from hybrid_flax.sweep.definition import Sweep
 from hybrid_flax.sweep.space import choice, float_range
 from hybrid_flax.sweep.tables import best_first, best_of
-from hybrid_flax.train import devices
+from hybrid_flax.training import devices
 
 METRICS = {"loss": LOSS, "accuracy": ACCURACY}
 PATTERNS = ("lstm", "gate:rglru+swa", "cascade:lstm+<attn>")

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 NAMES, PLACES, WORDS = ("ann", "bo", "cy"), ("rome", "oslo"), ("a", "film", "to", "sing", "at", "night")
 

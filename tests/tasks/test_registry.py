@@ -17,7 +17,7 @@ from hybrid_flax.tasks.base import Metric, Task, describe, find_metric
 from hybrid_flax.tasks.classify import make_classification
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.tasks.registry import check_task, make_task
-from hybrid_flax.train.loop import train
+from hybrid_flax.training.loop import train
 
 
 @pytest.mark.parametrize(
