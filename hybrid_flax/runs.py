@@ -8,8 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
+from hybrid_flax.console import make_console
 from hybrid_flax.insides import Insides, read_attention, read_gates
 from hybrid_flax.predict import Prediction, predict
 from hybrid_flax.report.evaluation import open_split
@@ -87,7 +86,7 @@ def train(
     """
     set_up_jax()
     folder = default_folder("notebook", config) if workdir is None else str(workdir)
-    console = Console(quiet=True) if quiet else None
+    console = make_console(quiet=True) if quiet else None
     run, results = train_loop(
         config, folder, console=console, changed_data=changed_data, changed_schedule=changed_schedule
     )

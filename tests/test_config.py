@@ -79,12 +79,12 @@ def test_no_whole_numbers(text):
 
 
 def test_mixers_that_are_not_registered_are_told_from_options():
-    saved = {"model": {"pattern": ""}, "mixers": {"swa": {}, "window": {}, "rms": {}, "own": {}}}
+    saved = base_config().to_dict() | {"mixers": {"swa": {}, "window": {}, "rms": {}, "own": {}}}
     for pattern, unknown in (
         ("swa@window=3,lstm@output_norm=rms", []),
-        ("add:own@size=2+swa@window=3", ["own"]),
-        ("gate:add:window+swa+rms", ["rms", "window"]),
-        ("outer@own=3:bi:lstm+swa, outer:lstm+swa", ["outer"]),
+        ("add:own@size=2+swa@window=3", ["mixer own"]),
+        ("gate:add:window+swa+rms", ["mixer rms", "mixer window"]),
+        ("outer@own=3:bi:lstm+swa, outer:lstm+swa", ["fusion outer"]),
         ("::,+@", []),
     ):
         saved["model"]["pattern"] = pattern

@@ -9,7 +9,7 @@ FAULTS = faults.read_faults()
 def test_there_are_enough_in_every_part():
     parts = {fault.file.split("/")[1].removesuffix(".py") for fault in FAULTS}
     assert len(FAULTS) >= 40
-    assert {"ops", "cells", "mixers", "data", "models", "tasks", "train", "sweep", "compare"} <= parts
+    assert {"ops", "cells", "mixers", "data", "models", "tasks", "training", "sweep", "compare"} <= parts
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
