@@ -144,7 +144,7 @@ class RunFolder:
                 f"{self.path} was trained on other data: {few_of(changes)}; restore them, use another --workdir, or go "
                 "on all the same with --changed_data, which keeps the tokenizer and the labels of the run"
             )
-        return News(f"going on with other data: {few_of(changes)}" if changes else "", ends)
+        return News(few_of(changes), ends)
 
     def note_data(self, source: Source) -> None:
         """Note that the run goes on with `source`, and what it was trained on before."""

@@ -113,6 +113,8 @@ class Session:
             self.ended = self.is_over(self.start) and self.folder.has_results(self.start)
             if not self.ended:
                 self._begin(news, end, experiment_name)
+            elif news.data:
+                self.progress.message(f"nothing is trained on other data, as the run is finished: {news.data}")
         except BaseException:
             self._stack.close()
             raise
@@ -269,7 +271,7 @@ class Session:
         for reason in checkpoints.damaged.values():
             self.progress.message(f"{reason}; it is set aside in {self.folder.damaged}")
         checkpoints.set_aside(self.folder.damaged)
-        for change in filter(None, (*news, end)):
+        for change in filter(None, (news.data and f"going on with other data: {news.data}", news.end, end)):
             self.progress.message(change)
         for note in self.setup.notes:
             self.progress.message(note)

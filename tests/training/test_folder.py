@@ -75,7 +75,8 @@ def test_other_data_are_refused_and_go_on_only_when_asked(change, tmp_path, monk
     config = tiny.tiny_config(data, **CHANGES)
     cut_off(config, tmp_path / "run", 5, monkeypatch)
     before = (tmp_path / "run" / "tokenizer.json").read_bytes()
-    data.write_text(change(data.read_text()))
+    original = data.read_text()
+    data.write_text(change(original))
     evaluate_run(tmp_path / "run", "valid", None)
     assert "these are not the data that it was trained on: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"run was trained on other data: .*tokens, [0-9a-f]{16}.*--changed_data"):
@@ -90,6 +91,10 @@ def test_other_data_are_refused_and_go_on_only_when_asked(change, tmp_path, monk
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(about["earlier_data"]) == 1 and about["data"] != about["earlier_data"][0]
     train(config, tmp_path / "run", changed_data=True)  # they are the run's now
+    data.write_text(original)
+    capsys.readouterr()
+    train(config, tmp_path / "run", changed_data=True)
+    assert "nothing is trained on other data, as the run is finished: " in " ".join(capsys.readouterr().out.split())
 
 
 def test_data_that_came_back_go_on(tmp_path, monkeypatch):
