@@ -54,7 +54,7 @@ HOSTILE = [
     (rows('axis("model.pattern", ["lstm", "lsmt"])'), "grid", r"trial 1 .*nearest: lstm"),
     (rows('axis("model.pattern", ["cascad:lstm+attn"])'), "grid", r"trial 0 .*nearest: cascade"),
     (rows('axis("model.pattern", ["lstm", "bi:swa@windw=3"])'), "grid", r"trial 1 .*option 'windw' of swa; nearest"),
-    (rows('axis("model.pattern", ["add:lstm+swa@num_heads=3"])'), "grid", r"layer 'swa@num_heads=3@window=4': .*width 8"),
+    (rows('axis("model.pattern", ["add:lstm+swa@num_heads=3"])'), "grid", r"layer 'swa@num_heads=3@window=4': .* 8"),
     (rows('axis("mixers.swa.num_heads", [2, 3])'), "grid", r"trial 1 .*must divide the width 8"),
     (rows('product(axis("model.width", [8, 9]), axis("seed", [0]))'), "grid", r"trial 1 .*must divide the width 9"),
     (rows('axis("data.path", ["no/such.txt"])'), "grid", r"trial 0 .*no/such.txt"),
