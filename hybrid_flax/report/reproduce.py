@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hybrid_flax.config import ConfigError, apply_overrides, check_trust, config_hash, flatten, load_config, with_values
 from hybrid_flax.files import reading
+from hybrid_flax.flags import command
 from hybrid_flax.training.course import ENDS, check_course
 from hybrid_flax.training.experiment_source import is_same_source, module_path
 from hybrid_flax.training.folder import RunFolder
@@ -22,7 +23,7 @@ __all__ = ["Command", "reproduce_command"]
 class Command(NamedTuple):
     """text: for a shell, with the git revision to check out, and the source of the experiment to restore.
 
-    arguments: of launch.py, for one command after another. copies: files or folders (from, to) that they need.
+    arguments: of the command line, for one command after another. copies: files or folders (from, to) that they need.
     """
 
     text: str
@@ -79,7 +80,7 @@ def reproduce_command(
     lines = [
         *_checkout(revision),
         *_restoring(copies),
-        *(path + shlex.join(["python", "launch.py", *arguments]) for arguments in commands),
+        *(path + shlex.join([*command().split(), *arguments]) for arguments in commands),
         f"# {' '.join(where.split())}",
     ]
     return Command("\n".join(lines), commands, copies)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybrid_flax.compare.statistics import LEVEL, mean_interval
 from hybrid_flax.errors import ConfigError
+from hybrid_flax.flags import command
 from hybrid_flax.jobs.queue import Standing
 from hybrid_flax.jobs.trial import values_text
 from hybrid_flax.report import page
@@ -148,8 +149,8 @@ def _best(sweep, ranking, workdir) -> Iterator[str]:
     except ConfigError as error:
         yield page.text(f"There is no command for that: {error}")
     yield page.text("For a figure of data that took no part in the choice, which this one is not:")
-    command = ["python", "launch.py", "eval", f"--workdir={workdir / best.run}", "--split=test"]
-    yield page.preformatted(shlex.join(command))
+    words = [*command().split(), "eval", f"--workdir={workdir / best.run}", "--split=test"]
+    yield page.preformatted(shlex.join(words))
 
 
 def _swept(sweep, ranking):

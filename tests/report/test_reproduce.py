@@ -35,7 +35,7 @@ def test_an_untracked_file_is_restored(run, tmp_path, capsys):
     (arguments,) = command.arguments
     restored = next(word.removeprefix("--config=") for word in arguments if word.startswith("--config="))
     assert "raise RuntimeError" not in Path(restored).read_text() and not (tmp_path / "x").exists()
-    assert shlex.join(["python", "launch.py", *arguments]) in command.text
+    assert shlex.join(["hybrid-flax", *arguments]) in command.text
     assert experiment.read_text() == "raise RuntimeError\n", "nothing of the user's is written over"
     shutil.rmtree(f"{folder}-again-source")
     assert cli.main(["reproduce", str(folder), "--trust", "--run"]) == 0
