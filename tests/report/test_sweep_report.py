@@ -261,7 +261,8 @@ def test_a_sweep_that_trains(tmp_path):
         path.parent.name: json.loads(path.read_text())["valid"]["loss"] for path in workdir.glob("*/results.json")
     }
     best = min(losses, key=losses.get)
-    assert len(losses) == 4 and " ".join(reproduce_command(workdir / best, trust=True).text.split()) in text
+    again = reproduce_command(workdir / best, trust=True).text.replace("hybrid-flax ", "python launch.py ")
+    assert len(losses) == 4 and " ".join(again.split()) in text
     assert f"python launch.py eval --workdir={workdir / best} --split=test" in text
     assert {path.stem for path in (workdir / "plots").iterdir()} == {
         "curves", "importance", "parallel", "parameter-model.pattern", "parameter-optim.learning_rate"
