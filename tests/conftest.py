@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import tempfile
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from jobs import postgres, slurm_cluster  # noqa: E402
 from hybrid_flax import registration  # noqa: E402
 from hybrid_flax.certify import subjects  # noqa: E402
 from hybrid_flax.cli import main  # noqa: E402
+from hybrid_flax.mixers import registry  # noqa: E402
 from hybrid_flax.training import hooks  # noqa: E402
 
 jax.config.update("jax_enable_compilation_cache", False)
@@ -70,14 +72,30 @@ def _processes_share_a_compile_cache(tmp_path_factory):
         yield
 
 
+@contextmanager
+def _given_back():
+    """What is registered meanwhile is not, afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for table in (*registration.SECTIONS.values(), registration.METRICS, registration.READERS):
+            patch.setattr(table, "_entries", {name: table[name] for name in table})
+        patch.setattr(hooks, "_hooks", dict(hooks._hooks))
+        for table in ("_primitives", "_fusions"):
+            patch.setattr(registry, table, dict(getattr(registry, table)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_a_file_registers_is_given_back():
+    with _given_back():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _what_is_registered_is_given_back(monkeypatch):
+def _what_is_registered_is_given_back(_what_a_file_registers_is_given_back):
     """No test has what another has registered, nor takes an experiment for one that has run already."""
-    for table in (*registration.SECTIONS.values(), registration.METRICS, registration.READERS):
-        monkeypatch.setattr(table, "_entries", {name: table[name] for name in table})
-    monkeypatch.setattr(hooks, "_hooks", dict(hooks._hooks))
     before = set(sys.modules)
-    yield
+    with _given_back():
+        yield
     for name in set(sys.modules) - before:
         if name.startswith("experiment_"):
             del sys.modules[name]

@@ -10,7 +10,6 @@ import tiny
 from hybrid_flax import registered_mixers
 from hybrid_flax.certify import certify
 from hybrid_flax.config import apply_overrides
-from hybrid_flax.mixers import registry
 from hybrid_flax.sweep.definition import read_sweep
 from hybrid_flax.training.loop import train
 
@@ -33,12 +32,6 @@ BLOCKS = {
 def _promotion_is_what_users_have():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
-
-
-@pytest.fixture(autouse=True)
-def _names_are_given_back(monkeypatch):
-    monkeypatch.setattr(registry, "_primitives", dict(registry._primitives))
-    monkeypatch.setattr(registry, "_fusions", dict(registry._fusions))
 
 
 @pytest.mark.parametrize("place", BLOCKS)

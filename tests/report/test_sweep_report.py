@@ -261,7 +261,9 @@ def test_a_sweep_that_trains(tmp_path):
         path.parent.name: json.loads(path.read_text())["valid"]["loss"] for path in workdir.glob("*/results.json")
     }
     best = min(losses, key=losses.get)
-    again = reproduce_command(workdir / best, trust=True).text.replace("hybrid-flax ", "python launch.py ")
+    again = reproduce_command(workdir / best, experiment=str(experiment)).text.replace(
+        "hybrid-flax ", "python launch.py "
+    )
     assert len(losses) == 4 and " ".join(again.split()) in text
     assert f"python launch.py eval --workdir={workdir / best} --split=test" in text
     assert {path.stem for path in (workdir / "plots").iterdir()} == {
