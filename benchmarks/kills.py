@@ -208,6 +208,7 @@ def disturb_job(
     texts = [end.output for end in ends] + [path.read_text(errors="replace") for path in folder.rglob("output.log")]
     traces = [text for text in texts if "Traceback (most recent call last)" in text]
     if traces:
+        print(traces[0][-4000:], flush=True)
         return Result(job.name, kind, "traceback", f"{what}: {_last_error(traces[0])}")
     if problem:
         return Result(job.name, kind, "lost", f"{what}: {problem}")
