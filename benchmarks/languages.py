@@ -28,7 +28,7 @@ from hybrid_flax.config import ConfigError, apply_overrides, load_config, valida
 from hybrid_flax.jobs.machine import share_of, visible_gpus
 from hybrid_flax.models.build import init_params
 from hybrid_flax.tasks.base import describe
-from hybrid_flax.training.session import evaluate_split
+from hybrid_flax.training.evaluate import evaluate_split
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import init_train_state, make_train_step
 

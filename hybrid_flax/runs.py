@@ -15,12 +15,11 @@ from hybrid_flax.report.evaluation import open_split
 from hybrid_flax.report.finish import finish_run
 from hybrid_flax.report.sample import sample
 from hybrid_flax.training.devices import set_up_jax
-from hybrid_flax.training.evaluate import evaluate
+from hybrid_flax.training.evaluate import evaluate, split_batches
 from hybrid_flax.training.experiment_source import register_own
 from hybrid_flax.training.folder import Run, default_folder
 from hybrid_flax.training.load import read_run
 from hybrid_flax.training.loop import train as train_loop
-from hybrid_flax.training.session import split_batches
 
 __all__ = ["OpenRun", "load_run", "train"]
 

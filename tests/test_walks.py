@@ -146,8 +146,8 @@ def test_wrong_walks_are_noticed(trace):
         in_order(WALKS["A trial, from definition to page"][::-1], trace)
     with pytest.raises(AssertionError, match="is not called"):
         in_order([*walk, ("training/step.py", "nothing")], trace)
-    without = [place for place in walk if place[0] != "training/session.py"]
-    assert strangers(in_order(without, trace)) == {"training/session.py"}
+    without = [place for place in walk if place[0] != "training/position.py"]
+    assert strangers(in_order(without, trace)) == {"training/position.py"}
     assert num_returns([("a.py", "f"), ("a.py", "g"), ("b.py", "f"), ("a.py", "f"), ("b.py", "f")]) == 2
     up = Call(("sweep/run.py", "run_sweep"), ("sweep/definition.py",))
     assert climbs([up._replace(place=("report/page.py", "text"), stack=("report/sweep_report.py",))]) == []

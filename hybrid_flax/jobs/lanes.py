@@ -17,18 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.training.diagnose import TrainingFailed
-from hybrid_flax.training.evaluate import add_up
+from hybrid_flax.training.evaluate import add_up, eval_params, evaluate_split, split_batches
 from hybrid_flax.training.pace import measure_pace, quickest
 from hybrid_flax.training.parallel import make_lanes, make_parallel
-from hybrid_flax.training.session import (
-    Due,
-    Position,
-    Session,
-    eval_params,
-    evaluate_split,
-    fresh_position,
-    split_batches,
-)
+from hybrid_flax.training.position import Position, fresh_position
+from hybrid_flax.training.session import Due, Session
 from hybrid_flax.training.setup import Setup, step_program
 from hybrid_flax.training.signals import Interrupted
 from hybrid_flax.training.step import make_train_step

@@ -20,9 +20,9 @@ from hybrid_flax.models.model import SequenceModel, layer_mixer
 from hybrid_flax.models.swap import unscanned
 from hybrid_flax.tasks.base import Task
 from hybrid_flax.tasks.registry import make_task
+from hybrid_flax.training.evaluate import split_batches
 from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.training.load import read_run
-from hybrid_flax.training.session import split_batches
 from hybrid_flax.training.setup import read_source
 from hybrid_flax.typing import Batch, Mixer, Params
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from hybrid_flax.data.tags import are_spans
 from hybrid_flax.tasks.registry import label_kind, make_task
+from hybrid_flax.training.evaluate import split_batches
 from hybrid_flax.training.folder import Run
 from hybrid_flax.training.load import read_run
-from hybrid_flax.training.session import split_batches
 from hybrid_flax.training.setup import read_source
 from hybrid_flax.training.step import apply_model
 

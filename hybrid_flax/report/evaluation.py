@@ -16,12 +16,11 @@ from hybrid_flax.data.tags import span_types
 from hybrid_flax.models.build import model_is_bounded
 from hybrid_flax.tasks.base import Task, describe
 from hybrid_flax.tasks.registry import make_task
-from hybrid_flax.training.evaluate import add_up
+from hybrid_flax.training.evaluate import add_up, eval_length, split_batches
 from hybrid_flax.training.folder import Run, RunFolder
 from hybrid_flax.training.load import read_run
 from hybrid_flax.training.parallel import Parallel, check_rows, make_parallel
 from hybrid_flax.training.progress import track
-from hybrid_flax.training.session import eval_length, split_batches
 from hybrid_flax.training.setup import read_source
 
 __all__ = ["evaluate_run", "open_split", "print_classes"]

@@ -9,7 +9,7 @@ from hybrid_flax.config import ConfigError
 from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import Tokenizer, WordTokenizer
 from hybrid_flax.tasks.registry import label_kind
-from hybrid_flax.training.session import eval_length
+from hybrid_flax.training.evaluate import eval_length
 from hybrid_flax.training.setup import Setup
 from hybrid_flax.typing import Batch
 

@@ -6,14 +6,18 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from hybrid_flax.data.sources import Source
 from hybrid_flax.models.build import CARRIED_CAPACITY
 from hybrid_flax.models.model import SequenceModel
 from hybrid_flax.tasks.base import Task
+from hybrid_flax.tasks.registry import label_kind
 from hybrid_flax.training.parallel import Parallel
+from hybrid_flax.training.setup import Setup
+from hybrid_flax.training.state import TrainState
 from hybrid_flax.training.step import make_eval_step
 from hybrid_flax.typing import Batch, Params
 
-__all__ = ["Track", "add_up", "evaluate"]
+__all__ = ["Track", "add_up", "eval_length", "eval_params", "evaluate", "evaluate_split", "split_batches"]
 
 Track: TypeAlias = Callable[[Sequence[int]], Iterable[int]]
 
@@ -63,6 +67,48 @@ def add_up(
         total = sums if total is None else {name: total[name] + sums[name] for name in total}
     assert total is not None  # there is a batch: its rows were counted above
     return total
+
+
+def evaluate_split(
+    setup: Setup,
+    config: Any,
+    params: Params,
+    split: str,
+    *,
+    carried: bool = False,
+    max_batches: int = 0,
+    track: Track = iter,
+) -> dict[str, float]:
+    """Metrics of `params` on one split, as config.eval says; the rest as in `evaluate`."""
+    return evaluate(
+        setup.model,
+        setup.task,
+        params,
+        split_batches(setup.source, config, split, carried),
+        setup.parallel,
+        carried=carried,
+        max_batches=max_batches,
+        track=track,
+    )
+
+
+def eval_length(config: Any, source: Source) -> int:
+    """Tokens of a row in evaluation: eval.length, or that of training, which cuts what is longer.
+
+    Where tags are scored it is the longest example of any split: a tag that is cut off would be none to find.
+    """
+    longest = max((length for split in source.splits.values() for length in split.lengths), default=0)
+    return config.eval.length or (longest if label_kind(config.task.name) == "tags" else config.data.length)
+
+
+def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[Batch]:
+    """The batches of one split, as config.eval says."""
+    return source.splits[split].batches(config.eval.batch_size, eval_length(config, source), carried)
+
+
+def eval_params(state: TrainState) -> Params:
+    """The parameters that are evaluated: their running mean where there is one."""
+    return state.params if state.ema is None else state.ema
 
 
 def _local(tree, rows):

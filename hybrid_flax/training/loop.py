@@ -9,9 +9,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from hybrid_flax.training.evaluate import eval_params, evaluate_split
 from hybrid_flax.training.folder import Run, RunFolder
 from hybrid_flax.training.parallel import any_process
-from hybrid_flax.training.session import Position, Session, eval_params, evaluate_split
+from hybrid_flax.training.position import Position
+from hybrid_flax.training.session import Session
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.signals import Interrupt, Interrupted, stop_on_signals
 from hybrid_flax.training.step import make_train_step

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hybrid_flax.training.session import fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import Setup
 from hybrid_flax.training.step import make_train_step
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,27 +12,23 @@ import numpy as np
 from rich.console import Console
 
 from hybrid_flax.config import ConfigError
-from hybrid_flax.data.sources import Source, cut_rows
-from hybrid_flax.data.vectors import read_vectors
+from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.files import write_json
-from hybrid_flax.models.build import CARRIED_CAPACITY, init_params
-from hybrid_flax.models.embedding import replace_rows
-from hybrid_flax.tasks.registry import label_kind
 from hybrid_flax.training.checkpoint import Checkpoints, Damaged, SaveFailed
 from hybrid_flax.training.course import check_course
 from hybrid_flax.training.diagnose import TrainingFailed, explain_failure
-from hybrid_flax.training.evaluate import Track, evaluate
+from hybrid_flax.training.evaluate import eval_length, eval_params
 from hybrid_flax.training.experiment_source import is_same_source, save_source
 from hybrid_flax.training.folder import News, Run, RunFolder
 from hybrid_flax.training.hooks import RunView, call_hooks, has_hooks
 from hybrid_flax.training.loggers import Loggers
-from hybrid_flax.training.optimizer import leaf_kinds, make_unit_schedule
+from hybrid_flax.training.optimizer import make_unit_schedule
 from hybrid_flax.training.parallel import any_process
 from hybrid_flax.training.peak import peak_memory
+from hybrid_flax.training.position import Position, restore_position, start_position
 from hybrid_flax.training.progress import Progress
 from hybrid_flax.training.setup import Setup
 from hybrid_flax.training.state import TrainState
-from hybrid_flax.training.step import init_train_state
 from hybrid_flax.training.warm_start import check_source, read_warm_start
 from hybrid_flax.training.writers import (
     JsonlWriter,
@@ -43,26 +39,8 @@ from hybrid_flax.training.writers import (
     read_jsonl,
     truncate_jsonl,
 )
-from hybrid_flax.typing import Batch, Params, PyTree
 
-__all__ = [
-    "Due",
-    "Position",
-    "Session",
-    "eval_length",
-    "eval_params",
-    "evaluate_split",
-    "fresh_position",
-    "split_batches",
-    "start_position",
-]
-
-
-class Position(NamedTuple):
-    """All that moves, as it is checkpointed: a run is this and its config."""
-
-    state: TrainState
-    carry: PyTree
+__all__ = ["Due", "Session"]
 
 
 class Due(NamedTuple):
@@ -188,11 +166,11 @@ class Session:
     def judged_state(self, position: Position) -> TrainState:
         """The state that final metrics are of: the last one, or with eval.best that of the best evaluation."""
         best = self._checkpoints.best()
-        if not self.config.eval.best or best == int(position.state.step):
+        if not self.config.eval.best or best is None or best == int(position.state.step):
             return position.state
         self.wait()
         try:
-            return _restore(self.setup, self._checkpoints, best, position).state
+            return restore_position(self.setup, self._checkpoints, best, position).state
         except Damaged as error:
             raise ConfigError(f"{error}; it is the best, which eval.best=true goes by") from error
 
@@ -374,114 +352,6 @@ class Session:
             if not np.isfinite(metrics[name]):
                 raise TrainingFailed(f"step {step}: eval/{name} is not finite, while train/loss is")
         return {f"eval/{name}": value for name, value in metrics.items()}
-
-
-def evaluate_split(
-    setup: Setup,
-    config: Any,
-    params: Params,
-    split: str,
-    *,
-    carried: bool = False,
-    max_batches: int = 0,
-    track: Track = iter,
-) -> dict[str, float]:
-    """Metrics of `params` on one split, as config.eval says; the rest as in `evaluate`."""
-    return evaluate(
-        setup.model,
-        setup.task,
-        params,
-        split_batches(setup.source, config, split, carried),
-        setup.parallel,
-        carried=carried,
-        max_batches=max_batches,
-        track=track,
-    )
-
-
-def eval_length(config: Any, source: Source) -> int:
-    """Tokens of a row in evaluation: eval.length, or that of training, which cuts what is longer.
-
-    Where tags are scored it is the longest example of any split: a tag that is cut off would be none to find.
-    """
-    longest = max((length for split in source.splits.values() for length in split.lengths), default=0)
-    return config.eval.length or (longest if label_kind(config.task.name) == "tags" else config.data.length)
-
-
-def split_batches(source: Source, config: Any, split: str, carried: bool = False) -> Sequence[Batch]:
-    """The batches of one split, as config.eval says."""
-    return source.splits[split].batches(config.eval.batch_size, eval_length(config, source), carried)
-
-
-def eval_params(state: TrainState) -> Params:
-    """The parameters that are evaluated: their running mean where there is one."""
-    return state.params if state.ema is None else state.ema
-
-
-def start_position(setup: Setup, config: Any, checkpoints: Checkpoints) -> Position:
-    """The position of the newest checkpoint that is whole, or that before the first step, on its devices.
-
-    Those that turn out to be damaged are left out. Raises ConfigError in one line where none of them is whole.
-    """
-    steps = checkpoints.steps()
-    if not steps and not checkpoints.damaged:
-        return fresh_position(setup, config)
-    like = fresh_position(setup, config, starts=False)
-    for step in steps:
-        try:
-            return _restore(setup, checkpoints, step, like)
-        except Damaged as error:
-            checkpoints.leave_out(step, str(error))
-    raise ConfigError(f"no checkpoint is whole: {'; '.join(checkpoints.damaged.values())}; use another --workdir")
-
-
-def fresh_position(setup: Setup, config: Any, *, starts: bool = True) -> Position:
-    """The position before the first step; starts: with what config.model.vectors and setup.start give, if anything."""
-    parallel, model = setup.parallel, setup.model
-    key_params, key_steps = jax.random.split(jax.random.key(config.seed))
-    params = jax.jit(init_params, static_argnums=0)(model, key_params)
-    if config.model.init_scale != 1.0:
-        scales = {"matrix": config.model.init_scale}
-        params = jax.tree.map(lambda leaf, kind: leaf * scales.get(kind, 1.0), params, leaf_kinds(params))
-    if starts and config.model.vectors:
-        params = _with_vectors(params, config.model, setup.source.tokenizer)
-    if starts and setup.start is not None:
-        params = setup.start.apply(params)
-    state = parallel.put_state(init_train_state(params, setup.hparams, setup.traits, key_steps))
-    carry = ()
-    if setup.carried:
-        fresh = model.init_state(setup.batch_size, CARRIED_CAPACITY)
-        rows = parallel.rows(setup.batch_size)
-        carry = parallel.put_rows(jax.tree.map(lambda leaf: leaf[rows], fresh))
-    return Position(state, carry)
-
-
-def _restore(setup, checkpoints, step, like) -> Position:
-    """The position that was saved after `step` updates, placed as `like` is. Raises Damaged, and ConfigError."""
-    parallel = setup.parallel
-    try:
-        restored = checkpoints.restore(step, Position(like.state, parallel.get_rows(like.carry)))
-    except Damaged:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    carry = parallel.put_rows(restored.carry) if parallel.kind == "pmap" else restored.carry
-    return Position(restored.state, carry)
-
-
-def _with_vectors(params, model, tokenizer):
-    """Initial parameters whose embedding has the vectors of known words."""
-    try:
-        vectors = read_vectors(model.vectors, tokenizer, model.embedding_width or model.width)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    known, total = len(vectors.ids), tokenizer.vocab_size - 1
-    print(
-        f"{model.vectors}: vectors of {known:,} of {total:,} words ({100 * known / total:.1f} %), "
-        f"{vectors.lowered:,} of them by lower case"
-    )
-    ids, rows = jax.device_put((vectors.ids, vectors.rows))
-    return params | {"embed": replace_rows(params["embed"], ids, rows)}
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from hybrid_flax.training.checkpoint import Checkpoints
 from hybrid_flax.training.diagnose import TrainingFailed
 from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.training.loop import train
-from hybrid_flax.training.session import start_position
+from hybrid_flax.training.position import start_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.signals import Interrupted
 from hybrid_flax.training.writers import read_jsonl

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from hybrid_flax.config import apply_overrides
 from hybrid_flax.report.finish import finish_run
+from hybrid_flax.training.evaluate import evaluate_split
 from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.training.loop import train
-from hybrid_flax.training.session import evaluate_split
 from hybrid_flax.training.setup import make_setup
 
 

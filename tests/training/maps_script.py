@@ -11,7 +11,7 @@ import numpy as np
 
 from hybrid_flax.training.evaluate import evaluate
 from hybrid_flax.training.parallel import make_parallel
-from hybrid_flax.training.session import fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import make_train_step
 

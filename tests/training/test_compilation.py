@@ -11,8 +11,8 @@ from hybrid_flax.generate import generate
 from hybrid_flax.mixers import registry
 from hybrid_flax.models.build import init_params
 from hybrid_flax.runs import load_run
+from hybrid_flax.training.evaluate import evaluate_split
 from hybrid_flax.training.loop import train
-from hybrid_flax.training.session import evaluate_split
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import init_train_state, make_train_step
 

@@ -13,9 +13,8 @@ from hybrid_flax.data.sources import cut_rows
 from hybrid_flax.data.tokenizers import make_tokenizer
 from hybrid_flax.models.build import init_params, make_model
 from hybrid_flax.tasks.lm import make_language_modelling
-from hybrid_flax.training.evaluate import evaluate
+from hybrid_flax.training.evaluate import eval_length, evaluate, split_batches
 from hybrid_flax.training.parallel import make_parallel
-from hybrid_flax.training.session import eval_length, split_batches
 from hybrid_flax.training.setup import read_source
 from hybrid_flax.typing import Segments
 

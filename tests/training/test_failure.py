@@ -15,7 +15,7 @@ from hybrid_flax.runs import load_run
 from hybrid_flax.tasks.lm import make_language_modelling
 from hybrid_flax.training.diagnose import TrainingFailed, explain_failure
 from hybrid_flax.training.loop import train
-from hybrid_flax.training.session import fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import init_train_state, make_train_step
 

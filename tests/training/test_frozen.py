@@ -17,7 +17,7 @@ from hybrid_flax.training.frozen import find_frozen
 from hybrid_flax.training.loop import train
 from hybrid_flax.training.optimizer import OPTIMIZERS
 from hybrid_flax.training.parallel import make_parallel
-from hybrid_flax.training.session import fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import init_train_state, make_train_step
 

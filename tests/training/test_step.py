@@ -10,7 +10,7 @@ from hybrid_flax.models.build import init_params
 from hybrid_flax.models.model import Dropout
 from hybrid_flax.ops.losses import cross_entropy
 from hybrid_flax.training.noise import row_keys
-from hybrid_flax.training.session import fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.step import make_train_step
 

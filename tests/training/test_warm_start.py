@@ -12,8 +12,9 @@ from hybrid_flax import cli
 from hybrid_flax.errors import ConfigError
 from hybrid_flax.models.places import by_place
 from hybrid_flax.runs import load_run
+from hybrid_flax.training.evaluate import evaluate_split
 from hybrid_flax.training.loop import train
-from hybrid_flax.training.session import evaluate_split, fresh_position
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 
 DEEP = {"model__pattern": "gru", "model__depth": 5, "train__steps": 4}
