@@ -26,8 +26,12 @@ TASKS = {
 
 def get_config(arg: str = "cascade:lstm+attn@mqar") -> ConfigDict:
     """arg: LAYERS@TASK."""
-    layers, _, task = (arg or "cascade:lstm+attn@mqar").partition("@")
-    language, width, batch_size, length, test_length = TASKS[task or "mqar"]
+    layers, _, task = (arg or "cascade:lstm+attn@mqar").rpartition("@")
+    if not layers or "=" in task:  # an option of the last layer
+        layers, task = arg, "mqar"
+    if task not in TASKS:
+        raise ValueError(f"no task {task!r}: one of {', '.join(TASKS)}")
+    language, width, batch_size, length, test_length = TASKS[task]
     config = base_config()
     config.task.name = "answer"
     config.data.path = f"synthetic:{language}"

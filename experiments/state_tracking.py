@@ -19,11 +19,13 @@ from hybrid_flax.config import base_config
 
 def get_config(arg: str = "tanh@parity") -> ConfigDict:
     """arg: LAYERS@LANGUAGE."""
-    layers, _, language = (arg or "tanh@parity").partition("@")
+    layers, _, language = (arg or "tanh@parity").rpartition("@")
+    if not layers or "=" in language:  # an option of the last layer
+        layers, language = arg, "parity"
     arithmetic = language.startswith("modular_arithmetic")
     config = base_config()
     config.task.name = "answer"
-    config.data.path = f"synthetic:{language or 'parity'}"
+    config.data.path = f"synthetic:{language}"
     config.data.mode = "padded"
     config.data.length = 40
     config.data.batch_size = 32

@@ -21,7 +21,7 @@ from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.grammar import names_in
 from hybrid_flax.mixers.registry import known_fusions, mixer_options
 from hybrid_flax.ranges import fits
-from hybrid_flax.registration import LOGGERS, METRICS, SECTIONS, TASKS, registered_options
+from hybrid_flax.registration import LOGGERS, METRICS, OPTIMIZERS, SCHEDULES, SECTIONS, TASKS, registered_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_value
 
 __all__ = [
@@ -84,7 +84,7 @@ def load_config(experiment: str, *, trust: bool = False) -> ConfigDict:
     """
     if Path(experiment).suffix == ".json":
         saved = _read_saved(experiment)
-        if own := unregistered(saved["config"]):
+        if own := unregistered(saved["config"], trains=True):
             check_trust(f"{experiment} needs {', '.join(own)}", saved["experiment"], trust)
         if trust:
             load_module(saved["experiment"])
@@ -134,16 +134,21 @@ def check_trust(what: str, file: str, trust: bool) -> None:
         raise ConfigError(f"{what}, of {file}: give that file by --config, or add --trust to run what the folder names")
 
 
-def unregistered(saved: Mapping[str, Any]) -> list[str]:
-    """What a saved config names and nothing in this process has registered: "mixer leaky", "optimizer mine", ..."""
+def unregistered(saved: Mapping[str, Any], *, trains: bool = False) -> list[str]:
+    """What a saved config names and nothing in this process has registered: "mixer leaky", "task mine", ...
+
+    trains: whether what only training needs is named too: optimizer, schedule and loggers.
+    """
     try:
         mixers, fusions = names_in(saved["model"]["pattern"])
         found = [f"mixer {name}" for name in sorted(mixers & saved["mixers"].keys() - mixer_options().keys())]
         found += [f"fusion {name}" for name in sorted(fusions - {*known_fusions()})]
-        for table in SECTIONS.values():
+        for table in (table for table in SECTIONS.values() if trains or table not in (OPTIMIZERS, SCHEDULES)):
             name = value_at(saved, table.knob) if table.knob else None
             found += [f"{table.kind} {name}"] if name is not None and name not in table else []
-        found += [f"logger {name}" for name, on in saved.get("log", {}).items() if on and name not in LOGGERS]
+        found += [
+            f"logger {name}" for name, on in saved.get("log", {}).items() if trains and on and name not in LOGGERS
+        ]
         metric, task = saved["eval"]["metric"], TASKS.get(saved["task"]["name"])
         if task is not None and task.traits.metrics and metric not in (*task.traits.metrics, *METRICS):
             found += [f"metric {metric}"] if "/" not in metric else []

@@ -119,7 +119,7 @@ def _encode(run, text):
     """Token ids [T], or with their characters [T, 1 + W]."""
     kind = label_kind(run.config.task.name)
     ids = run.tokenizer.encode(text) if kind is None else encode_texts(run, [text], kind).tokens[0]
-    if not len(ids):
+    if not len(ids) or (kind is not None and not text.strip()):
         raise ValueError(f"text {text!r} has no tokens to read")
     return np.asarray(ids, np.int32)
 

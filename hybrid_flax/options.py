@@ -58,7 +58,10 @@ class Option(NamedTuple):
 
 def options_of(build: Callable[..., Any], defaults: Mapping[str, Any] = {}) -> dict[str, Option]:
     """The options of a builder, with `defaults` in place of its own. Raises ValueError for one without a default."""
-    hints = typing.get_type_hints(inspect.unwrap(_annotated(build)), include_extras=True)
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(_annotated(build)), include_extras=True)
+    except NameError as error:
+        raise ValueError(f"{source_of(build)}: an annotation cannot be read: {error}") from error
     parameters = inspect.signature(build).parameters.values()
     options = {}
     for parameter in parameters:
@@ -67,7 +70,8 @@ def options_of(build: Callable[..., Any], defaults: Mapping[str, Any] = {}) -> d
         default = defaults.get(parameter.name, parameter.default)
         if default is inspect.Parameter.empty:
             raise ValueError(f"{build.__qualname__}: option {parameter.name!r} needs a default")
-        options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
+        option = options[parameter.name] = _option(default, hints.get(parameter.name, type(default)))
+        option.check(f"{source_of(build)}: default {parameter.name}", default)
     check_defaults(build, defaults, options)
     return options
 
@@ -103,7 +107,9 @@ def _annotated(build):
 def _option(default: Any, hint: Any) -> Option:
     """From a hint such as int, Annotated[int, Range(at_least=1)] | None, or Annotated[str, ("rms", "layer")]."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        hint, *others = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        if others:
+            raise ValueError(f"an option has one type, not {hint} or {others[0]}")
     if typing.get_origin(hint) is not typing.Annotated:
         return Option(default, hint)
     kind, *notes = typing.get_args(hint)

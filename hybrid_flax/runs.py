@@ -8,7 +8,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from hybrid_flax.console import make_console
+from hybrid_flax.errors import ConfigError
 from hybrid_flax.insides import Insides, read_attention, read_gates
 from hybrid_flax.predict import Prediction, predict
 from hybrid_flax.report.evaluation import open_split
@@ -72,22 +75,26 @@ def train(
     config: Any,
     workdir: str | os.PathLike | None = None,
     *,
+    experiment: str = "",
     quiet: bool = False,
     changed_data: bool = False,
     changed_schedule: bool = False,
 ) -> OpenRun:
     """Train a config to its end, going on where the folder holds a part of the run; what comes of it.
 
-    workdir: by default runs/notebook-HASH, of the config. quiet: without progress, figures and sample. changed_data,
+    workdir: by default runs/notebook-HASH, of the config. experiment: the file that registers what is the user's own,
+    of which the folder then keeps the source. quiet: without progress, figures and sample. changed_data,
     changed_schedule: as the flags of the command `train`.
-    Raises ConfigError before anything runs, TrainingFailed for values that are not finite, and Interrupted for Ctrl-C:
-    the same call goes on.
+    Raises ConfigError before anything runs, also for what is no config, TrainingFailed for values that are not finite,
+    and Interrupted for Ctrl-C: the same call goes on.
     """
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"a config is what base_config or load_config makes, and no {type(config).__name__}")
     set_up_jax()
     folder = default_folder("notebook", config) if workdir is None else str(workdir)
     console = make_console(quiet=True) if quiet else None
     run, results = train_loop(
-        config, folder, console=console, changed_data=changed_data, changed_schedule=changed_schedule
+        config, folder, experiment, console=console, changed_data=changed_data, changed_schedule=changed_schedule
     )
     if not quiet:
         finish_run(folder, run, results)

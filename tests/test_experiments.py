@@ -100,7 +100,7 @@ def test_own_parts_do_what_those_of_the_package_do(tmp_path):
     for name in ("metrics.jsonl", "results.json", "tokenizer.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
-    needed = "needs mixer leaky, optimizer signum, schedule triangle, task majority, loss focal, tokenizer letters"
+    needed = "needs mixer leaky, task majority, loss focal, tokenizer letters"
     assert needed in launch("eval", f"--workdir={cut}", code=2)
     assert "sure" in launch("eval", f"--workdir={cut}", "--trust")
     answer = launch("predict", f"--workdir={cut}", f"--config={OWN}", "--text=a b A b a b a a b")

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from hybrid_flax.config import ConfigError, apply_overrides, check_trust, config
 from hybrid_flax.files import reading
 from hybrid_flax.flags import command
 from hybrid_flax.training.course import ENDS, check_course
-from hybrid_flax.training.experiment_source import is_same_source, module_path
+from hybrid_flax.training.experiment_source import is_same_source, kept_modules
 from hybrid_flax.training.folder import RunFolder
 
 __all__ = ["Command", "reproduce_command"]
@@ -64,7 +65,7 @@ def reproduce_command(
         check_trust(f"{folder.path} was launched from an experiment", named, trust)
     again, revision = workdir or f"{folder.path}-again", str(about.get("git_revision") or "")
     experiment, source, copies = _source(folder, experiment, named, revision, again)
-    with module_path(folder, first=bool(copies)):
+    with kept_modules(folder) if copies else nullcontext():  # copies: only of a folder that is trusted
         now = load_config(source)
     saved = folder.read_config()
     overrides = _overrides(now, saved, experiment, folder)
@@ -146,8 +147,14 @@ def _ends(folder, about, saved):
     for end in about.get("earlier_ends", []):
         with reading(folder.about):
             before = with_values(saved, {key: end[key] for key in ENDS})
-            if check_course(folder.path, before, saved, int(end["step"]), changed_schedule=True):
-                ends.append({key: _text(end[key]) for key in ENDS})
+            if not check_course(folder.path, before, saved, int(end["step"]), changed_schedule=True):
+                continue
+            if int(end["step"]) < int(end["train.steps"]) and not end["train.patience"]:
+                raise ConfigError(
+                    f"{folder.path} was cut off at step {end['step']} of {end['train.steps']} and went on by another "
+                    "schedule: no command does that again"
+                )
+            ends.append({key: _text(end[key]) for key in ENDS})
     return [*ends, {}]
 
 

@@ -4,6 +4,7 @@ It is run only where the user trusts the folder, and only where the file itself 
 """
 
 import ast
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -13,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 from hybrid_flax.config import check_trust, load_module, unregistered
-from hybrid_flax.errors import ConfigError
+from hybrid_flax.errors import ConfigError, running
 from hybrid_flax.files import read_json, write_whole
 from hybrid_flax.training.folder import RunFolder
 
-__all__ = ["is_same_source", "module_path", "own_modules", "register_own", "run_experiment", "save_source"]
+__all__ = ["is_same_source", "kept_modules", "own_modules", "register_own", "run_experiment", "save_source"]
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -82,39 +83,68 @@ def own_modules(source: bytes) -> dict[str, ModuleType]:
 
 
 def is_same_source(folder: RunFolder, experiment: str) -> bool:
-    """Whether the file of `path.py[:arg]` is that which the folder keeps; also where it keeps none."""
-    return not folder.experiment.is_file() or _read(experiment) == folder.experiment.read_bytes()
+    """Whether the file of `path.py[:arg]`, and the modules that are found now, are those that the folder keeps.
+
+    Also where it keeps none.
+    """
+    if not folder.experiment.is_file():
+        return True
+    return _read(experiment) == folder.experiment.read_bytes() and not any(
+        _found(path.relative_to(folder.modules)) != path.read_bytes() for path in folder.modules.rglob("*.py")
+    )
 
 
-def run_experiment(folder: RunFolder, experiment: str) -> str:
+def run_experiment(folder: RunFolder, experiment: str) -> None:
     """Run `path.py[:arg]`, or what the folder keeps of it where that is gone or has changed: then a line says so.
 
-    Returns the one that was run. Raises ConfigError as `load_module`. Only for folders that the user trusts.
+    Raises ConfigError as `load_module`. Only for folders that the user trusts.
     """
     if is_same_source(folder, experiment):
-        with module_path(folder):
-            load_module(experiment)
-        return experiment
+        load_module(experiment)
+        return
     name, colon, arg = experiment.partition(":")
     what = "has changed since the run began" if Path(name).exists() else "is not there"
     print(f"{name} {what}: {folder.experiment}, its source then, is run", file=sys.stderr)
-    with module_path(folder, first=True):
+    with kept_modules(folder):
         load_module(f"{folder.experiment}{colon}{arg}")
-    return f"{folder.experiment}{colon}{arg}"
 
 
 @contextmanager
-def module_path(folder: RunFolder, *, first: bool = False) -> Iterator[None]:
-    """Modules that the folder keeps can be imported; first: in place of others of their names."""
-    kept = str(folder.modules.absolute())
-    if not folder.modules.is_dir():
-        yield
-        return
-    sys.path.insert(0 if first else len(sys.path), kept)
+def kept_modules(folder: RunFolder) -> Iterator[None]:
+    """The modules that the folder keeps are imported in place of others of their names, and stay so.
+
+    In the end all of them are, for functions that import them when they are called.
+    """
+    kept, names = str(folder.modules.absolute()), _names(folder)
+    tops = {name.partition(".")[0] for name in names}
+    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+        del sys.modules[name]
+    sys.path.insert(0, kept)
+    importlib.invalidate_caches()
     try:
         yield
+        for name in names:
+            with running(folder.modules / name, "does not load"):
+                importlib.import_module(name)
     finally:
         sys.path.remove(kept)
+
+
+def _names(folder):
+    """The modules that a folder keeps."""
+    parts = (path.relative_to(folder.modules).with_suffix("").parts for path in folder.modules.rglob("*.py"))
+    return sorted({".".join(part for part in names if part != "__init__") for names in parts})
+
+
+def _found(path):
+    """The bytes of a module, `package/part.py`, where Python finds it now; None where it does not."""
+    try:
+        spec = importlib.util.find_spec(path.with_suffix("").parts[0])
+        places = [*(spec.submodule_search_locations or ())] if spec else []
+        place = Path(places[0]).parent if places else Path(str(spec.origin)).parent if spec else None
+        return None if place is None else (place / path).read_bytes()
+    except (ImportError, OSError, ValueError):
+        return None
 
 
 def _read(experiment):

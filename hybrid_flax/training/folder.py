@@ -28,6 +28,7 @@ from hybrid_flax.typing import Params
 __all__ = ["FORMAT", "News", "Run", "RunFolder", "default_folder"]
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without them
+_LOGS = ("log.", "loggers.")  # sections that change nothing of a run
 _PATIENCE = 5.0  # seconds that a killed process may take to end
 FORMAT = 1  # of a run folder, in its run.json; that of version 0.1 has none and is read as it is
 
@@ -117,7 +118,8 @@ class RunFolder:
     def open(self, config: ConfigDict, source: Source, experiment_name: str, *, changed_data: bool = False) -> News:
         """Write what the run is, or check that the folder holds the same config and data; what has changed since.
 
-        The knobs of `course.ENDS` may differ. changed_data: whether other data than the run began with are let pass.
+        The knobs of `course.ENDS` and what loggers are told may differ. changed_data: whether other data than the run
+        began with are let pass.
         Raises ConfigError in one line that says what differs, and where the checkpoints or the config are gone.
         """
         if self.is_exported() or (self.about.exists() and "imported" in self.read_about()):
@@ -134,7 +136,7 @@ class RunFolder:
                 write_json(self.about, _about(experiment_name) | {"data": source.contents()})
                 write_json(self.config, new)
             return News()
-        changes = config_diff(self.read_config(), new)
+        changes = [change for change in config_diff(self.read_config(), new) if not change.startswith(_LOGS)]
         ends = "; ".join(changes)
         if not all(change.startswith(tuple(f"{key}: " for key in ENDS)) for change in changes):
             raise ConfigError(f"{self.path} holds a run of another config: {few_of(changes)}; use another --workdir")

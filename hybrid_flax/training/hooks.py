@@ -58,13 +58,21 @@ def register_hook(event: str, call: Hook) -> None:
 
     The first process alone calls hooks, in the order in which they were registered; one that is registered again, from
     the same place, takes the place of the old one. What a hook raises ends training, with a checkpoint of that step.
-    Raises ValueError for an unknown event, and for what is no function.
+    Raises ValueError for an unknown event, for what is no function, and for a second lambda of a file.
     """
     if event not in EVENTS:
         raise ValueError(f"event {event!r} is none of {', '.join(EVENTS)}; {nearest(str(event), EVENTS)}")
     if not callable(call):
         raise ValueError(f"hook of {event}: {call!r} is no function")
-    _hooks[event, source_of(call)] = call
+    key = event, source_of(call)
+    known = _hooks.get(key, call)
+    if known is not call and "<lambda>" in key[1] and _globals(known) is _globals(call):
+        raise ValueError(f"hook of {event}: {key[1]} is registered already: give each function a name of its own")
+    _hooks[key] = call
+
+
+def _globals(call):
+    return getattr(call, "__globals__", None)
 
 
 def has_hooks(event: str) -> bool:

@@ -1,12 +1,13 @@
 """Loggers: further places for the rows of a run, which log.NAME=true switches on. Their libraries are extras.
 
-A row is one of `train.writers`: a flat dict with `step` and metrics by slash paths.
+A row is one of `training.writers`: a flat dict with `step` and metrics by slash paths.
 """
 
 import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -77,7 +78,8 @@ class Loggers:
         try:
             call(*args)
         except Exception as error:
-            del self._open[name]
+            with suppress(Exception):
+                self._open.pop(name).close()
             self._message(f"logger {name} failed {when} and is left out from here on: {one_line(error)[:200]}")
 
 
@@ -137,27 +139,31 @@ class _WandbLogger:
 
 
 class _MlflowLogger:
-    """A run of MLflow, whose id and store are kept in mlflow.json."""
+    """A run of MLflow, whose id and store are kept in mlflow.json; the store is "" where it lies in the folder."""
 
     def __init__(self, folder: Path, config: Any, options: Mapping[str, str]):
         mlflow = _library("mlflow", "mlflow")
         self._metric = mlflow.entities.Metric
         local = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-        uri = options["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or local
-        self._client = client = mlflow.MlflowClient(tracking_uri=uri)
+        place = folder / "mlflow.json"
+        given = options["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or ""
+        uri = read_json(place, dict).get("uri", given) if place.exists() else given
+        self._client = client = mlflow.MlflowClient(tracking_uri=uri or local)
 
         def begin():
             experiment = client.get_experiment_by_name(options["experiment"])
-            place = str(folder.resolve() / "mlartifacts") if uri == local else None
-            number = experiment.experiment_id if experiment else client.create_experiment(options["experiment"], place)
+            artifacts = None if uri else str(folder.resolve() / "mlartifacts")
+            number = (
+                experiment.experiment_id if experiment else client.create_experiment(options["experiment"], artifacts)
+            )
             run_id = client.create_run(number, run_name=folder.name).info.run_id
             # A call takes 100 at most, of texts that every version of MLflow stores.
             params = [mlflow.entities.Param(key, str(value)[:500]) for key, value in flatten(config).items()]
             for first in range(0, len(params), 100):
                 client.log_batch(run_id, params=params[first : first + 100])
-            return {"run_id": run_id}
+            return {"run_id": run_id, "uri": uri}
 
-        self._run_id = _kept(folder / "mlflow.json", begin)["run_id"]
+        self._run_id = _kept(place, begin)["run_id"]
         client.update_run(self._run_id, status="RUNNING")
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -91,6 +91,8 @@ class Session:
             self.ended = self.is_over(self.start) and self.folder.has_results(self.start)
             if not self.ended:
                 self._begin(news, end, experiment_name)
+            elif news.end:
+                self.progress.message(f"nothing is trained, as train.patience has ended the run: {news.end}")
             elif news.data:
                 self.progress.message(f"nothing is trained on other data, as the run is finished: {news.data}")
         except BaseException:

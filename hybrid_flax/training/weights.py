@@ -49,6 +49,8 @@ def read_weights(path: str | os.PathLike, like: Params) -> tuple[Params, int]:
             metadata: Mapping[str, str] = file.metadata() or {}
             arrays: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         step = int(metadata.get("step", 0))
+        if step < 0:
+            raise ValueError(f"step={step}")
     except (library.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path} is damaged, or no safetensors file: {one_line(error)}") from error
     if metadata.get("made_by") == _MADE_BY and metadata.get("checksum") != _checksum(arrays):

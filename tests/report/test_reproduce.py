@@ -66,3 +66,13 @@ def test_a_run_that_changed_its_schedule_is_several_commands(run):
     assert cli.main(["reproduce", str(folder), "--trust", "--run"]) == 0
     for name in ("metrics.jsonl", "results.json", "config.json"):
         assert (folder / name).read_bytes() == (folder.with_name(f"{folder.name}-again") / name).read_bytes()
+
+
+def test_nothing_of_a_folder_is_imported_without_trust(run, monkeypatch):
+    """Also where the file that is given asks for a module that is not there."""
+    folder, experiment = run
+    (folder / "modules").mkdir()
+    (folder / "modules" / "kept_evil.py").write_text("raise SystemExit('it was run')\n")
+    lines = "try:\n    import kept_evil\nexcept ImportError:\n    pass\n"
+    experiment.write_text(lines + experiment.read_text())
+    assert "train" in reproduce_command(folder, experiment=str(experiment)).text

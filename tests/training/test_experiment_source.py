@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from hybrid_flax import cli
-from hybrid_flax.training.experiment_source import own_modules
+from hybrid_flax.training.experiment_source import own_modules, register_own
 from hybrid_flax.training.folder import RunFolder
 
 CELL = '''
@@ -69,6 +69,25 @@ def test_the_file_and_its_modules_are_kept(text, tmp_path, imports, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert f"{experiment} is not what it was when the run began: {folder.experiment} is" in shown
     assert b"# changed" not in folder.experiment.read_bytes()
+
+
+def test_a_changed_module_is_not_run(text, tmp_path, imports, capsys):
+    """Of two runs of one experiment each has the module that it was trained with, also where a function imports it."""
+    imports.syspath_prepend(str(tmp_path))
+    head = "import kept_numbers\ndef number():\n    import kept_numbers\n    return kept_numbers.NUMBER"
+    experiment = tiny.write_experiment(tmp_path, text, head=head, train__steps=1)
+    for number in (1, 2):
+        (tmp_path / "kept_numbers.py").write_text(f"NUMBER = {number}\n" + "#" * number)
+        sys.modules.pop("kept_numbers", None)
+        sys.modules.pop(f"experiment_{experiment.stem}", None)
+        assert cli.main([f"--config={experiment}", f"--workdir={tmp_path / str(number)}"]) == 0
+    (tmp_path / "kept_numbers.py").write_text("NUMBER = 3")
+    sys.modules.pop("kept_numbers")
+    for number in (1, 2, 1):
+        capsys.readouterr()
+        register_own(tmp_path / str(number), trust=True)
+        assert f"{tmp_path / str(number) / 'experiment.py'}, its source then, is run" in capsys.readouterr().err
+        assert sys.modules["experiment_experiment"].number() == number
 
 
 def test_run_json_says_what_made_it(finished):

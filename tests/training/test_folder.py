@@ -21,7 +21,7 @@ from hybrid_flax.locks import FileLock
 from hybrid_flax.report.evaluation import evaluate_run
 from hybrid_flax.report.finish import finish_run
 from hybrid_flax.runs import load_run
-from hybrid_flax.training import checkpoint, evaluate, loop, session
+from hybrid_flax.training import checkpoint, evaluate, loop, position, session
 from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.training.loop import train
 from hybrid_flax.training.signals import Interrupt, Interrupted
@@ -387,7 +387,7 @@ def test_a_signal_in_the_final_evaluation(split, finished, text, tmp_path, monke
 
 def test_a_signal_before_the_first_step_is_a_line(text, tmp_path, monkeypatch, capsys):
     experiment = tiny.write_experiment(tmp_path, text)
-    monkeypatch.setattr(session, "fresh_position", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(position, "fresh_position", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM))
     assert cli.main([f"--config={experiment}", f"--workdir={tmp_path / 'run'}"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "stopped by SIGTERM\n"
 

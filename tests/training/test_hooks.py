@@ -79,6 +79,9 @@ def test_a_hook_that_fails_at_the_end_leaves_the_results(config, tmp_path):
 def test_what_cannot_be_a_hook():
     with pytest.raises(ValueError, match="event 'evaluate' is none of log, evaluation, checkpoint, end; nearest: eval"):
         register_hook("evaluate", fails)
+    register_hook("log", lambda step, values, run: None)
+    with pytest.raises(ValueError, match="<lambda> is registered already: give each function a name of its own"):
+        register_hook("log", lambda step, values, run: print(step))
 
 
 def test_a_hook_registered_again_takes_the_place_of_the_old_one():

@@ -122,6 +122,15 @@ def test_a_logger_that_cannot_be_opened_is_refused(text, tmp_path, monkeypatch):
     assert not (tmp_path / "two" / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_goes_on_without_its_logger(text, tmp_path, sink, monkeypatch):
+    """What loggers are told makes no other run."""
+    with monkeypatch.context() as patch, pytest.raises(tiny.Crash):
+        tiny.at_step(patch, 5, tiny.crash)
+        train(tiny.tiny_config(text, log__sink=True, eval__every=3), tmp_path / "run")
+    train(tiny.tiny_config(text, eval__every=3), tmp_path / "run")
+    assert len(sink) == 1 and read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_library_says_what_to_install(text, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)

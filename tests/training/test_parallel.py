@@ -10,7 +10,7 @@ import tiny
 from hybrid_flax.training.parallel import check_rows, make_parallel
 from hybrid_flax.training.writers import read_jsonl
 
-SCRIPT = tiny.ROOT / "tests" / "train" / "maps_script.py"
+SCRIPT = tiny.ROOT / "tests" / "training" / "maps_script.py"
 
 
 @pytest.fixture(scope="module", params=["windows", "stream"])
