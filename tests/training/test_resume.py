@@ -19,6 +19,7 @@ from hybrid_flax.training import session
 from hybrid_flax.training.checkpoint import Checkpoints
 from hybrid_flax.training.folder import RunFolder
 from hybrid_flax.training.loop import train
+from hybrid_flax.training.position import fresh_position
 from hybrid_flax.training.setup import make_setup
 from hybrid_flax.training.signals import Interrupted
 
@@ -166,7 +167,7 @@ def test_all_that_moves_is_restored(forgotten, whole_and_cut, tmp_path, monkeypa
     original = session.start_position
 
     def forget(experiment, config, checkpoints):
-        position, fresh = original(experiment, config, checkpoints), session.fresh_position(experiment, config)
+        position, fresh = original(experiment, config, checkpoints), fresh_position(experiment, config)
         if forgotten == "carry":
             return position._replace(carry=fresh.carry)
         value = jax.random.key(7) if forgotten == "key" else getattr(fresh.state, forgotten)
