@@ -105,13 +105,11 @@ def _diagnose(options) -> int:
 
 def _generate(options) -> int:
     from hybrid_flax.report.sample import print_sample
+    from hybrid_flax.runs import load_run
     from hybrid_flax.training.devices import set_up_jax
-    from hybrid_flax.training.experiment_source import register_own
-    from hybrid_flax.training.load import read_run
 
     set_up_jax()
-    register_own(options.workdir, options.config, trust=options.trust)
-    run = read_run(options.workdir, options.checkpoint)
+    run = load_run(options.workdir, options.checkpoint, experiment=options.config, trust=options.trust)
     given = {name: getattr(options, name) for name in ("prompt", "tokens", "temperature", "top_k", "top_p")}
     print_sample(run, **given, seed=options.seed)
     return 0
@@ -120,13 +118,11 @@ def _generate(options) -> int:
 def _predict(options) -> int:
     from hybrid_flax.predict import read_texts
     from hybrid_flax.report.predictions import print_predictions
+    from hybrid_flax.runs import load_run
     from hybrid_flax.training.devices import set_up_jax
-    from hybrid_flax.training.experiment_source import register_own
-    from hybrid_flax.training.load import read_run
 
     set_up_jax()
-    register_own(options.workdir, options.config, trust=options.trust)
-    run = read_run(options.workdir, options.checkpoint)
+    run = load_run(options.workdir, options.checkpoint, experiment=options.config, trust=options.trust)
     print_predictions(run, read_texts(options.input) if options.text is None else [options.text])
     return 0
 
@@ -238,31 +234,27 @@ def _reproduce(options) -> int:
 
 def _export(options) -> int:
     from hybrid_flax.report.model_card import model_card
+    from hybrid_flax.runs import load_run
     from hybrid_flax.training.devices import set_up_jax
     from hybrid_flax.training.exchange import export_run
-    from hybrid_flax.training.experiment_source import register_own
     from hybrid_flax.training.folder import RunFolder
-    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     source, target = options.words
-    register_own(source, options.config, trust=options.trust)
-    run = read_run(source, options.checkpoint)
+    run = load_run(source, options.checkpoint, experiment=options.config, trust=options.trust)
     card = model_card(run, RunFolder(source), Path(target).name)
     print("\n".join(map(str, export_run(run, source, target, card))))
     return 0
 
 
 def _import(options) -> int:
+    from hybrid_flax.runs import load_run
     from hybrid_flax.training.devices import set_up_jax
     from hybrid_flax.training.exchange import import_run
-    from hybrid_flax.training.experiment_source import register_own
-    from hybrid_flax.training.load import read_run
 
     set_up_jax()
     source, target = options.words
-    register_own(source, options.config, trust=options.trust)
-    import_run(read_run(source), source, target)
+    import_run(load_run(source, experiment=options.config, trust=options.trust), source, target)
     print(f"run folder: {target}")
     return 0
 

@@ -21,7 +21,7 @@ from hybrid_flax.knobs import KNOBS, check_range
 from hybrid_flax.mixers.grammar import names_in
 from hybrid_flax.mixers.registry import known_fusions, mixer_options
 from hybrid_flax.ranges import fits
-from hybrid_flax.registration import LOGGERS, METRICS, OPTIMIZERS, SCHEDULES, SECTIONS, TASKS, registered_options
+from hybrid_flax.registration import LOGGERS, METRICS, SECTIONS, TASKS, registered_options
 from hybrid_flax.spelling import ABBREVIATIONS, read_value
 
 __all__ = [
@@ -65,7 +65,7 @@ def base_config() -> ConfigDict:
         (values.setdefault(section, {}) if section else values)[name] = knob.default
 
     values["log"] |= {name: False for name in LOGGERS if name not in values["log"]}
-    for section, entries in ({"mixers": mixer_options()} | registered_options()).items():
+    for section, entries in _all_options().items():
         values[section] = {
             name: {
                 key: placeholder(option.type) if option.default is None else option.default
@@ -143,12 +143,13 @@ def unregistered(saved: Mapping[str, Any], *, trains: bool = False) -> list[str]
         mixers, fusions = names_in(saved["model"]["pattern"])
         found = [f"mixer {name}" for name in sorted(mixers & saved["mixers"].keys() - mixer_options().keys())]
         found += [f"fusion {name}" for name in sorted(fusions - {*known_fusions()})]
-        for table in (table for table in SECTIONS.values() if trains or table not in (OPTIMIZERS, SCHEDULES)):
+        for section, table in SECTIONS.items():
+            if section in ("optimizers", "schedules") and not trains:
+                continue
             name = value_at(saved, table.knob) if table.knob else None
             found += [f"{table.kind} {name}"] if name is not None and name not in table else []
-        found += [
-            f"logger {name}" for name, on in saved.get("log", {}).items() if trains and on and name not in LOGGERS
-        ]
+        on = [name for name, value in saved.get("log", {}).items() if value] if trains else []
+        found += [f"logger {name}" for name in on if name not in LOGGERS]
         metric, task = saved["eval"]["metric"], TASKS.get(saved["task"]["name"])
         if task is not None and task.traits.metrics and metric not in (*task.traits.metrics, *METRICS):
             found += [f"metric {metric}"] if "/" not in metric else []
@@ -286,7 +287,7 @@ def validate(config: ConfigDict) -> None:
     flat = flatten(config)
     for key in KNOBS:
         check_range(key, flat[key])
-    for section, entries in ({"mixers": mixer_options()} | registered_options()).items():
+    for section, entries in _all_options().items():
         for name, options in entries.items():
             for key, option in options.items():
                 option.check(f"{section}.{name}.{key}", flat.get(f"{section}.{name}.{key}", option.default))
@@ -321,6 +322,11 @@ def validate(config: ConfigDict) -> None:
         )
 
 
+def _all_options():
+    """{section: {name: {option: ...}}} of all that is registered."""
+    return {"mixers": mixer_options()} | registered_options()
+
+
 def _merge_saved(saved, path):
     def merge(base, saved, prefix=""):
         merged = dict(base)
@@ -350,9 +356,8 @@ def _default(key, otherwise):
     if section == "log" and rest in LOGGERS:
         return False
     name, _, option = rest.partition(".")
-    options = SECTIONS[section].options().get(name, {}) if section in SECTIONS else {}
-    if section == "mixers" and name in known_fusions():
-        options = mixer_options()[name]
+    known = section != "mixers" or name in known_fusions()
+    options = _all_options().get(section, {}).get(name, {}) if known else {}
     return options[option].default if option in options else otherwise
 
 

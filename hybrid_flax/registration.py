@@ -17,7 +17,6 @@ from hybrid_flax.errors import ConfigError, nearest, one_line
 from hybrid_flax.options import Option, options_of, source_of
 
 __all__ = [
-    "HOOKS",
     "LOGGERS",
     "LOSSES",
     "METRICS",
@@ -161,7 +160,6 @@ METRICS = Table("metric", "eval.metric", "hybrid_flax.tasks.registry")
 READERS = Table("reader", "", "hybrid_flax.data.readers")
 TOKENIZERS = Table("tokenizer", "data.tokenizer", "hybrid_flax.data.tokenizers")
 LOGGERS = Table("logger", "", "hybrid_flax.training.loggers")
-HOOKS = Table("hook", "", "hybrid_flax.training.hooks")
 
 # The tables whose options stand in a config, by their section: optimizers.NAME.OPTION.
 SECTIONS = {

@@ -15,7 +15,6 @@ from hybrid_flax.errors import ConfigError
 from hybrid_flax.insides import Insides, read_attention, read_gates
 from hybrid_flax.predict import Prediction, predict
 from hybrid_flax.report.evaluation import open_split
-from hybrid_flax.report.finish import finish_run
 from hybrid_flax.report.sample import sample
 from hybrid_flax.training.devices import set_up_jax
 from hybrid_flax.training.evaluate import evaluate, split_batches
@@ -97,5 +96,7 @@ def train(
         config, folder, experiment, console=console, changed_data=changed_data, changed_schedule=changed_schedule
     )
     if not quiet:
+        from hybrid_flax.report.finish import finish_run  # and Matplotlib, which no other of these calls needs
+
         finish_run(folder, run, results)
     return OpenRun(*run)

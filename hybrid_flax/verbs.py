@@ -157,8 +157,10 @@ _KNOBS = {
 }
 _RUN_HAS_CONFIG = {"config": "a run has its own config"}
 _TRUST = Flag("trust", None, "Run the experiment file that the folder names: only where you know who wrote it.")
-_OWN_MIXERS = (
-    _CONFIG._replace(about="Experiment that registers the run's own mixers.", needed=None, absent="none"),
+_OWN_PARTS = (
+    _CONFIG._replace(
+        about="Experiment that registers the run's own parts, such as mixers.", needed=None, absent="none"
+    ),
     _TRUST,
 )
 
@@ -187,7 +189,7 @@ _VERBS = (
         "eval",
         "Evaluate a run: loss, perplexity and bits of a language model, scores of labels.",
         "--workdir=runs/RUN --split=test",
-        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS, *_PROCESSES),
+        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_PARTS, *_PROCESSES),
         check=_check_eval,
         instead=_RUN_HAS_CONFIG,
     ),
@@ -195,7 +197,7 @@ _VERBS = (
         "diagnose",
         "Measure what the parts of a run's fusions do, and its loss without each.",
         "--workdir=runs/RUN",
-        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_MIXERS),
+        (_RUN, _SPLIT, _CHECKPOINT, *_OWN_PARTS),
         check=_check_trust,
         instead=_RUN_HAS_CONFIG,
     ),
@@ -222,7 +224,7 @@ _VERBS = (
                 absent=_AS_SAMPLE.format("top_p"),
             ),
             Flag("seed", _SEED, "Seed of the draws.", 0),
-            *_OWN_MIXERS,
+            *_OWN_PARTS,
         ),
         check=_check_trust,
         instead=_RUN_HAS_CONFIG,
@@ -236,7 +238,7 @@ _VERBS = (
             _CHECKPOINT,
             Flag("text", TEXT, "The text to label.", absent="--input is read"),
             Flag("input", _FILE, "File with a text on each line; - for stdin.", absent="--text is read"),
-            *_OWN_MIXERS,
+            *_OWN_PARTS,
         ),
         check=_check_predict,
         instead=_RUN_HAS_CONFIG,
@@ -317,7 +319,7 @@ _VERBS = (
         "export",
         "Write the weights of a run, and what goes with them, as a folder for others.",
         "runs/RUN exported/RUN",
-        (_CHECKPOINT, *_OWN_MIXERS),
+        (_CHECKPOINT, *_OWN_PARTS),
         words=Words(2, 2, "RUN FOLDER", "folder"),
         check=_check_trust,
         instead=_RUN_HAS_CONFIG,
@@ -326,7 +328,7 @@ _VERBS = (
         "import",
         "Make a run folder of an exported one: the same weights, to be read and started from.",
         "exported/RUN runs/RUN",
-        _OWN_MIXERS,
+        _OWN_PARTS,
         words=Words(2, 2, "FOLDER RUN", "folder"),
         check=_check_trust,
         instead=_RUN_HAS_CONFIG,

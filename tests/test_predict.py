@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
-from hybrid_flax import cli
+from hybrid_flax import cli, runs
 from hybrid_flax.config import ConfigError
 from hybrid_flax.models.build import init_params
 from hybrid_flax.predict import predict
 from hybrid_flax.report.disagreement import _words
 from hybrid_flax.report.predictions import print_predictions
-from hybrid_flax.training import load
 from hybrid_flax.training.folder import Run
 from hybrid_flax.training.setup import make_setup
 
@@ -81,7 +80,7 @@ def test_plain_tags(crf, tmp_path, capsys):
 
 def test_every_line_has_its_answer(run, tmp_path, monkeypatch, capsys):
     """Only a line feed ends a line; a blank one says so in its place, and a byte order mark is no part of a word."""
-    monkeypatch.setattr(load, "read_run", lambda workdir, checkpoint: run)
+    monkeypatch.setattr(runs, "load_run", lambda workdir, checkpoint, **given: run)
     odd = "a\u2028good\x85 film\x0c\u00a0bad"
     raw = f"\N{BYTE ORDER MARK}a good film\n{odd}\r\n\n \nbad".encode()
     (tmp_path / "texts").write_bytes(raw)
@@ -115,7 +114,7 @@ def test_it_answers_from_parameters(run):
 
 
 def test_command(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "read_run", lambda workdir, checkpoint: run)
+    monkeypatch.setattr(runs, "load_run", lambda workdir, checkpoint, **given: run)
     workdir = tmp_path
     (tmp_path / "texts").write_text("a good film\n\nbad\n")
     assert cli.main(["predict", f"--workdir={workdir}", f"--input={tmp_path / 'texts'}"]) == 0

@@ -118,27 +118,7 @@ def test_a_config_that_names_no_task(workdir, tmp_path):
         load_run(copy)
 
 
-OWN_CELL = '''
-import jax.numpy as jnp
-from hybrid_flax import Cell, register_cell
-from hybrid_flax.cells.inputs import linear
-
-
-def leaky(width: int, *, rate: float = 0.5) -> Cell:
-    """h_t = tanh(W x_t + b) + rate h_tm1."""
-
-    def step(params, state, u_t):
-        h = jnp.tanh(u_t[:, 0]) + rate * state["h"]
-        return {"h": h}, h
-
-    def init_state(batch_size):
-        return {"h": jnp.zeros((batch_size, width))}
-
-    return Cell(linear(width, (1, width)), lambda key: {}, init_state, step, width)
-
-
-register_cell("leaky", leaky)
-'''
+OWN_CELL = tiny.own_cell("leaky")
 
 
 @pytest.mark.slow

@@ -140,3 +140,31 @@ def at_step(monkeypatch, step, act):
 
 def crash():
     raise Crash
+
+
+_CELL = '''
+import jax.numpy as jnp
+from hybrid_flax import Cell, register_cell
+from hybrid_flax.cells.inputs import linear
+
+
+def leaky(width: int, *, rate: float = 0.5) -> Cell:
+    """h_t = tanh(W x_t + b) + rate h_tm1."""
+
+    def step(params, state, u_t):
+        h = jnp.tanh(u_t[:, 0]) + rate * state["h"]
+        return {"h": h}, h
+
+    def init_state(batch_size):
+        return {"h": jnp.zeros((batch_size, width))}
+
+    return Cell(linear(width, (1, width)), lambda key: {}, init_state, step, width)
+
+
+register_cell("NAME", leaky)
+'''
+
+
+def own_cell(name: str) -> str:
+    """The source of an experiment file that registers a cell of its own."""
+    return _CELL.replace("NAME", name)

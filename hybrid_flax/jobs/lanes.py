@@ -156,7 +156,7 @@ class _Lanes:
         return self._parallel.put_state(_put(whole, lane, value))
 
     def evaluate(self, params: PyTree, batches: Sequence[Batch], max_batches: int = 0) -> list[dict[str, float]]:
-        """`train.evaluate.evaluate` of every lane's parameters."""
+        """`training.evaluate.evaluate` of every lane's parameters."""
         model, task = self._setup.model, self._setup.task
         total = add_up(model, task, params, batches, make_lanes(shared=True), max_batches=max_batches)
         total = self._parallel.get_rows(total)

@@ -120,8 +120,8 @@ def _is_in_revision(folder, revision, file):
         return True
     path = Path(file)
     try:
-        command = ["git", "show", f"{bare}:./{path.name}"]
-        show = subprocess.run(command, cwd=path.parent, capture_output=True, check=True, timeout=5)
+        words = ["git", "show", f"{bare}:./{path.name}"]
+        show = subprocess.run(words, cwd=path.parent, capture_output=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return False
     return show.stdout == folder.experiment.read_bytes()

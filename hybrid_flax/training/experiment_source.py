@@ -55,7 +55,7 @@ def save_source(folder: RunFolder, experiment: str) -> None:
 
     They are those that are imported and no installed packages, a package as a whole as far as it is imported.
     """
-    source = _read(experiment)
+    source = _as_run(experiment)
     if source is None:
         return
     for name, module in own_modules(source).items():
@@ -89,7 +89,7 @@ def is_same_source(folder: RunFolder, experiment: str) -> bool:
     """
     if not folder.experiment.is_file():
         return True
-    return _read(experiment) == folder.experiment.read_bytes() and not any(
+    return _on_disk(experiment) == folder.experiment.read_bytes() and not any(
         _found(path.relative_to(folder.modules)) != path.read_bytes() for path in folder.modules.rglob("*.py")
     )
 
@@ -147,12 +147,17 @@ def _found(path):
         return None
 
 
-def _read(experiment):
-    """The bytes of the file of `path.py[:arg]`, as it was run where it was; None where there is none."""
+def _as_run(experiment):
+    """The bytes of the file of `path.py[:arg]` as this process ran it, or else as it is; None where there is none."""
     path = Path(experiment.partition(":")[0])
     module = sys.modules.get(f"experiment_{path.stem}")
     if module is not None and getattr(module, "__file__", "") == str(path):
         return vars(module).get("__source__")
+    return _on_disk(experiment)
+
+
+def _on_disk(experiment):
+    path = Path(experiment.partition(":")[0])
     try:
         return path.read_bytes() if experiment and path.is_file() else None
     except OSError:

@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure functions of one device's rows, written once.
 
 `train_step(state, carry, batch) -> (state, carry, ())`. `state` is replicated; `carry` (the states of the mixers in
-stream mode, else ()) and `batch` have one row a sequence and are split over devices. `train.parallel` maps them.
+stream mode, else ()) and `batch` have one row a sequence and are split over devices. `training.parallel` maps them.
 """
 
 import functools

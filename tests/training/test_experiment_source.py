@@ -9,31 +9,14 @@ import sys
 import pytest
 import tiny
 
+import hybrid_flax
 from hybrid_flax import cli
+from hybrid_flax.errors import ConfigError
+from hybrid_flax.mixers import registry
 from hybrid_flax.training.experiment_source import own_modules, register_own
 from hybrid_flax.training.folder import RunFolder
 
-CELL = '''
-import jax.numpy as jnp
-from hybrid_flax import Cell, register_cell
-from hybrid_flax.cells.inputs import linear
-
-
-def leaky(width: int, *, rate: float = 0.5) -> Cell:
-    """h_t = tanh(W x_t + b) + rate h_tm1."""
-
-    def step(params, state, u_t):
-        h = jnp.tanh(u_t[:, 0]) + rate * state["h"]
-        return {"h": h}, h
-
-    def init_state(batch_size):
-        return {"h": jnp.zeros((batch_size, width))}
-
-    return Cell(linear(width, (1, width)), lambda key: {}, init_state, step, width)
-
-
-register_cell("kept_leaky", leaky)
-'''
+CELL = tiny.own_cell("kept_leaky")
 
 
 @pytest.fixture
@@ -88,6 +71,19 @@ def test_a_changed_module_is_not_run(text, tmp_path, imports, capsys):
         register_own(tmp_path / str(number), trust=True)
         assert f"{tmp_path / str(number) / 'experiment.py'}, its source then, is run" in capsys.readouterr().err
         assert sys.modules["experiment_experiment"].number() == number
+
+
+def test_a_notebook_says_what_registers_its_parts(text, tmp_path, imports):
+    """What `docs/notebook.md` says of the source of a run of `hf.train`."""
+    experiment = tiny.write_experiment(tmp_path, text, head=CELL, model__pattern="kept_leaky", train__steps=1)
+    config = hybrid_flax.load_config(str(experiment))
+    run = hybrid_flax.train(config, tmp_path / "run", experiment=str(experiment), quiet=True)
+    experiment.unlink()
+    del registry._primitives["kept_leaky"]
+    with pytest.raises(ConfigError, match=r"needs mixer kept_leaky, of .*: give that file by --config, or add --trust"):
+        hybrid_flax.load_run(tmp_path / "run")
+    again = hybrid_flax.load_run(tmp_path / "run", trust=True)
+    assert again.evaluate() == run.evaluate()
 
 
 def test_run_json_says_what_made_it(finished):
